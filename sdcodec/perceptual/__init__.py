@@ -1,0 +1,1 @@
+"""Perceptual distances that training, refinement and evaluation share."""
