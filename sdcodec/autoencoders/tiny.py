@@ -1,0 +1,104 @@
+"""The embedded autoencoder `tiny`: small convolutional networks without normalisation or attention, one for all rates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+QUALITY_KNOTS = 6
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Widths and depths; `factor` pixels a latent is fixed at 8."""
+
+    latent_channels: int = 32
+    encoder_width_4: int = 64
+    encoder_blocks_4: int = 1
+    encoder_width_8: int = 160
+    encoder_blocks_8: int = 5
+    decoder_width_8: int = 192
+    decoder_blocks_8: int = 8
+    decoder_width_4: int = 64
+    decoder_blocks_4: int = 2
+    decoder_width_2: int = 24
+    expansion: int = 2
+    kernel: int = 5
+    block: str = "separable"
+
+
+class PlainBlock(nn.Module):
+    """x + conv(SiLU(conv(SiLU(x)))), 3x3."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():
+            self.second.weight.mul_(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.silu(self.first(F.silu(x))))
+
+
+class SeparableBlock(nn.Module):
+    """x + project(SiLU(expand(depthwise(x)))): ConvNeXt's order (Liu et al., 2022), without its normalisation."""
+
+    def __init__(self, width: int, expansion: int, kernel: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.expand = nn.Conv2d(width, expansion * width, 1)
+        self.project = nn.Conv2d(expansion * width, width, 1)
+        with torch.no_grad():
+            self.project.weight.mul_(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.project(F.silu(self.expand(self.depthwise(x))))
+
+
+def _blocks(config: TinyConfig, width: int, count: int, plain: bool = False) -> nn.Sequential:
+    if plain or config.block == "plain":
+        return nn.Sequential(*[PlainBlock(width) for _ in range(count)])
+    return nn.Sequential(*[SeparableBlock(width, config.expansion, config.kernel) for _ in range(count)])
+
+
+class TinyEncoder(nn.Module):
+    """Images `[B, 3, H, W]` in [0, 1] → latents `[B, C, H/8, W/8]`."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        narrow, wide = config.encoder_width_4, config.encoder_width_8
+        self.entry = nn.Conv2d(48, narrow, 3, padding=1)
+        self.blocks_4 = _blocks(config, narrow, config.encoder_blocks_4, plain=True)
+        self.down = nn.Conv2d(narrow, wide, 4, stride=2, padding=1)
+        self.blocks_8 = _blocks(config, wide, config.encoder_blocks_8)
+        self.exit = nn.Conv2d(wide, config.latent_channels, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.entry(F.pixel_unshuffle(2 * images - 1, 4))
+        x = self.down(F.silu(self.blocks_4(x)))
+        return self.exit(self.blocks_8(x))
+
+
+class TinyDecoder(nn.Module):
+    """Latents `[B, C, h, w]` and a bias row for the quality → images `[B, 3, 8h, 8w]`, not clamped."""
+
+    def __init__(self, config: TinyConfig) -> None:
+        super().__init__()
+        wide, middle, thin = config.decoder_width_8, config.decoder_width_4, config.decoder_width_2
+        self.entry = nn.Conv2d(config.latent_channels, wide, 3, padding=1)
+        self.blocks_8 = _blocks(config, wide, config.decoder_blocks_8)
+        self.up_4 = nn.Conv2d(wide, 4 * middle, 1)
+        self.blocks_4 = _blocks(config, middle, config.decoder_blocks_4, plain=True)
+        self.up_2 = nn.Conv2d(middle, 4 * thin, 3, padding=1)
+        self.exit = nn.Conv2d(thin, 12, 3, padding=1)
+
+    def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
+        """`quality_bias` is `[B, wide]`: what the decoder is told of the rate."""
+        x = self.entry(latents) + quality_bias.to(latents.dtype)[:, :, None, None]
+        x = F.pixel_shuffle(self.up_4(F.silu(self.blocks_8(x))), 2)
+        x = F.pixel_shuffle(self.up_2(F.silu(self.blocks_4(x))), 2)
+        return F.pixel_shuffle(self.exit(F.silu(x)), 2) * 0.5 + 0.5

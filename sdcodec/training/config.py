@@ -1,0 +1,117 @@
+"""The configuration of a training run: one TOML file, checked when it is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.errors import TrainingError
+from sdcodec.training.prior_network import PriorConfig
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True)
+class CropStage:
+    """Crop size and batch from step `start` on."""
+
+    start: int
+    size: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One run. Steps count optimiser updates; qualities are 0..100."""
+
+    data: tuple[str, ...]
+    output: str
+    steps: int = 12_000
+    seed: int = 1
+    learning_rate: float = 1e-3
+    optimiser: str = "muon"
+    warmup: int = 200
+    decay: int = 3_000  # the last so many steps, over which the learning rate falls to nothing
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    ema: float = 0.999
+    lpips_weight: float = 2.5
+    lpips_ramp: int = 1_000
+    focus_quality: float = 45.0  # the middle rate that is learnt first,
+    spread_start: int = 2_000  # until here; then the range of qualities widens,
+    spread_end: int = 3_500  # and is complete here
+    quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
+    train_only: str = ""  # "decoder": everything before the decoder stays as it is; "prior": all but the prior
+    start_from: str = ""  # weights of an earlier run's checkpoint or export, to begin with
+    crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
+    validate_every: int = 500
+    checkpoint_every: int = 250
+    validation_images: int = 32
+    device: str = "auto"
+    autocast: bool = True
+    threads: int = 0
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+
+
+def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:
+    """Reads the file; `overrides` are `key` or `section.key` to a TOML value as text.
+
+    Relative folders in `data` and `output` are taken from the folder of the configuration file.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"{path}: not valid TOML: {error}") from error
+    for key, text in (overrides or {}).items():
+        *sections, name = key.split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+        target[name] = _toml_value(text)
+    values["tiny"] = _section(TinyConfig, values.get("tiny", {}), path)
+    values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
+    if "crops" in values:
+        values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
+    data = values.get("data", [])
+    values["data"] = tuple(str(_absolute(path, folder)) for folder in ([data] if isinstance(data, str) else data))
+    values["output"] = str(_absolute(path, values.get("output", f"runs/{path.stem}")))
+    if values.get("start_from"):
+        values["start_from"] = str(_absolute(path, values["start_from"]))
+    config = _section(TrainingConfig, values, path)
+    if config.optimiser not in ("muon", "adamw"):
+        raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
+    if config.train_only not in ("", "decoder", "prior"):
+        raise TrainingError(f"{path}: train_only = {config.train_only!r}: choose decoder or prior, or leave it out")
+    for stage in config.crops:
+        if stage.size % 32 or stage.size < 64 or stage.batch < 1:
+            raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")
+    return config
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _absolute(config: Path, folder: str) -> Path:
+    return (config.parent / folder).resolve()
+
+
+def _section(kind: type[Section], values: dict[str, Any], path: Path) -> Section:
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise TrainingError(f"{path}: {error}") from error

@@ -1,0 +1,24 @@
+"""Parameters that depend on quality: linear interpolation between a few knots."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Knots(nn.Module):
+    """`[channels]` values as a piecewise linear function of quality in 0..100, through evenly spaced knots."""
+
+    def __init__(self, channels: int, count: int = 6, start: float = 0.0, slope: float = 0.0) -> None:
+        """The function begins as `start + slope * (quality/100 - 1/2)`."""
+        super().__init__()
+        line = start + slope * (torch.linspace(0, 1, count) - 0.5)
+        self.values = nn.Parameter(line[:, None].repeat(1, channels))
+
+    def forward(self, quality: Tensor) -> Tensor:
+        """`[B]` qualities → `[B, channels]`."""
+        count = self.values.shape[0]
+        position = quality.float().clamp(0, 100) / 100 * (count - 1)
+        low = position.floor().clamp(max=count - 2).long()
+        weight = (position - low)[:, None]
+        return self.values[low] * (1 - weight) + self.values[low + 1] * weight

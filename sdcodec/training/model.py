@@ -1,0 +1,53 @@
+"""The whole model in training: encoder, gains, differentiable prior, decoder, in one module with one forward pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sdcodec.autoencoders.tiny import TinyConfig, TinyDecoder, TinyEncoder
+from sdcodec.training.knots import Knots
+from sdcodec.training.prior_network import Coded, PriorConfig, PriorNetwork
+
+BETA_LOWEST, BETA_HIGHEST = 0.03, 16.0
+# The mean squared error of uniform quantisation falls with the square of the gain; measured optima of trained codecs
+# grow a little slower than the square root of beta.
+GAIN_SLOPE = 0.42 * math.log(BETA_HIGHEST / BETA_LOWEST)
+
+
+def beta_of(quality: Tensor) -> Tensor:
+    """Weight of the distortion for each quality in 0..100: log-linear between the two ends."""
+    low, high = math.log(BETA_LOWEST), math.log(BETA_HIGHEST)
+    return torch.exp(low + (high - low) * quality.float() / 100)
+
+
+@dataclass
+class Reconstruction:
+    """What one forward pass gives: images `[B, 3, H, W]`, not clamped, and what the prior made of the latents."""
+
+    images: Tensor
+    coded: Coded
+
+
+class TrainingModel(nn.Module):
+    """Images and qualities in, reconstructions and estimated bits out."""
+
+    def __init__(self, tiny: TinyConfig, prior: PriorConfig) -> None:
+        super().__init__()
+        channels = tiny.latent_channels
+        self.encoder = TinyEncoder(tiny)
+        self.decoder = TinyDecoder(tiny)
+        self.prior = PriorNetwork(prior, GAIN_SLOPE)
+        self.gain = Knots(channels, start=math.log(8.0), slope=GAIN_SLOPE)
+        self.inverse_gain = Knots(channels, start=-math.log(8.0), slope=-GAIN_SLOPE)
+        self.decoder_bias = Knots(tiny.decoder_width_8)
+
+    def forward(self, images: Tensor, quality: Tensor) -> Reconstruction:
+        """`images` `[B, 3, H, W]` in [0, 1], H and W multiples of 32; `quality` `[B]`."""
+        latents = self.encoder(images).float()
+        coded = self.prior(latents * self.gain(quality).exp()[:, :, None, None], quality)
+        decoded = coded.decoded * self.inverse_gain(quality).exp()[:, :, None, None]
+        return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)

@@ -1,0 +1,226 @@
+"""The learned prior as a differentiable network: the float twin of `sdcodec.priors.learned`, layer for layer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdcodec.priors.passes import PASSES, cell_order, pass_masks
+from sdcodec.training.knots import Knots
+
+ACTIVATION_UNIT = 1 / 32  # value of one step of an int8 activation
+ACTIVATION_LIMIT = 127 * ACTIVATION_UNIT
+SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64
+SCALE_RATIO = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_COUNT - 1)  # log of the ratio of neighbouring scales
+MEAN_UNIT = 1 / 16
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Widths of the learned prior."""
+
+    latent_channels: int = 32
+    hyper_channels: int = 24
+    width: int = 96
+    middle: int = 64
+    expansion: int = 2
+    blocks: int = 2
+    context_kernel: int = 5
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Rounds; the gradient passes straight through."""
+    return x + (x.round() - x).detach()
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound), with a gradient that may still push x upwards from below the bound (Ballé et al., 2018)."""
+    return _LowerBound.apply(x, bound)  # type: ignore[no-any-return]
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, bound):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x < bound)
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        (below,) = ctx.saved_tensors
+        return gradient.masked_fill(below & (gradient > 0), 0), None
+
+
+class IntegerReady(nn.Module):
+    """What the layers share: activations in int8 steps and, when `quantise` is set, the rounding of the export."""
+
+    quantise: bool = False
+
+    def weight_of(self, weight: Tensor) -> Tensor:
+        """The weight, rounded to 8 bits with a scale per output channel when `quantise` is set."""
+        if not self.quantise:
+            return weight
+        scale = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8) / 127
+        return round_ste(weight / scale) * scale
+
+    def activation(self, x: Tensor, low: float = 0.0) -> Tensor:
+        """Clamps to what int8 holds (from 0 up: ReLU) and rounds to its steps when `quantise` is set."""
+        x = x.clamp(low, ACTIVATION_LIMIT)
+        return round_ste(x / ACTIVATION_UNIT) * ACTIVATION_UNIT if self.quantise else x
+
+    def signed(self, x: Tensor) -> Tensor:
+        """As `activation`, for values of both signs."""
+        return self.activation(x, -ACTIVATION_LIMIT)
+
+
+class ContextPass(IntegerReady):
+    """One pass: decoded symbols and hyper features → mean and scale of every channel."""
+
+    def __init__(self, config: PriorConfig, first: bool) -> None:
+        super().__init__()
+        width, kernel = config.width, config.context_kernel
+        self.context = None if first else nn.Conv2d(config.latent_channels, width, kernel, padding=kernel // 2, bias=False)
+        self.features = nn.Conv2d(width, width, 1, bias=False)
+        self.quality = Knots(width)
+        self.cell = nn.Parameter(torch.zeros(4, width))
+        self.expand = nn.ModuleList([nn.Conv2d(width, config.expansion * width, 1) for _ in range(config.blocks)])
+        self.project = nn.ModuleList([nn.Conv2d(config.expansion * width, width, 1) for _ in range(config.blocks)])
+        self.head = nn.Conv2d(width, 2 * config.latent_channels, 1)
+        with torch.no_grad():
+            for layer in self.project:
+                layer.weight.mul_(0.3)
+            self.head.weight.mul_(0.1)
+            self.head.bias.zero_()
+
+    def forward(self, context: Tensor, features: Tensor, quality: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns normalised means and scale indices (before gain and base), `[B, C, h, w]` each."""
+        if self.context is None:
+            x = F.conv2d(features, self.weight_of(self.features.weight))
+        else:
+            # One scale per output channel for both parts: the export multiplies them as one matrix.
+            both = torch.cat([self.context.weight.flatten(1), self.features.weight.flatten(1)], 1)
+            both = self.weight_of(both[:, :, None, None])[:, :, 0, 0]
+            split = self.context.weight[0].numel()
+            x = F.conv2d(context, both[:, :split].reshape(self.context.weight.shape), padding=self.context.padding)
+            x = x + F.conv2d(features, both[:, split:].reshape(self.features.weight.shape))
+        x = x + (self.quality(quality)[:, :, None, None] + self.cell.T[None, :, order]).to(x.dtype)
+        x = self.activation(x)
+        for expand, project in zip(self.expand, self.project, strict=True):
+            inner = self.activation(F.conv2d(x, self.weight_of(expand.weight), expand.bias))
+            x = self.signed(x + F.conv2d(inner, self.weight_of(project.weight), project.bias))
+        return F.conv2d(x, self.weight_of(self.head.weight), self.head.bias).float().chunk(2, 1)
+
+
+@dataclass
+class Coded:
+    """What the prior makes of a batch of latents."""
+
+    decoded: Tensor  # `[B, C, h, w]` dequantised symbols, in steps; straight-through gradients
+    bits: Tensor  # `[B]` estimated bits of symbols and hyper-symbols
+    hyper_bits: Tensor  # `[B]` the hyper-symbols' share
+    means: Tensor  # `[B, C, h, w]` predicted means, in steps
+    scales: Tensor  # `[B, C, h, w]` scale indices, 0..63
+
+
+class PriorNetwork(IntegerReady):
+    """Hyperprior and four-pass context model; see `Coded` for what comes out."""
+
+    def __init__(self, config: PriorConfig, slope: float) -> None:
+        """`slope`: how the logarithm of the gain begins to grow from quality 0 to 100."""
+        super().__init__()
+        self.config = config
+        channels, hyper, width, middle = config.latent_channels, config.hyper_channels, config.width, config.middle
+        # Encoder's side only: may stay in floating point.
+        self.analyse_1 = nn.Conv2d(channels, width, 4, stride=2, padding=1)
+        self.analyse_2 = nn.Conv2d(width, width, 4, stride=2, padding=1)
+        self.analyse_3 = nn.Conv2d(width, hyper, 3, padding=1)
+        self.hyper_gain = Knots(hyper, start=math.log(2.0), slope=0.3 * slope)
+        # Both sides: exported to integers.
+        self.hyper_mean = Knots(hyper)
+        self.hyper_scale = Knots(hyper, start=math.log(1.0 / SCALE_MIN) / SCALE_RATIO)
+        self.hyper_input = Knots(hyper, start=math.log(0.5), slope=-0.3 * slope)
+        self.synthesise_1 = nn.Conv2d(hyper, 4 * middle, 3, padding=1)
+        self.quality_1 = Knots(middle)
+        self.synthesise_2 = nn.Conv2d(middle, 4 * width, 3, padding=1)
+        self.quality_2 = Knots(width)
+        self.synthesise_3 = nn.Conv2d(width, width, 3, padding=1)
+        self.quality_3 = Knots(width)
+        self.passes = nn.ModuleList([ContextPass(config, first=k == 0) for k in range(PASSES)])
+        self.context_gain = Knots(channels, start=math.log(0.25), slope=-slope)
+        self.mean_gain = Knots(channels, start=math.log(4.0), slope=slope)
+        self.scale_base = Knots(channels, start=math.log(2.0 / SCALE_MIN) / SCALE_RATIO, slope=slope / SCALE_RATIO)
+
+    def set_quantise(self, quantise: bool) -> None:
+        """Switches the fake quantisation of everything that the export makes integer."""
+        for module in self.modules():
+            if isinstance(module, IntegerReady):
+                module.quantise = quantise
+
+    def hyper_latents(self, steps: Tensor, quality: Tensor) -> Tensor:
+        """Latents in steps `[B, C, h, w]` → hyper-latents in their own steps `[B, Z, h/4, w/4]`, not rounded."""
+        x = steps * self.context_gain(quality).exp()[:, :, None, None]
+        x = F.silu(self.analyse_2(F.silu(self.analyse_1(x))))
+        return self.analyse_3(x).float() * self.hyper_gain(quality).exp()[:, :, None, None]
+
+    def features(self, hyper: Tensor, quality: Tensor) -> Tensor:
+        """Dequantised hyper-latents `[B, Z, h/4, w/4]` → features `[B, width, h, w]`."""
+        x = self.signed(hyper * self.hyper_input(quality).exp()[:, :, None, None])
+        x = F.pixel_shuffle(F.conv2d(x, self.weight_of(self.synthesise_1.weight), self.synthesise_1.bias, padding=1), 2)
+        x = self.activation(x + self.quality_1(quality)[:, :, None, None].to(x.dtype))
+        x = F.pixel_shuffle(F.conv2d(x, self.weight_of(self.synthesise_2.weight), self.synthesise_2.bias, padding=1), 2)
+        x = self.activation(x + self.quality_2(quality)[:, :, None, None].to(x.dtype))
+        y = F.conv2d(x, self.weight_of(self.synthesise_3.weight), self.synthesise_3.bias, padding=1)
+        return self.activation(x + y + self.quality_3(quality)[:, :, None, None].to(x.dtype))
+
+    def forward(self, steps: Tensor, quality: Tensor) -> Coded:
+        """`steps`: latents times gain, `[B, C, h, w]`, h and w multiples of 4; `quality`: `[B]`.
+
+        Rates come from uniform noise while training and from rounding in evaluation mode.
+        """
+        steps = steps.float()
+        hyper = self.hyper_latents(steps, quality)
+        hyper_mean = self._grid(self.hyper_mean(quality))[:, :, None, None]
+        hyper_index = self._scale_index(self.hyper_scale(quality))[:, :, None, None].expand_as(hyper)
+        hyper_decoded = hyper_mean + round_ste(hyper - hyper_mean)
+        hyper_bits = self._bits(hyper, hyper_decoded, hyper_mean, hyper_index)
+
+        features = self.features(hyper_decoded, quality)
+        batch, channels, height, width = steps.shape
+        masks = torch.from_numpy(pass_masks(channels, height, width)).to(steps.device)
+        order = torch.from_numpy(cell_order(height, width)).to(steps.device)
+        context_gain = self.context_gain(quality).exp()[:, :, None, None]
+        mean_gain = self.mean_gain(quality).exp()[:, :, None, None]
+        scale_base = self.scale_base(quality)[:, :, None, None]
+        decoded, means, scales = torch.zeros_like(steps), torch.zeros_like(steps), torch.zeros_like(steps)
+        context = torch.zeros_like(features[:, :1]).expand(-1, channels, -1, -1)
+        for k in range(PASSES):
+            mean, scale = self.passes[k](context, features, quality, order)
+            mean = self._grid(mean * mean_gain)
+            mask = masks[k].to(steps.dtype)
+            decoded = decoded + mask * (mean + round_ste(steps - mean))
+            means = means + mask * mean
+            scales = scales + mask * self._scale_index(scale + scale_base)
+            if k + 1 < PASSES:
+                context = self.signed(decoded * context_gain)
+        bits = self._bits(steps, decoded, means, scales)
+        return Coded(decoded, bits + hyper_bits, hyper_bits, means, scales)
+
+    def _grid(self, mean: Tensor) -> Tensor:
+        return round_ste(mean / MEAN_UNIT) * MEAN_UNIT if self.quantise else mean
+
+    def _scale_index(self, index: Tensor) -> Tensor:
+        index = lower_bound(index, 0.0).clamp(max=SCALE_COUNT - 1)
+        return round_ste(index) if self.quantise else index
+
+    def _bits(self, values: Tensor, decoded: Tensor, means: Tensor, index: Tensor) -> Tensor:
+        """Bits `[B]` of values under Gaussians of the given means and scale indices, integrated over a step."""
+        noisy = values + torch.rand_like(values) - 0.5 if self.training else decoded
+        inverse = torch.exp(-SCALE_RATIO * index) / SCALE_MIN
+        # By symmetry, on the side of the lower tail, where the difference of the two values keeps its digits.
+        distance = -(noisy - means).abs()
+        upper = torch.special.ndtr((distance + 0.5) * inverse)
+        lower = torch.special.ndtr((distance - 0.5) * inverse)
+        return -torch.log2(lower_bound(upper - lower, 2.0**-18)).sum(dim=(1, 2, 3))

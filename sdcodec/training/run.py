@@ -1,0 +1,293 @@
+"""`sdcodec train`: the loop, its log, its checkpoints, and its clean stop."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdcodec.errors import TrainingError
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.training.config import CropStage, TrainingConfig, load_config
+from sdcodec.training.data import crop_batch, find_images, load_all
+from sdcodec.training.model import TrainingModel, beta_of
+from sdcodec.training.optim import Muon
+
+VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
+VALIDATION_SIZE = 256
+
+
+def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
+    """Runs a configuration to its last step, or until SIGINT or SIGTERM; returns the folder of the run.
+
+    Raises TrainingError for a faulty configuration, missing data, or a run that exists and is not to be resumed.
+    """
+    return Trainer(load_config(config_path, overrides), resume).run()
+
+
+class Trainer:
+    """One run: model, averaged weights, optimisers and data, saved together so that it resumes exactly."""
+
+    def __init__(self, config: TrainingConfig, resume: bool) -> None:
+        self.config = config
+        self.output = Path(config.output)
+        self.checkpoint = self.output / "last.pt"
+        if self.checkpoint.exists() and not resume:
+            raise TrainingError(f"{self.output}: holds a run already; give --resume to go on with it, or another output")
+        self.device = _device(config.device)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.model = TrainingModel(config.tiny, config.prior).to(self.device, memory_format=torch.channels_last)
+        if config.start_from:
+            self.model.load_state_dict(load_weights(Path(config.start_from)))
+        self.lpips = LPIPS().to(self.device, memory_format=torch.channels_last)
+        self.trained = [p for name, p in self.model.named_parameters() if _is_trained(name, config.train_only)]
+        for parameter in set(self.model.parameters()) - set(self.trained):
+            parameter.requires_grad_(False)
+        self.optimisers = self._optimisers()
+        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.step = 0
+        self.best = math.inf
+        self.seconds = 0.0
+        if resume and self.checkpoint.exists():
+            self._restore()
+        split = find_images([Path(folder) for folder in config.data])
+        largest = max(stage.size for stage in config.crops)
+        self.images = load_all(split.training, largest)
+        self.validation = _centre_crops(load_all(split.validation, VALIDATION_SIZE), config.validation_images)
+        print(f"{len(self.images)} images for training, {len(self.validation)} for validation", flush=True)
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        config = self.config
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        matrices = [p for p in self.trained if p.ndim == 4 and p[0].numel() >= 32 and "head" not in names[id(p)]]
+        if config.optimiser == "adamw":
+            matrices = []
+        rest = [p for p in self.trained if all(p is not m for m in matrices)]
+        knots = [p for p in rest if names[id(p)].endswith(".values")]
+        rest = [p for p in rest if not names[id(p)].endswith(".values")]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": knots, "lr": 2 * config.learning_rate}]
+        found: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+        ]
+        if matrices:
+            found.append(Muon(matrices, config.learning_rate, weight_decay=config.weight_decay))
+        for optimiser in found:
+            for group in optimiser.param_groups:
+                group["full_lr"] = group["lr"]
+        return found
+
+    def run(self) -> Path:
+        """Trains to the last step or to a signal; the checkpoint on disk is complete at every moment."""
+        config = self.config
+        self.output.mkdir(parents=True, exist_ok=True)
+        log = _Log(self.output / "log.csv")
+        with _stop_on_signals() as stopped, ThreadPoolExecutor(max_workers=1) as loader:
+            upcoming = self._load(loader, self.step)
+            since, shown = time.monotonic(), self.step
+            sums: dict[str, float] = {}
+            while self.step < config.steps and not stopped:
+                images = upcoming.result()
+                upcoming = self._load(loader, self.step + 1)
+                for key, value in self._train_step(images).items():
+                    sums[key] = sums.get(key, 0.0) + value
+                self.step += 1
+                if self.step % 50 == 0:
+                    elapsed, count = time.monotonic() - since, self.step - shown
+                    self.seconds += elapsed
+                    log.write("train", self.step, self.seconds, {key: value / count for key, value in sums.items()})
+                    since, shown, sums = time.monotonic(), self.step, {}
+                if self.step % config.validate_every == 0 or self.step == config.steps:
+                    result = self.validate()
+                    log.write("validation", self.step, self.seconds, result)
+                    if result["loss"] < self.best:
+                        self.best = result["loss"]
+                        _save(self.output / "best.pt", {"model": self.average, "config": asdict(config), "step": self.step})
+                    since = time.monotonic()
+                if self.step % config.checkpoint_every == 0:
+                    self._checkpoint()
+            self._checkpoint()
+        return self.output
+
+    def _load(self, loader: ThreadPoolExecutor, step: int) -> Future[Tensor]:
+        stage = _stage(self.config.crops, step)
+        return loader.submit(crop_batch, self.images, self.config.seed, step, stage.batch, stage.size)
+
+    def _train_step(self, crops: Tensor) -> dict[str, float]:
+        config = self.config
+        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = group["full_lr"] * self._rate_factor()
+        self.model.train()
+        self.model.prior.set_quantise(0 <= config.quantise_from <= self.step)
+        images = crops.to(self.device).float() / 255
+        quality = self._qualities(images.shape[0])
+        loss, parts = self.loss(images, quality)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.gradient_clip)
+        if torch.isfinite(norm):
+            for optimiser in self.optimisers:
+                optimiser.step()
+        keep = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            state = self.model.state_dict()
+            torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], 1 - keep)
+        return parts | {"gradient": float(norm), "loss": float(loss.detach())}
+
+    def loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Bits per pixel + beta * (MSE on 0..255 / 400 + w * LPIPS), evened out over qualities."""
+        config = self.config
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
+            output = self.model(images, quality)
+            perceptual = self.lpips.distance(output.images, images)
+        reconstructed = output.images.float()
+        squared = (reconstructed - images).square().mean(dim=(1, 2, 3)) * 255**2
+        bpp = output.coded.bits / (images.shape[2] * images.shape[3])
+        beta = beta_of(quality)
+        weight = config.lpips_weight * (min(1.0, self.step / max(1, config.lpips_ramp)) if self.model.training else 1.0)
+        losses = bpp + beta * (squared / 400 + weight * perceptual)
+        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
+        loss = (losses * (beta / beta_of(torch.tensor(50.0))) ** -0.45).mean()
+        parts = {"bpp": bpp, "mse": squared, "lpips": perceptual, "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel()}
+        return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
+
+    def _qualities(self, batch: int) -> Tensor:
+        """One quality per image, spread evenly over the range that is open at this step."""
+        config = self.config
+        span = max(1, config.spread_end - config.spread_start)
+        opened = min(1.0, max(0.0, (self.step - config.spread_start) / span))
+        low, high = config.focus_quality * (1 - opened), config.focus_quality + (100 - config.focus_quality) * opened
+        places = (torch.randperm(batch) + torch.rand(batch)) / batch
+        return (low + (high - low) * places).to(self.device)
+
+    def _rate_factor(self) -> float:
+        config = self.config
+        rise = min(1.0, (self.step + 1) / max(1, config.warmup))
+        return rise * min(1.0, (config.steps - self.step) / max(1, config.decay))
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Averaged weights, rounded symbols: means over the validation crops at each of a few qualities."""
+        if not len(self.validation):
+            return {"loss": math.nan}
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average)
+        self.model.eval()
+        self.model.prior.set_quantise(0 <= self.config.quantise_from <= self.step)
+        result: dict[str, float] = {}
+        total = 0.0
+        for level in VALIDATION_QUALITIES:
+            rows = []
+            for start in range(0, len(self.validation), 4):
+                images = torch.from_numpy(self.validation[start : start + 4]).to(self.device).permute(0, 3, 1, 2).float() / 255
+                loss, parts = self.loss(images, torch.full((images.shape[0],), level, device=self.device))
+                rows.append({"loss": float(loss.detach())} | parts)
+            mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+            total += mean.pop("loss") / len(VALIDATION_QUALITIES)
+            result |= {f"q{level:g}_{key}": value for key, value in mean.items() if key != "hyper_bpp"}
+        self.model.load_state_dict(kept)
+        return {"loss": total} | result
+
+    def _checkpoint(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "config": asdict(self.config),
+        }
+        _save(self.checkpoint, state)
+
+    def _restore(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            rates = [group["full_lr"] for group in optimiser.param_groups]
+            optimiser.load_state_dict(saved)
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["full_lr"] = rate  # the configuration may have changed it
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint (`last.pt` or `best.pt`)."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    weights: dict[str, Tensor] = state.get("average", state["model"])
+    return weights
+
+
+def _is_trained(name: str, only: str) -> bool:
+    if only == "decoder":
+        return name.startswith(("decoder", "inverse_gain"))
+    return not only or name.startswith(only)
+
+
+def _stage(stages: tuple[CropStage, ...], step: int) -> CropStage:
+    return [stage for stage in stages if stage.start <= step][-1]
+
+
+def _centre_crops(images: list[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
+    chosen = [images[i * len(images) // count] for i in range(min(count, len(images)))]
+    tops = [(pixels.shape[0] - VALIDATION_SIZE) // 2 for pixels in chosen]
+    lefts = [(pixels.shape[1] - VALIDATION_SIZE) // 2 for pixels in chosen]
+    crops = [p[t : t + VALIDATION_SIZE, x : x + VALIDATION_SIZE] for p, t, x in zip(chosen, tops, lefts, strict=True)]
+    return np.stack(crops) if crops else np.zeros((0, VALIDATION_SIZE, VALIDATION_SIZE, 3), np.uint8)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+class _Log:
+    """A CSV in long form: kind, step, seconds, name, value. Rows of later runs are added to those of earlier ones."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            path.write_text("kind,step,seconds,name,value\n", encoding="utf-8")
+
+    def write(self, kind: str, step: int, seconds: float, values: dict[str, float]) -> None:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([kind, step, f"{seconds:.1f}", name, f"{value:.6g}"] for name, value in values.items())
+        if kind == "validation" or step % 200 == 0:
+            print(f"{kind} {step} {seconds:.0f}s " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; the list is non-empty once one came."""
+    received: list[int] = []
+    kept = {number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
