@@ -1,0 +1,154 @@
+"""Files in and out: where results go, and writing them whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdcodec.errors import OptionError, OutputError
+
+STANDARD_STREAM = "-"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and where its result goes; either may be `-`, standard input or output."""
+
+    source: str
+    target: str
+
+
+def plan(inputs: Sequence[str], output: str, extension: str) -> list[Job]:
+    """Gives every input its output, before anything is read or written.
+
+    One input: `output` is a file, a folder (it exists, or ends in a separator) or `-`. Several: a folder. In a folder
+    the result is called as the input is, with `extension` (no dot) in place of its own.
+
+    Raises OptionError for what cannot be meant (two results of one name, a result over an input) and OutputError for a
+    folder that does not exist.
+    """
+    if output == STANDARD_STREAM:
+        if len(inputs) > 1:
+            raise OptionError("several inputs do not fit into one standard output; give a folder")
+        return [Job(inputs[0], output)]
+    named_as_folder = output.endswith(("/", os.sep))
+    if os.path.isdir(output):
+        folder = True
+    elif named_as_folder or (len(inputs) > 1 and not os.path.exists(output)):
+        raise OutputError(f"{output}: no such folder; make it first")
+    elif len(inputs) > 1:
+        raise OptionError(f"{output}: several inputs need a folder for their output, and this is a file")
+    else:
+        folder = False
+    if folder and STANDARD_STREAM in inputs:
+        raise OptionError("standard input has no name to call a file by; give one output file, or -")
+    jobs = [Job(name, os.path.join(output, f"{Path(name).stem}.{extension}") if folder else output) for name in inputs]
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    sources = {_identity(job.source) for job in jobs if job.source != STANDARD_STREAM}
+    taken: dict[str, str] = {}
+    for job in jobs:
+        target = _identity(job.target)
+        if target in taken:
+            raise OptionError(f"{taken[target]} and {job.source} would both be written to {job.target}")
+        if target in sources:
+            raise OptionError(f"{job.target}: would be written over an input; give another output")
+        taken[target] = job.source
+
+
+def _identity(path: str) -> str:
+    """The same text for the same file; where file systems usually ignore case, so does this."""
+    real = os.path.normcase(os.path.realpath(path))
+    return real.casefold() if sys.platform == "darwin" else real
+
+
+def read_bytes(source: str) -> bytes:
+    """The bytes of a file or, for `-`, of standard input. Raises OSError."""
+    if source == STANDARD_STREAM:
+        return sys.stdin.buffer.read()
+    if os.path.isdir(source):
+        raise IsADirectoryError(errno.EISDIR, "is a folder; give the files in it", source)
+    with open(source, "rb") as file:
+        return file.read()
+
+
+def write_bytes(target: str, data: bytes, *, force: bool = False) -> None:
+    """Writes to a file (see `atomic_write`) or, for `-`, to standard output. Raises OutputError."""
+    if target != STANDARD_STREAM:
+        atomic_write(target, data, force=force)
+        return
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        _forget_standard_output()
+        raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
+
+
+def _forget_standard_output() -> None:
+    """Sends what Python still holds back for standard output nowhere, so that it does not complain again at exit."""
+    with contextlib.suppress(OSError, ValueError):  # ValueError: not a real stream, nothing to flush
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
+    """Writes a file whole or not at all: a temporary file in the same folder takes its name when complete.
+
+    An existing file is replaced only with `force`, and its permissions stay. Links are followed. What is no regular
+    file (`/dev/null`, a pipe) is written to directly. Raises OutputError.
+    """
+    name = os.fspath(path)
+    target = os.path.realpath(name)
+    temporary = os.path.join(os.path.dirname(target), f".sdcodec-{secrets.token_hex(8)}.tmp")
+    try:
+        mode = os.stat(target).st_mode if os.path.exists(target) else None
+        if mode is not None and stat.S_ISDIR(mode):
+            raise OutputError(f"{name}: is a folder; give a file name")
+        if mode is not None and not stat.S_ISREG(mode):
+            with open(target, "wb") as file:
+                file.write(data)
+            return
+        refuse_existing(name, force=force)
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+            if mode is not None:
+                os.chmod(temporary, stat.S_IMODE(mode))
+            refuse_existing(name, force=force)  # it may have come into being meanwhile
+            os.replace(temporary, target)
+        except BaseException:
+            _remove(temporary)
+            raise
+    except OSError as error:
+        raise OutputError(f"{name}: {_reason(error, os.path.dirname(name) or '.')}") from error
+
+
+def refuse_existing(target: str, *, force: bool = False) -> None:
+    """Raises OutputError where a regular file is in the way and is not to be replaced."""
+    if not force and os.path.isfile(target):
+        raise OutputError(f"{target}: exists already; give --force to replace it or --skip-existing to keep it")
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):  # it was never made, or the disk is gone: the first error says more
+        os.unlink(path)
+
+
+def _reason(error: OSError, folder: str) -> str:
+    if error.errno == errno.ENOENT:
+        return f"the folder {folder} does not exist; make it first"
+    if error.errno == errno.ENOSPC:
+        return "cannot be written, the disk is full; make room or choose another disk"
+    return f"cannot be written ({error.strerror or error}); choose another place"
