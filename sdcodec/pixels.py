@@ -80,8 +80,8 @@ def read_picture(
 ) -> Picture:
     """Reads an image and brings it to upright 8-bit sRGB.
 
-    source: a PIL image, a path, the bytes of an image file, an open binary file, or a uint8 array [H, W], [H, W, 1],
-        [H, W, 3] or [H, W, 4]. Of an animation the first frame is taken. Any Pillow mode but floating point.
+    source: a PIL image, a path, the bytes of an image file, a binary file open at its beginning, or a uint8 array
+        [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Of an animation the first frame is taken. Any Pillow mode but floating point.
     metadata: what to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its profile;
         otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
     max_pixels: an image of more pixels is refused before any is decoded.
@@ -275,7 +275,8 @@ def _opened(source: Image.Image | str | os.PathLike[str] | bytes | BinaryIO, nam
         with file, _identified(file, name) as image:
             yield image
     else:
-        with _identified(io.BytesIO(source) if isinstance(source, bytes) else source, name) as image:
+        data = source if isinstance(source, bytes) else source.read()
+        with _identified(io.BytesIO(data), name) as image:
             yield image
 
 

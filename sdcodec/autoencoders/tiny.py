@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-QUALITY_KNOTS = 6
+from sdcodec.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ class TinyEncoder(nn.Module):
         self.exit = nn.Conv2d(wide, config.latent_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.entry(F.pixel_unshuffle(2 * images - 1, 4))
+        x = self.entry(F.pixel_unshuffle(2 * images - 1, 4).to(self.entry.weight.dtype))
         x = self.down(F.silu(self.blocks_4(x)))
-        return self.exit(self.blocks_8(x))
+        return self.exit(self.blocks_8(x).to(self.exit.weight.dtype))
 
 
 class TinyDecoder(nn.Module):
@@ -98,7 +100,56 @@ class TinyDecoder(nn.Module):
 
     def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
         """`quality_bias` is `[B, wide]`: what the decoder is told of the rate."""
-        x = self.entry(latents) + quality_bias.to(latents.dtype)[:, :, None, None]
+        x = self.entry(latents.to(self.entry.weight.dtype))
+        x = x + quality_bias.to(x.dtype)[:, :, None, None]
         x = F.pixel_shuffle(self.up_4(F.silu(self.blocks_8(x))), 2)
         x = F.pixel_shuffle(self.up_2(F.silu(self.blocks_4(x))), 2)
-        return F.pixel_shuffle(self.exit(F.silu(x)), 2) * 0.5 + 0.5
+        x = self.exit(F.silu(x).to(self.exit.weight.dtype))
+        return F.pixel_shuffle(x, 2) * 0.5 + 0.5
+
+
+class TinyAutoencoder:
+    """Both networks, ready to run: weights in the chosen precision, first and last layers' sums in float32."""
+
+    factor = 8
+
+    def __init__(self, config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+        """`tensors` as `sdcodec.training.export` names them. Raises BundleError where they do not fit `config`."""
+        self.channels = config.latent_channels
+        self.margin = receptive_margin(config)
+        self.device, self.dtype = device, dtype
+        self.encoder, self.decoder = TinyEncoder(config), TinyDecoder(config)
+        try:
+            for part, module in (("encoder", self.encoder), ("decoder", self.decoder)):
+                state = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+                module.load_state_dict(state)
+            self.quality_bias = tensors["decoder_bias"].to(device).float()
+        except (KeyError, RuntimeError) as error:
+            raise BundleError(f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}") from error
+        for module in (self.encoder, self.decoder):
+            module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
+            # Latents and pixels need more digits than bfloat16 has; these two layers are thin.
+            module.exit.float()
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]` in [0, 1], sides multiples of 8 → float32 `[B, C, H/8, W/8]`."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.encoder(images.to(self.device, torch.float32, memory_format=torch.channels_last))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+        """Float32 `[B, C, h, w]` → float32 `[B, 3, 8h, 8w]` in [0, 1]."""
+        with torch.autocast(self.device.type, enabled=False):
+            bias = self.quality_bias[half_steps].expand(latents.shape[0], -1)
+            x = latents.to(self.device, memory_format=torch.channels_last)
+            return self.decoder(x, bias).clamp_(0, 1)
+
+
+def receptive_margin(config: TinyConfig) -> int:
+    """How far, in latents, either network looks beyond the place that it computes."""
+    plain = config.block == "plain"
+    reach = 2 if plain else config.kernel // 2
+    encoder = (1 + 2 * config.encoder_blocks_4) / 2 + 1 + reach * config.encoder_blocks_8 + 1
+    decoder = 1 + reach * config.decoder_blocks_8 + (2 * config.decoder_blocks_4 + 1) / 2 + 1 / 4
+    return math.ceil(max(encoder, decoder))

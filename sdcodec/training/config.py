@@ -47,6 +47,7 @@ class TrainingConfig:
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
     train_only: str = ""  # "decoder": everything before the decoder stays as it is; "prior": all but the prior
     start_from: str = ""  # weights of an earlier run's checkpoint or export, to begin with
+    revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
     validate_every: int = 500
     checkpoint_every: int = 250

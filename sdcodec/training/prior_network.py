@@ -54,17 +54,23 @@ class _LowerBound(torch.autograd.Function):
         return gradient.masked_fill(below & (gradient > 0), 0), None
 
 
+def weight_shift(weight: Tensor) -> Tensor:
+    """For each output channel the largest power of two, at most 2**14, by which its weights stay within -127..127."""
+    largest = weight.detach().flatten(1).abs().amax(1).float().clamp(min=1e-8)
+    return torch.floor(torch.log2(127.49 / largest)).clamp(max=14)
+
+
 class IntegerReady(nn.Module):
     """What the layers share: activations in int8 steps and, when `quantise` is set, the rounding of the export."""
 
     quantise: bool = False
 
     def weight_of(self, weight: Tensor) -> Tensor:
-        """The weight, rounded to 8 bits with a scale per output channel when `quantise` is set."""
+        """The weight, rounded to 8 bits with a scale per output channel, a power of two, when `quantise` is set."""
         if not self.quantise:
             return weight
-        scale = weight.detach().abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-8) / 127
-        return round_ste(weight / scale) * scale
+        scale = torch.exp2(-weight_shift(weight)).view(-1, 1, 1, 1)
+        return round_ste(weight / scale).clamp(-127, 127) * scale
 
     def activation(self, x: Tensor, low: float = 0.0) -> Tensor:
         """Clamps to what int8 holds (from 0 up: ReLU) and rounds to its steps when `quantise` is set."""

@@ -25,9 +25,11 @@ from sdcodec.training.config import CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
+from sdcodec.training.revive import revive_channels
 
 VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
+REVIVAL_CROPS = 64
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -59,16 +61,20 @@ class Trainer:
         for parameter in set(self.model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
         self.optimisers = self._optimisers()
-        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.step = 0
         self.best = math.inf
         self.seconds = 0.0
-        if resume and self.checkpoint.exists():
-            self._restore()
         split = find_images([Path(folder) for folder in config.data])
         largest = max(stage.size for stage in config.crops)
         self.images = load_all(split.training, largest)
         self.validation = _centre_crops(load_all(split.validation, VALIDATION_SIZE), config.validation_images)
+        resumed = resume and self.checkpoint.exists()
+        if config.revive and not resumed:
+            crops = crop_batch(self.images, config.seed, config.steps, REVIVAL_CROPS, largest).to(self.device).float() / 255
+            print(f"{revive_channels(self.model, crops)} channels revived", flush=True)
+        self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        if resumed:
+            self._restore()
         print(f"{len(self.images)} images for training, {len(self.validation)} for validation", flush=True)
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:

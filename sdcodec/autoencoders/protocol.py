@@ -1,0 +1,27 @@
+"""What codec.py asks of an autoencoder."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Autoencoder(Protocol):
+    """Images ↔ latents, each latent standing for `factor` x `factor` pixels.
+
+    `margin` is how far, in latents, a pixel's or a latent's influence reaches in either network; None where operations
+    are global and windows have to be blended.
+    """
+
+    channels: int
+    factor: int
+    margin: int | None
+
+    def encode(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]` in [0, 1], sides multiples of `factor` → float32 latents `[B, C, H/f, W/f]`."""
+        ...
+
+    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+        """Float32 latents `[B, C, h, w]` and the quality in half steps → float32 images `[B, 3, fh, fw]` in [0, 1]."""
+        ...

@@ -1,0 +1,137 @@
+"""The range coder: symbols grouped by table, coded by constriction, with escapes for what lies outside a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from sdcodec.coding.tables import TOTAL, FrequencyTables
+from sdcodec.errors import FormatError
+
+SYMBOL_LIMIT = 1 << 20
+_LONGEST_ESCAPE = 21  # bits of the largest excess + 1 that SYMBOL_LIMIT allows
+_BIT = constriction.stream.model.Uniform(2)
+Result = TypeVar("Result")
+
+
+def _model(tables: FrequencyTables, table: int) -> constriction.stream.model.Categorical:
+    """constriction's model of one table, made once: it turns the integers into 24-bit ones by itself, deterministically."""
+    cache: dict[int, constriction.stream.model.Categorical] = tables.__dict__.setdefault("_constriction_models", {})
+    if table not in cache:
+        probabilities = tables.frequencies(table).astype(np.float64) / TOTAL
+        # `perfect` is said explicitly: its default changed between versions of constriction.
+        cache[table] = constriction.stream.model.Categorical(probabilities, perfect=False)
+    return cache[table]
+
+
+def _groups(table_index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Tables in ascending order, each with the positions of its symbols in ascending order; table 0 is left out."""
+    order = np.argsort(table_index, kind="stable")
+    tables, starts = np.unique(table_index[order], return_index=True)
+    for table, positions in zip(tables, np.split(order, starts[1:]), strict=True):
+        if table != 0:
+            yield int(table), positions
+
+
+class SymbolEncoder:
+    """Collects symbols; `finish` gives the bytes of all of them."""
+
+    def __init__(self, tables: FrequencyTables) -> None:
+        self._tables = tables
+        self._coder = constriction.stream.queue.RangeEncoder()
+
+    def encode(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> None:
+        """Appends symbols `[N]` within ±2**20 under their tables `[N]`; those under table 0 have to be zero."""
+        escaped: list[NDArray[np.int64]] = []
+        for table, positions in _groups(table_index):
+            radius = int(self._tables.radius[table])
+            chosen = symbols[positions]
+            outside = np.abs(chosen) > radius
+            places = np.where(outside, 2 * radius + 1, chosen + radius).astype(np.int32)
+            self._coder.encode(places, _model(self._tables, table))
+            if outside.any():
+                escaped.append(positions[outside])
+        if escaped:
+            for position in np.sort(np.concatenate(escaped)):
+                self._escape(int(symbols[position]), int(self._tables.radius[table_index[position]]))
+
+    def _escape(self, symbol: int, radius: int) -> None:
+        value = abs(symbol) - radius  # excess + 1
+        length = value.bit_length()
+        bits = [0] * (length - 1) + [int(bit) for bit in bin(value)[2:]] + [int(symbol < 0)]
+        self._coder.encode(np.array(bits, dtype=np.int32), _BIT)
+
+    def finish(self) -> bytes:
+        """The bytes, as few as name a point inside the final interval; zeros that follow are left out."""
+        words = self._coder.get_compressed()
+        if len(words):
+            _, (lower, extent) = self._coder.pos()
+            words[-1] = _roundest_word(int(words[-1]), int(lower), int(extent))
+        return bytes(words.astype("<u4").byteswap().tobytes()).rstrip(b"\0")
+
+
+def _roundest_word(last: int, lower: int, extent: int) -> int:
+    """The final word with the most trailing zeros that still lies in the interval [lower, lower + extent) of 64 bits."""
+    if last != ((lower + 0xFFFFFFFF) >> 32) & 0xFFFFFFFF or lower + extent > 1 << 64:
+        return last  # the interval straddles a carry, or two words close it: leave what constriction wrote
+    for zeros in range(32, 0, -1):
+        unit = 1 << (32 + zeros)
+        point = -(-lower // unit) * unit
+        if point < lower + extent and point < 1 << 64:
+            return point >> 32
+    return last
+
+
+class SymbolDecoder:
+    """Reads symbols back; the calls have to mirror those of the encoder."""
+
+    def __init__(self, data: bytes, tables: FrequencyTables) -> None:
+        self._tables = tables
+        padded = data + b"\0" * (-len(data) % 4)
+        words = np.frombuffer(padded, dtype=">u4").astype(np.uint32)
+        self._coder = self._guarded(lambda: constriction.stream.queue.RangeDecoder(words))
+
+    def decode(self, table_index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Symbols `[N]` under their tables `[N]`. Raises FormatError where the data cannot be what an encoder wrote."""
+        symbols = np.zeros(len(table_index), dtype=np.int64)
+        escaped: list[NDArray[np.int64]] = []
+        for table, positions in _groups(table_index):
+            radius = int(self._tables.radius[table])
+            model = _model(self._tables, table)
+            places = self._guarded(lambda m=model, n=len(positions): self._coder.decode(m, n))  # type: ignore[misc]
+            outside = places == 2 * radius + 1
+            symbols[positions] = places.astype(np.int64) - radius
+            if outside.any():
+                escaped.append(positions[outside])
+        if escaped:
+            for position in np.sort(np.concatenate(escaped)):
+                symbols[position] = self._escape(int(self._tables.radius[table_index[position]]))
+        return symbols
+
+    def _escape(self, radius: int) -> int:
+        zeros = 0
+        while self._bit() == 0:
+            zeros += 1
+            if zeros >= _LONGEST_ESCAPE:
+                raise FormatError("the entropy-coded data is damaged: an escape is too long")
+        value = 1
+        for _ in range(zeros):
+            value = 2 * value + self._bit()
+        return -(value + radius) if self._bit() else value + radius
+
+    def _bit(self) -> int:
+        return int(self._guarded(lambda: self._coder.decode(_BIT, 1))[0])
+
+    @staticmethod
+    def _guarded(call: Callable[[], Result]) -> Result:
+        """Runs one call of constriction; what it raises on damaged data becomes a FormatError."""
+        try:
+            return call()
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # its panics are no Exceptions
+            raise FormatError("the entropy-coded data is damaged") from error

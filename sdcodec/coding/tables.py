@@ -1,0 +1,112 @@
+"""Frozen frequency tables: integers that a bundle ships, never recomputed from floating point when files are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdcodec.errors import BundleError
+
+TOTAL = 1 << 16  # what the frequencies of a table add up to
+RADIUS_SIGMAS = 6.0  # a Gaussian leaves 2e-9 outside
+RADIUS_LIMIT = 768
+
+
+def escape_bits(excess: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bits of an escaped symbol: Exp-Golomb code of `excess` = |symbol| - radius - 1 (>= 0), and a sign."""
+    return 2 * np.floor(np.log2(excess + 1)).astype(np.int64) + 2
+
+
+class FrequencyTables:
+    """Tables over symbols -radius..radius and an escape entry, one table for each scale index.
+
+    Every frequency is at least 1 and each table's add up to 2**16. Symbols under table 0 are zero and not coded at all.
+    """
+
+    def __init__(self, radius: NDArray[np.int64], frequencies: Sequence[NDArray[np.int64]]) -> None:
+        """`radius` `[count]`; `frequencies[t]` `[2 * radius[t] + 2]`. Raises BundleError where they are not as described."""
+        self.radius = radius.astype(np.int64)
+        self._frequencies = [table.astype(np.int64) for table in frequencies]
+        for index, (reach, table) in enumerate(zip(self.radius, self._frequencies, strict=True)):
+            if len(table) != 2 * reach + 2 or table.min() < 1 or table.sum() != TOTAL:
+                raise BundleError(f"frequency table {index} is broken; the bundle is damaged, install it again")
+
+    @property
+    def count(self) -> int:
+        """How many tables there are."""
+        return len(self._frequencies)
+
+    def frequencies(self, table: int) -> NDArray[np.int64]:
+        """The frequencies of -radius..radius and of the escape, adding up to 2**16."""
+        return self._frequencies[table]
+
+    @cached_property
+    def _costs(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        costs = [-np.log2(table / TOTAL) for table in self._frequencies]
+        costs[0] = np.zeros_like(costs[0])
+        starts = np.concatenate([[0], np.cumsum([len(cost) for cost in costs])[:-1]])
+        return np.concatenate(costs), starts
+
+    def log2_cost(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> float:
+        """The ideal code length in bits of symbols under their tables, escapes included."""
+        costs, starts = self._costs
+        radius = self.radius[table_index]
+        size = np.abs(symbols)
+        escaped = size > radius
+        place = np.where(escaped, 2 * radius + 1, symbols + radius)
+        bits = float(costs[starts[table_index] + place].sum())
+        if escaped.any():
+            bits += float(escape_bits((size - radius - 1)[escaped]).sum())
+        return bits
+
+    def to_arrays(self) -> dict[str, NDArray[np.uint16]]:
+        """Packed for a bundle: `radii` `[count]`, `frequencies` (all tables, one after the other)."""
+        return {"radii": self.radius.astype(np.uint16), "frequencies": np.concatenate(self._frequencies).astype(np.uint16)}
+
+    @classmethod
+    def from_arrays(cls, radii: NDArray[np.uint16], frequencies: NDArray[np.uint16]) -> FrequencyTables:
+        """The inverse of `to_arrays`; raises BundleError where the lengths disagree."""
+        lengths = 2 * radii.astype(np.int64) + 2
+        if lengths.sum() != len(frequencies):
+            raise BundleError("the frequency tables are cut short; the bundle is damaged, install it again")
+        return cls(radii.astype(np.int64), np.split(frequencies.astype(np.int64), np.cumsum(lengths)[:-1]))
+
+
+def gaussian_tables(sigmas: NDArray[np.float64]) -> FrequencyTables:
+    """Discretised Gaussians of the given standard deviations in steps. For making a bundle, never for reading files."""
+    radius = np.minimum(np.maximum(np.ceil(RADIUS_SIGMAS * sigmas), 1), RADIUS_LIMIT).astype(np.int64)
+    frequencies = []
+    for sigma, reach in zip(sigmas, radius, strict=True):
+        edges = (np.arange(-reach, reach + 2) - 0.5) / (sigma * math.sqrt(2))
+        below = np.array([0.5 * math.erfc(-edge) for edge in edges])
+        inside = np.diff(below)
+        frequencies.append(_whole(np.append(inside, max(1 - inside.sum(), 0.0))))
+    return FrequencyTables(radius, frequencies)
+
+
+def blended_tables(
+    base: FrequencyTables, counts: Sequence[NDArray[np.float64]], confidence: float = 2_000.0
+) -> FrequencyTables:
+    """Tables drawn from `base` towards observed `counts` `[2 * radius + 2]` each, made symmetric.
+
+    `base` counts as `confidence` observations, so that rarely seen tables stay what they were.
+    """
+    frequencies = []
+    for index, seen in enumerate(counts):
+        folded = seen.astype(np.float64).copy()
+        folded[:-1] = (folded[:-1] + folded[-2::-1]) / 2
+        frequencies.append(_whole(folded + confidence * base.frequencies(index) / TOTAL))
+    return FrequencyTables(base.radius, frequencies)
+
+
+def _whole(weights: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Integers of at least 1 that add up to 2**16, nearest to the weights by largest remainder."""
+    share = weights / weights.sum() * (TOTAL - len(weights))
+    whole = np.floor(share).astype(np.int64)
+    missing = TOTAL - len(weights) - whole.sum()
+    whole[np.argsort(whole - share, kind="stable")[:missing]] += 1
+    return whole + 1

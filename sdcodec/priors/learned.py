@@ -1,0 +1,158 @@
+"""The learned prior in integers: hyper-latents, features from them, and four context passes (design, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdcodec.coding.tables import FrequencyTables
+from sdcodec.errors import BundleError
+from sdcodec.priors.integer import (
+    FAN_IN_LIMIT,
+    MEAN_BITS,
+    MEAN_LIMIT,
+    IntegerLayer,
+    columns_of,
+    rectified,
+    scaled,
+    signed,
+)
+from sdcodec.priors.passes import PASSES, cell_order, pass_masks
+from sdcodec.priors.protocol import SymbolSource
+
+
+class LearnedPrior:
+    """Built from the tensors of a bundle (see `sdcodec.training.export`, which writes them)."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device) -> None:
+        """Raises BundleError where a tensor is missing or exceeds what float32 sums exactly."""
+        self.tables = tables
+        self.device = device
+        try:
+            self._layers = {name: _layer(tensors, name, device) for name in _layer_names(tensors)}
+            self._constants = {name: tensors[name].to(device).long() for name in _CONSTANTS}
+            self._cells = [tensors[f"pass{k}.cell"].to(device).float() for k in range(PASSES)]
+            self._analysis = {name: tensors[name].to(device).float() for name in tensors if name.startswith("analyse")}
+        except KeyError as error:
+            raise BundleError(f"the prior lacks the tensor {error}; the bundle is incomplete, install it again") from error
+        self.channels = self._constants["context_multiplier"].shape[1]
+        self.hyper_channels = self._constants["hyper_multiplier"].shape[1]
+        self._blocks = sum(name.startswith("pass0.expand") for name in self._layers)
+
+    @torch.no_grad()
+    def hyper_latents(self, steps: Tensor, half_steps: int) -> Tensor:
+        """Latents in steps `[B, C, h, w]` → hyper-latents in steps `[B, Z, h/4, w/4]`, float, not rounded."""
+        a = self._analysis
+        with torch.autocast(self.device.type, enabled=False):
+            x = steps.float() * a["analyse_input"][half_steps][:, None, None]
+            x = F.silu(F.conv2d(x, a["analyse_1.weight"], a["analyse_1.bias"], stride=2, padding=1))
+            x = F.silu(F.conv2d(x, a["analyse_2.weight"], a["analyse_2.bias"], stride=2, padding=1))
+            x = F.conv2d(x, a["analyse_3.weight"], a["analyse_3.bias"], padding=1)
+            return x * a["analyse_output"][half_steps][:, None, None]
+
+    @torch.no_grad()
+    def walk(self, shape: tuple[int, int, int], half_steps: int, source: SymbolSource) -> Tensor:
+        """Hyper-symbols first, then four passes of symbols; each pass sees all that came before.
+
+        `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a step,
+        int64 `[B, C, h, w]`.
+        """
+        batch, height, width = shape
+        with torch.autocast(self.device.type, enabled=False):
+            features = self._features(batch, height, width, half_steps, source)
+            decoded = torch.zeros(batch, self.channels, height * width, dtype=torch.int64, device=self.device)
+            context = torch.zeros(batch, self.channels, height, width, device=self.device)
+            cells = torch.from_numpy(cell_order(height, width).reshape(-1)).to(self.device)
+            flat_decoded, flat_context = decoded.view(batch, -1), context.view(batch, -1)
+            for k in range(PASSES):
+                positions, channel = _positions(self.channels, height, width, k)
+                positions, channel = positions.to(self.device), channel.to(self.device)
+                sums = self._pass(k, features, context, cells, half_steps)
+                means, tables = self._parameters(k, sums, positions, channel, half_steps)
+                symbols = source.latents(positions, means, tables)
+                values = (symbols << MEAN_BITS) + means
+                flat_decoded[:, positions] = values
+                multiplier = self._constants["context_multiplier"][half_steps][channel]
+                flat_context[:, positions] = signed(scaled(values, multiplier)).float()
+        return decoded.view(batch, self.channels, height, width)
+
+    def _features(self, batch: int, height: int, width: int, half_steps: int, source: SymbolSource) -> Tensor:
+        """Hyper-symbols from the source → features `[B, width, h * w]`, activations."""
+        rows, columns = height // 4, width // 4
+        count = rows * columns
+        means = self._constants["hyper_mean"][half_steps].repeat_interleave(count).expand(batch, -1)
+        tables = self._constants["hyper_table"][half_steps].repeat_interleave(count).expand(batch, -1)
+        values = (source.hyper(means, tables) << MEAN_BITS) + means
+        multiplier = self._constants["hyper_multiplier"][half_steps].repeat_interleave(count)
+        x = signed(scaled(values, multiplier)).float().view(batch, self.hyper_channels, rows, columns)
+        for name in ("synthesise_1", "synthesise_2"):
+            layer = self._layers[name]
+            x = layer.shifted(columns_of(x, layer.kernel), half_steps).view(batch, -1, *x.shape[2:])
+            x = rectified(F.pixel_shuffle(x, 2))
+        layer = self._layers["synthesise_3"]
+        y = layer.shifted(columns_of(x, layer.kernel), half_steps)
+        return rectified(y.add_(x.flatten(2)))
+
+    def _pass(self, k: int, features: Tensor, context: Tensor, cells: Tensor, half_steps: int) -> Tensor:
+        """The head's sums `[B, 2C, h * w]` of pass k."""
+        entry = self._layers[f"pass{k}.entry"]
+        columns = features if k == 0 else torch.cat([columns_of(context, self._context_kernel(entry, features)), features], 1)
+        x = entry.sums(columns, half_steps).add_(self._cells[k].T[:, cells])
+        x = rectified(x.mul_(torch.exp2(-entry.shift.float())[:, None]).floor_())
+        for block in range(self._blocks):
+            inner = rectified(self._layers[f"pass{k}.expand{block}"].shifted(x, half_steps))
+            x = signed(self._layers[f"pass{k}.project{block}"].shifted(inner, half_steps).add_(x))
+        return self._layers[f"pass{k}.head"].sums(x, half_steps)
+
+    def _context_kernel(self, entry: IntegerLayer, features: Tensor) -> int:
+        return int(((entry.weight.shape[1] - features.shape[1]) // self.channels) ** 0.5)
+
+    def _parameters(
+        self, k: int, sums: Tensor, positions: Tensor, channel: Tensor, half_steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Means in 1/16 of a step and table indices of the pass's positions, int64 `[B, N]` each."""
+        flat = sums.view(sums.shape[0], 2, -1)
+        c = self._constants
+        mean = scaled(flat[:, 0, positions], c[f"pass{k}.mean_multiplier"][half_steps][channel])
+        table = scaled(
+            flat[:, 1, positions], c[f"pass{k}.table_multiplier"][0][channel], c["table_offset"][half_steps][channel]
+        )
+        return mean.clamp_(-MEAN_LIMIT, MEAN_LIMIT), table.clamp_(0, self.tables.count - 1)
+
+
+_CONSTANTS = (
+    "hyper_mean",
+    "hyper_table",
+    "hyper_multiplier",
+    "context_multiplier",
+    "table_offset",
+    *(f"pass{k}.{what}_multiplier" for k in range(PASSES) for what in ("mean", "table")),
+)
+
+
+@lru_cache(maxsize=64)
+def _positions(channels: int, height: int, width: int, k: int) -> tuple[Tensor, Tensor]:
+    """Flat indices into `[C, h, w]` of pass k, ascending, and the channel of each."""
+    flat = np.flatnonzero(pass_masks(channels, height, width)[k])
+    return torch.from_numpy(flat), torch.from_numpy(flat // (height * width))
+
+
+def _layer_names(tensors: Mapping[str, Tensor]) -> list[str]:
+    return [name.removesuffix(".shift") for name in tensors if name.endswith(".shift")]
+
+
+def _layer(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> IntegerLayer:
+    weight = tensors[f"{name}.weight"]
+    if weight.shape[1] > FAN_IN_LIMIT:
+        raise BundleError(f"the prior's layer {name} sums {weight.shape[1]} products; {FAN_IN_LIMIT} are exact")
+    bias = tensors[f"{name}.bias"]
+    largest = weight.float().abs().sum(1).max() * 127 + bias.abs().max()
+    if largest >= 1 << 24:
+        raise BundleError(f"the prior's layer {name} can exceed 2**24; it was not exported by this library")
+    kernel = 3 if name.startswith("synthesise") else 1
+    return IntegerLayer(weight.float(), bias.float(), tensors[f"{name}.shift"].int(), kernel).to(device)

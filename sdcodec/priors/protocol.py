@@ -1,0 +1,38 @@
+"""What codec.py asks of a prior, and what a prior asks of whoever supplies or takes the symbols."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from sdcodec.coding.tables import FrequencyTables
+
+
+class SymbolSource(Protocol):
+    """The other side of a walk: a quantiser while encoding, an entropy decoder while decoding."""
+
+    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
+        """Symbols of the side information, int64 `[B, N]`, for means in 1/16 of a step and table indices, both int64 `[B, N]`."""
+        ...
+
+    def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        """Symbols of one pass, int64 `[B, N]`; `positions` `[N]` are indices into `[C, h, w]`, flattened."""
+        ...
+
+
+class Prior(Protocol):
+    """Integers ↔ probabilities. `walk` is the same code for encoding and decoding, so the two cannot part ways."""
+
+    tables: FrequencyTables
+
+    def hyper_latents(self, steps: Tensor, half_steps: int) -> Tensor:
+        """Encoder's side: latents in steps `[B, C, h, w]` → side information in steps `[B, Z, h/4, w/4]`, not rounded."""
+        ...
+
+    def walk(self, shape: tuple[int, int, int], half_steps: int, source: SymbolSource) -> Tensor:
+        """Goes through the passes for `shape` = (B, h, w) latents, asking `source` for symbols.
+
+        Returns the dequantised symbols in 1/16 of a step, int64 `[B, C, h, w]`.
+        """
+        ...

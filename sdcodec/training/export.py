@@ -1,0 +1,175 @@
+"""From a trained model to the tensors of a bundle: the prior in integers, the tables that quality selects, frozen frequencies."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.bundles.store import write_bundle
+from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
+from sdcodec.errors import TrainingError
+from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
+from sdcodec.priors.learned import LearnedPrior
+from sdcodec.priors.passes import PASSES
+from sdcodec.training.knots import Knots
+from sdcodec.training.model import TrainingModel
+from sdcodec.training.prior_network import SCALE_COUNT, SCALE_MIN, SCALE_RATIO, PriorConfig, weight_shift
+
+HALF_STEPS = 201
+ACTIVATION_ONE = 1 << ACTIVATION_BITS
+
+
+def quality_rows(knots: Knots) -> Tensor:
+    """`[201, channels]` float64: the knots' function at each half step of quality."""
+    with torch.no_grad():
+        values = knots.values.double().cpu()
+        position = torch.arange(HALF_STEPS, dtype=torch.float64) / (HALF_STEPS - 1) * (values.shape[0] - 1)
+        low = position.floor().clamp(max=values.shape[0] - 2).long()
+        weight = (position - low)[:, None]
+        return values[low] * (1 - weight) + values[low + 1] * weight
+
+
+def prior_tensors(model: TrainingModel) -> dict[str, Tensor]:
+    """Every tensor that `LearnedPrior` reads, by name; whole numbers but for the encoder's `analyse` layers."""
+    prior = model.prior
+    tensors: dict[str, Tensor] = {}
+
+    def layer(name: str, weight: Tensor, bias: Tensor | None, rows: Knots | None = None, repeat: int = 1) -> Tensor:
+        """Stores one layer; `rows` is a bias that quality selects, each value for `repeat` neighbouring outputs."""
+        shift = weight_shift(weight).cpu()
+        flat = weight.detach().cpu().double().flatten(1)
+        whole = (flat * torch.exp2(shift.double())[:, None]).round().clamp(-127, 127)
+        total = torch.zeros(1, flat.shape[0], dtype=torch.float64) if bias is None else bias.detach().cpu().double()[None]
+        if rows is not None:
+            total = total + quality_rows(rows).repeat_interleave(repeat, 1)
+        # The bias counts in units of the sums; half a step is added, so that rounding down rounds to the nearest.
+        units = (total * ACTIVATION_ONE * torch.exp2(shift.double())).round() + torch.exp2(shift.double() - 1).floor()
+        tensors[f"{name}.weight"] = whole.to(torch.int8)
+        tensors[f"{name}.bias"] = units.to(torch.int32)
+        tensors[f"{name}.shift"] = shift.to(torch.int8)
+        return shift
+
+    def ratio(values: Tensor) -> Tensor:
+        return (values * (1 << RATIO_BITS)).round().to(torch.int64)
+
+    layer("synthesise_1", prior.synthesise_1.weight, prior.synthesise_1.bias, prior.quality_1, 4)
+    layer("synthesise_2", prior.synthesise_2.weight, prior.synthesise_2.bias, prior.quality_2, 4)
+    layer("synthesise_3", prior.synthesise_3.weight, prior.synthesise_3.bias, prior.quality_3)
+    sixteenths = 1 << MEAN_BITS
+    tensors["hyper_mean"] = (quality_rows(prior.hyper_mean) * sixteenths).round().to(torch.int64)
+    tensors["hyper_table"] = quality_rows(prior.hyper_scale).round().clamp(0, SCALE_COUNT - 1).to(torch.int64)
+    tensors["hyper_multiplier"] = ratio(quality_rows(prior.hyper_input).exp() * ACTIVATION_ONE / sixteenths)
+    tensors["context_multiplier"] = ratio(quality_rows(prior.context_gain).exp() * ACTIVATION_ONE / sixteenths)
+    tensors["table_offset"] = ratio(quality_rows(prior.scale_base))
+    gain = quality_rows(prior.mean_gain).exp() * sixteenths
+    for k, step in enumerate(prior.passes):
+        weight = step.features.weight.flatten(1)
+        if step.context is not None:
+            weight = torch.cat([step.context.weight.flatten(1), weight], 1)
+        shift = layer(f"pass{k}.entry", weight, None, step.quality)
+        cell = step.cell.detach().cpu().double() * ACTIVATION_ONE * torch.exp2(shift.double())
+        tensors[f"pass{k}.cell"] = cell.round().to(torch.int32)
+        for block, (expand, project) in enumerate(zip(step.expand, step.project, strict=True)):
+            layer(f"pass{k}.expand{block}", expand.weight, expand.bias)
+            layer(f"pass{k}.project{block}", project.weight, project.bias)
+        shift = layer(f"pass{k}.head", step.head.weight, step.head.bias)
+        tensors[f"pass{k}.head.bias"] -= torch.exp2(shift - 1).floor().to(torch.int32)  # the head's sums are not shifted
+        unit = torch.exp2(-shift.double()) / ACTIVATION_ONE
+        channels = gain.shape[1]
+        tensors[f"pass{k}.mean_multiplier"] = ratio(gain * unit[:channels])
+        tensors[f"pass{k}.table_multiplier"] = ratio(unit[None, channels:])
+    tensors["analyse_input"] = quality_rows(prior.context_gain).exp().float()
+    tensors["analyse_output"] = quality_rows(prior.hyper_gain).exp().float()
+    for name in ("analyse_1", "analyse_2", "analyse_3"):
+        convolution: nn.Conv2d = getattr(prior, name)
+        tensors[f"{name}.weight"] = convolution.weight.detach().cpu().float().contiguous()
+        assert convolution.bias is not None
+        tensors[f"{name}.bias"] = convolution.bias.detach().cpu().float()
+    return tensors
+
+
+def scales() -> np.ndarray:
+    """The 64 standard deviations, in steps, that the frozen tables stand for."""
+    return SCALE_MIN * np.exp(SCALE_RATIO * np.arange(SCALE_COUNT))
+
+
+class _Counter:
+    """A symbol source that quantises given latents and counts what falls under each table."""
+
+    def __init__(self, steps: Tensor, hyper: Tensor, radii: np.ndarray) -> None:
+        self.steps, self.hyper_values = steps.flatten(1), hyper.flatten(1)
+        self.counts = [np.zeros(2 * radius + 2) for radius in radii]
+        self.radii = radii
+
+    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
+        return self._take(self.hyper_values, means, tables)
+
+    def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        return self._take(self.steps[:, positions], means, tables)
+
+    def _take(self, values: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        symbols = torch.round(values.double() - means.double() / (1 << MEAN_BITS)).long()
+        symbols = torch.where(tables == 0, 0, symbols)
+        s, t = symbols.flatten().numpy(), tables.flatten().numpy()
+        for table in np.unique(t):
+            radius = int(self.radii[table])
+            chosen = s[t == table]
+            bins = np.where(np.abs(chosen) <= radius, chosen + radius, 2 * radius + 1)
+            self.counts[table] += np.bincount(bins, minlength=2 * radius + 2)
+        return symbols
+
+
+@torch.no_grad()
+def observed_tables(model: TrainingModel, tensors: dict[str, Tensor], images: np.ndarray) -> FrequencyTables:
+    """Gaussian tables, drawn towards what photographs `[N, H, W, 3]` show at all qualities under the integer prior."""
+    base = gaussian_tables(scales())
+    prior = LearnedPrior(tensors, base, torch.device("cpu"))
+    model.eval()
+    gains = quality_rows(model.gain).exp().float()
+    counts: list[np.ndarray] | None = None
+    for start in range(0, len(images), 4):
+        batch = torch.from_numpy(images[start : start + 4]).permute(0, 3, 1, 2).float() / 255
+        latents = model.encoder(batch).float()
+        for half_steps in range((start // 4) % 20, HALF_STEPS, 20):
+            steps = latents * gains[half_steps][None, :, None, None]
+            counter = _Counter(steps, prior.hyper_latents(steps, half_steps), base.radius)
+            prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, counter)
+            counts = counter.counts if counts is None else [a + b for a, b in zip(counts, counter.counts, strict=True)]
+    if counts is None:
+        raise TrainingError("no images to fit the frequency tables to; give the export a folder of photographs")
+    return blended_tables(base, counts)
+
+
+def export(
+    weights: dict[str, Tensor],
+    tiny: TinyConfig,
+    prior: PriorConfig,
+    images: np.ndarray,
+    folder: Path,
+    name: str,
+    description: dict[str, object],
+) -> None:
+    """Writes a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables."""
+    model = TrainingModel(tiny, prior)
+    model.load_state_dict(weights)
+    model.float().eval()
+    tensors = prior_tensors(model)
+    tables = observed_tables(model, tensors, images)
+    autoencoder = {
+        f"{part}.{key}": value.detach().half().contiguous()
+        for part in ("encoder", "decoder")
+        for key, value in getattr(model, part).state_dict().items()
+    }
+    autoencoder["decoder_bias"] = quality_rows(model.decoder_bias).half()
+    quantiser = {
+        "gain": quality_rows(model.gain).exp().float(),
+        "inverse_gain": quality_rows(model.inverse_gain).exp().float(),
+    }
+    if not all(math.isfinite(float(value.double().abs().max())) for value in autoencoder.values()):
+        raise TrainingError("weights exceed float16; the run has diverged")
+    write_bundle(folder, name, tiny, autoencoder, quantiser, tensors, tables, description)
