@@ -1,0 +1,122 @@
+"""sdcodec: a latent-space neural image codec.
+
+>>> import sdcodec
+>>> data = sdcodec.encode("photo.jpg", target_bytes=5000)      # doctest: +SKIP
+>>> sdcodec.decode(data).save("photo.png")                     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from sdcodec.errors import (
+    BudgetError,
+    BundleError,
+    FormatError,
+    ImageError,
+    OptionError,
+    OutputError,
+    SdcodecError,
+    TrainingError,
+    UnsupportedVersionError,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from sdcodec.codec import DEFAULT_QUALITY, Codec, Encoded
+    from sdcodec.pixels import ImageSource
+
+__all__ = [
+    "DEFAULT_QUALITY",
+    "BudgetError",
+    "BundleError",
+    "Codec",
+    "Encoded",
+    "FormatError",
+    "ImageError",
+    "OptionError",
+    "OutputError",
+    "SdcodecError",
+    "TrainingError",
+    "UnsupportedVersionError",
+    "decode",
+    "encode",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # PyTorch takes a second to import: `sdcodec --help` and `sdcodec info` do without.
+    if name in ("Codec", "Encoded", "DEFAULT_QUALITY"):
+        from sdcodec import codec
+
+        return getattr(codec, name)
+    raise AttributeError(f"module 'sdcodec' has no attribute {name!r}")
+
+
+def encode(
+    image: ImageSource,
+    *,
+    quality: float | None = None,
+    target_bytes: int | None = None,
+    target_bpp: float | None = None,
+    model: str | os.PathLike[str] = "tiny",
+    device: str = "auto",
+    precision: str = "auto",
+    metadata: frozenset[str] = frozenset(),
+    max_pixels: int | None = None,
+) -> bytes:
+    """One picture to the bytes of an `.sdc` file; see `Codec.encode` for the arguments and errors.
+
+    The model stays loaded for the next call.
+    """
+    codec = _codec(os.fspath(model), device, precision)
+    return codec.encode(
+        image,
+        quality=quality,
+        target_bytes=target_bytes,
+        target_bpp=target_bpp,
+        metadata=metadata,
+        max_pixels=max_pixels,
+    ).data
+
+
+def decode(
+    data: bytes,
+    *,
+    model: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    max_pixels: int | None = None,
+) -> Image.Image:
+    """The bytes of an `.sdc` file to a PIL image; see `Codec.decode`. The model is found by the fingerprint in the data.
+
+    Raises FormatError for damaged data, BundleError where the model that wrote it is not there (or is not `model`).
+    """
+    from sdcodec.container import Container
+
+    fingerprint = Container.from_bytes(data).header.fingerprint
+    name = None if model is None else os.fspath(model)
+    return _codec_for(fingerprint, name, device, precision, data).decode(data, max_pixels=max_pixels)
+
+
+@lru_cache(maxsize=2)
+def _codec(model: str, device: str, precision: str) -> Codec:
+    from sdcodec.codec import Codec
+
+    return Codec(model, device=device, precision=precision)
+
+
+_decoders: dict[tuple[bytes, str | None, str, str], Codec] = {}
+
+
+def _codec_for(fingerprint: bytes, model: str | None, device: str, precision: str, data: bytes) -> Codec:
+    from sdcodec.codec import Codec
+
+    key = (fingerprint, model, device, precision)
+    if key not in _decoders:
+        _decoders.clear()  # one at a time: models are large
+        _decoders[key] = Codec.for_file(data, model=model, device=device, precision=precision)
+    return _decoders[key]

@@ -22,14 +22,17 @@ def _model(tables: FrequencyTables, table: int) -> constriction.stream.model.Cat
     """constriction's model of one table, made once: it turns the integers into 24-bit ones by itself, deterministically."""
     cache: dict[int, constriction.stream.model.Categorical] = tables.__dict__.setdefault("_constriction_models", {})
     if table not in cache:
-        probabilities = tables.frequencies(table).astype(np.float64) / TOTAL
-        # `perfect` is said explicitly: its default changed between versions of constriction.
-        cache[table] = constriction.stream.model.Categorical(probabilities, perfect=False)
+        # constriction gives every entry one 2**24th first and shares out the rest in proportion: with these weights the
+        # outcome is exactly frequency * 2**8. `perfect` is said explicitly: its default changed between versions.
+        weights = tables.frequencies(table).astype(np.float64) * (1 << (24 - TOTAL.bit_length() + 1)) - 1
+        cache[table] = constriction.stream.model.Categorical(weights, perfect=False)
     return cache[table]
 
 
 def _groups(table_index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Tables in ascending order, each with the positions of its symbols in ascending order; table 0 is left out."""
+    if not len(table_index):
+        return
     order = np.argsort(table_index, kind="stable")
     tables, starts = np.unique(table_index[order], return_index=True)
     for table, positions in zip(tables, np.split(order, starts[1:]), strict=True):

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig
-from sdcodec.bundles.store import write_bundle
+from sdcodec.bundles.store import Bundle
+from sdcodec.bundles.writing import write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.passes import PASSES
+from sdcodec.priors.sources import Quantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_network import SCALE_COUNT, SCALE_MIN, SCALE_RATIO, PriorConfig, weight_shift
@@ -93,45 +98,35 @@ def prior_tensors(model: TrainingModel) -> dict[str, Tensor]:
     return tensors
 
 
-def scales() -> np.ndarray:
+def scales() -> NDArray[np.float64]:
     """The 64 standard deviations, in steps, that the frozen tables stand for."""
     return SCALE_MIN * np.exp(SCALE_RATIO * np.arange(SCALE_COUNT))
 
 
-class _Counter:
-    """A symbol source that quantises given latents and counts what falls under each table."""
+class _Counter(Quantiser):
+    """Counts what falls under each table."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, radii: np.ndarray) -> None:
-        self.steps, self.hyper_values = steps.flatten(1), hyper.flatten(1)
-        self.counts = [np.zeros(2 * radius + 2) for radius in radii]
-        self.radii = radii
+    def __init__(self, steps: Tensor, hyper: Tensor, radius: NDArray[np.int64]) -> None:
+        super().__init__(steps, hyper)
+        self.counts = [np.zeros(2 * reach + 2) for reach in radius]
+        self._radius = radius
 
-    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
-        return self._take(self.hyper_values, means, tables)
-
-    def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
-        return self._take(self.steps[:, positions], means, tables)
-
-    def _take(self, values: Tensor, means: Tensor, tables: Tensor) -> Tensor:
-        symbols = torch.round(values.double() - means.double() / (1 << MEAN_BITS)).long()
-        symbols = torch.where(tables == 0, 0, symbols)
-        s, t = symbols.flatten().numpy(), tables.flatten().numpy()
-        for table in np.unique(t):
-            radius = int(self.radii[table])
-            chosen = s[t == table]
-            bins = np.where(np.abs(chosen) <= radius, chosen + radius, 2 * radius + 1)
-            self.counts[table] += np.bincount(bins, minlength=2 * radius + 2)
-        return symbols
+    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+        for table in np.unique(tables):
+            reach = int(self._radius[table])
+            chosen = symbols[tables == table]
+            bins = np.where(np.abs(chosen) <= reach, chosen + reach, 2 * reach + 1)
+            self.counts[table] += np.bincount(bins, minlength=2 * reach + 2)
 
 
 @torch.no_grad()
-def observed_tables(model: TrainingModel, tensors: dict[str, Tensor], images: np.ndarray) -> FrequencyTables:
+def observed_tables(model: TrainingModel, tensors: dict[str, Tensor], images: NDArray[np.uint8]) -> FrequencyTables:
     """Gaussian tables, drawn towards what photographs `[N, H, W, 3]` show at all qualities under the integer prior."""
     base = gaussian_tables(scales())
     prior = LearnedPrior(tensors, base, torch.device("cpu"))
     model.eval()
     gains = quality_rows(model.gain).exp().float()
-    counts: list[np.ndarray] | None = None
+    counts: list[NDArray[np.float64]] | None = None
     for start in range(0, len(images), 4):
         batch = torch.from_numpy(images[start : start + 4]).permute(0, 3, 1, 2).float() / 255
         latents = model.encoder(batch).float()
@@ -149,11 +144,11 @@ def export(
     weights: dict[str, Tensor],
     tiny: TinyConfig,
     prior: PriorConfig,
-    images: np.ndarray,
+    images: NDArray[np.uint8],
     folder: Path,
     name: str,
-    description: dict[str, object],
-) -> None:
+    description: dict[str, Any],
+) -> Bundle:
     """Writes a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables."""
     model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
@@ -166,10 +161,18 @@ def export(
         for key, value in getattr(model, part).state_dict().items()
     }
     autoencoder["decoder_bias"] = quality_rows(model.decoder_bias).half()
-    quantiser = {
-        "gain": quality_rows(model.gain).exp().float(),
-        "inverse_gain": quality_rows(model.inverse_gain).exp().float(),
-    }
     if not all(math.isfinite(float(value.double().abs().max())) for value in autoencoder.values()):
         raise TrainingError("weights exceed float16; the run has diverged")
-    write_bundle(folder, name, tiny, autoencoder, quantiser, tensors, tables, description)
+    return write_bundle(
+        folder,
+        name=name,
+        autoencoder="tiny",
+        configuration=asdict(tiny),
+        weights=autoencoder,
+        prior="learned",
+        prior_tensors=tensors,
+        tables=tables,
+        gain=quality_rows(model.gain).exp().float(),
+        inverse_gain=quality_rows(model.inverse_gain).exp().float(),
+        description=description,
+    )

@@ -1,0 +1,122 @@
+"""Finding bundles: by name, by folder, and by the fingerprint that a file carries. Reads manifests only, no weights."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdcodec.errors import BundleError
+
+LAYOUT = 1  # version of what a bundle folder looks like
+MANIFEST = "bundle.json"
+SHIPPED = Path(__file__).parent
+FINGERPRINT_BYTES = 4  # of the 32, in every file
+
+
+@dataclass(frozen=True)
+class PriorEntry:
+    """One prior of a bundle with its quantiser: what files are coded with.
+
+    `kind` names the class (see `sdcodec.bundles.loading`), `file` the safetensors file; `fingerprint` is the whole
+    SHA-256, 32 bytes.
+    """
+
+    kind: str
+    file: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model's manifest. `priors[0]` encodes; the others decode what was encoded with them."""
+
+    folder: Path
+    name: str
+    autoencoder: str
+    autoencoder_file: str
+    configuration: dict[str, Any]
+    priors: tuple[PriorEntry, ...]
+    description: dict[str, Any]
+
+    def prior_for(self, fingerprint: bytes) -> PriorEntry | None:
+        """The prior whose fingerprint begins with these bytes."""
+        return next((entry for entry in self.priors if entry.fingerprint.startswith(fingerprint)), None)
+
+
+def home() -> Path:
+    """Where models of the user live: `$SDCODEC_HOME`, or a folder of this program among the user's data."""
+    if chosen := os.environ.get("SDCODEC_HOME"):
+        return Path(chosen)
+    import platformdirs  # only who has no $SDCODEC_HOME pays for the import
+
+    return Path(platformdirs.user_data_dir("sdcodec", appauthor=False))
+
+
+def read_manifest(folder: Path) -> Bundle:
+    """The bundle in a folder. Raises BundleError where there is none, or one that this version cannot read."""
+    path = folder / MANIFEST
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BundleError(f"{folder}: no model there ({MANIFEST} cannot be read: {error.strerror})") from error
+    except ValueError as error:
+        raise BundleError(f"{path}: not valid JSON ({error}); the model is damaged, install it again") from error
+    try:
+        if values["layout"] != LAYOUT:
+            raise BundleError(f"{path}: layout {values['layout']} of a bundle; this version reads {LAYOUT}, a newer one may read it")
+        priors = tuple(PriorEntry(p["class"], p["file"], bytes.fromhex(p["fingerprint"])) for p in values["priors"])
+        autoencoder = values["autoencoder"]
+        if not priors or any(len(entry.fingerprint) != 32 for entry in priors):
+            raise BundleError(f"{path}: a prior or its fingerprint is missing; the model is damaged, install it again")
+        return Bundle(
+            folder=folder,
+            name=values["name"],
+            autoencoder=autoencoder["class"],
+            autoencoder_file=autoencoder["file"],
+            configuration=autoencoder["configuration"],
+            priors=priors,
+            description=values.get("description", {}),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise BundleError(f"{path}: incomplete ({error}); the model is damaged, install it again") from error
+
+
+def find(model: str | os.PathLike[str]) -> Bundle:
+    """A bundle by its name or by its folder. Raises BundleError with the names that are known."""
+    text = os.fspath(model)
+    if os.sep in text or "/" in text or text in (".", "..") or (Path(text) / MANIFEST).is_file():
+        return read_manifest(Path(text))
+    for folder in _folders():
+        if folder.name == text:
+            return read_manifest(folder)
+    known = ", ".join(sorted({folder.name for folder in _folders()})) or "none"
+    raise BundleError(f"unknown model {text!r}; known are: {known}; a folder is given with a slash in it")
+
+
+def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
+    """The bundle and its prior that wrote files with these 4 bytes, whatever the bundle is called; None if there is none."""
+    for folder in _folders():
+        try:
+            bundle = read_manifest(folder)
+        except BundleError:
+            continue  # a broken neighbour must not keep others from being found
+        if entry := bundle.prior_for(fingerprint):
+            return bundle, entry
+    return None
+
+
+def name_of(fingerprint: bytes) -> str | None:
+    """The name of the model that wrote files with these 4 bytes, where it is installed."""
+    found = by_fingerprint(fingerprint)
+    return found[0].name if found else None
+
+
+def _folders() -> Iterator[Path]:
+    """Every folder with a manifest: shipped models first, then the user's."""
+    for place in (SHIPPED, home()):
+        if place.is_dir():
+            yield from sorted(folder for folder in place.iterdir() if (folder / MANIFEST).is_file())

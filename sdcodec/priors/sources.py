@@ -1,0 +1,87 @@
+"""Who stands on the other side of a prior's walk: a quantiser that counts or codes, or an entropy decoder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdcodec.coding.rangecoder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
+from sdcodec.coding.tables import FrequencyTables
+from sdcodec.priors.integer import MEAN_BITS
+
+
+class Quantiser(ABC):
+    """Rounds given latents to symbols around the prior's means, and hands on what it has rounded."""
+
+    def __init__(self, steps: Tensor, hyper: Tensor) -> None:
+        """`steps` `[B, C, h, w]` latents and `hyper` `[B, Z, h/4, w/4]` side information, both float in steps."""
+        self._steps, self._hyper = steps.flatten(1), hyper.flatten(1)
+
+    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
+        """See SymbolSource."""
+        return self._rounded(self._hyper, means, tables)
+
+    def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        """See SymbolSource."""
+        return self._rounded(self._steps[:, positions], means, tables)
+
+    def _rounded(self, values: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        symbols = torch.round(values - means.float() / (1 << MEAN_BITS)).clamp_(-SYMBOL_LIMIT, SYMBOL_LIMIT).long()
+        symbols.masked_fill_(tables == 0, 0)  # under the narrowest table nothing is coded
+        self.take(symbols.cpu().numpy(), tables.cpu().numpy())
+        return symbols
+
+    @abstractmethod
+    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+        """Symbols and table indices `[B, N]` in the order of coding."""
+
+
+class CostEstimator(Quantiser):
+    """Adds up ideal code lengths: what rate control asks for."""
+
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
+        super().__init__(steps, hyper)
+        self._tables = tables
+        self.bits = 0.0
+
+    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+        self.bits += self._tables.log2_cost(symbols.ravel(), tables.ravel())
+
+
+class Coder(Quantiser):
+    """Codes each item of the batch into bytes of its own."""
+
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
+        super().__init__(steps, hyper)
+        self._encoders = [SymbolEncoder(tables) for _ in range(steps.shape[0])]
+
+    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+        for encoder, own_symbols, own_tables in zip(self._encoders, symbols, tables, strict=True):
+            encoder.encode(own_symbols, own_tables)
+
+    def finish(self) -> list[bytes]:
+        """The bytes of each item."""
+        return [encoder.finish() for encoder in self._encoders]
+
+
+class Decoder:
+    """Reads the symbols of each item of the batch from its bytes. Raises FormatError for damaged ones."""
+
+    def __init__(self, blocks: Sequence[bytes], tables: FrequencyTables, device: torch.device) -> None:
+        self._decoders = [SymbolDecoder(block, tables) for block in blocks]
+        self._device = device
+
+    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
+        """See SymbolSource."""
+        indices = tables.cpu().numpy()
+        symbols = [decoder.decode(own) for decoder, own in zip(self._decoders, indices, strict=True)]
+        return torch.from_numpy(np.stack(symbols)).to(self._device)
+
+    def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        """See SymbolSource."""
+        return self.hyper(means, tables)
