@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint
@@ -59,5 +59,5 @@ def write_bundle(
 
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary)
+    temporary.write_bytes(save(tensors))  # not save_file, which makes files that only their owner may read
     os.replace(temporary, path)

@@ -99,7 +99,7 @@ def blended_tables(
     for index, seen in enumerate(counts):
         folded = seen.astype(np.float64).copy()
         folded[:-1] = (folded[:-1] + folded[-2::-1]) / 2
-        frequencies.append(_whole(folded + confidence * base.frequencies(index) / TOTAL))
+        frequencies.append(_whole(folded + confidence * (base.frequencies(index) - 1) / TOTAL))
     return FrequencyTables(base.radius, frequencies)
 
 

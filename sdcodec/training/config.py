@@ -30,6 +30,7 @@ class TrainingConfig:
 
     data: tuple[str, ...]
     output: str
+    name: str = "tiny"  # what the bundle will be called
     steps: int = 12_000
     seed: int = 1
     learning_rate: float = 1e-3

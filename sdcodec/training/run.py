@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdcodec.bundles.store import Bundle
 from sdcodec.errors import TrainingError
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.training.config import CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
+from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
 from sdcodec.training.revive import revive_channels
@@ -30,6 +32,7 @@ from sdcodec.training.revive import revive_channels
 VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
 REVIVAL_CROPS = 64
+TABLE_CROPS = 64
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -127,7 +130,25 @@ class Trainer:
                 if self.step % config.checkpoint_every == 0:
                     self._checkpoint()
             self._checkpoint()
+        if self.step >= config.steps:
+            self.export()
         return self.output
+
+    def export(self) -> Bundle:
+        """Writes the averaged weights as a bundle, `bundle/` in the folder of the run, ready for `--model`."""
+        config = self.config
+        crops = crop_batch(self.images, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops))
+        bundle = export(
+            {name: value.cpu() for name, value in self.average.items()},
+            config.tiny,
+            config.prior,
+            crops.permute(0, 2, 3, 1).contiguous().numpy(),
+            self.output / "bundle",
+            config.name,
+            {"steps": self.step, "training_images": len(self.images), "validation_loss": self.best},
+        )
+        print(f"model written to {bundle.folder}, fingerprint {bundle.priors[0].fingerprint.hex()[:8]}", flush=True)
+        return bundle
 
     def _load(self, loader: ThreadPoolExecutor, step: int) -> Future[Tensor]:
         stage = _stage(self.config.crops, step)

@@ -1,0 +1,61 @@
+"""What several tests share: pictures made here, the shipped model, and a model with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.training.export import export
+from sdcodec.training.model import TrainingModel
+from sdcodec.training.prior_network import PriorConfig
+
+SMALL = TinyConfig(
+    latent_channels=8,
+    encoder_width_4=16,
+    encoder_width_8=16,
+    encoder_blocks_8=1,
+    decoder_width_8=16,
+    decoder_blocks_8=1,
+    decoder_width_4=16,
+    decoder_blocks_4=1,
+    decoder_width_2=8,
+    block="plain",
+)
+SMALL_PRIOR = PriorConfig(latent_channels=8, hyper_channels=4, width=16, middle=16, blocks=1)
+
+
+def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """uint8 `[H, W, 3]` with smooth parts, edges and texture."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    planes = [128 + 90 * np.sin(x / 37 + phase) * np.cos(y / 23 - phase) for phase in (0.0, 0.6, 1.4)]
+    pixels = np.stack(planes, axis=2)
+    pixels[(x - width / 2) ** 2 + (y - height / 3) ** 2 < (min(height, width) / 5) ** 2] += (60, -40, 20)
+    pixels += random.normal(0, 6, (height, width, 1))
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def random_model() -> TrainingModel:
+    """A small model with random weights and gains that make symbols of every size."""
+    torch.manual_seed(5)
+    model = TrainingModel(SMALL, SMALL_PRIOR)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "prior" in name and parameter.ndim > 1 and "values" not in name:
+                parameter.mul_(2.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def random_bundle(random_model: TrainingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle made from `random_model`."""
+    folder = tmp_path_factory.mktemp("bundles") / "random"
+    images = np.stack([photograph(128, 128, seed) for seed in range(4)])
+    export(random_model.state_dict(), SMALL, SMALL_PRIOR, images, folder, "random", {})
+    return folder

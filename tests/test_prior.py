@@ -1,0 +1,144 @@
+"""The integer prior: exact whatever the circumstances, and close to the network that it was trained as."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from sdcodec.coding.tables import gaussian_tables
+from sdcodec.errors import BundleError
+from sdcodec.priors.integer import scaled
+from sdcodec.priors.learned import LearnedPrior
+from sdcodec.priors.passes import PASSES, pass_masks
+from sdcodec.priors.sources import Coder, CostEstimator, Decoder
+from sdcodec.training.export import prior_tensors, quality_rows, scales
+
+TABLES = gaussian_tables(scales())
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def prior(random_model):
+    return LearnedPrior(prior_tensors(random_model), TABLES, CPU)
+
+
+def latents(batch: int, height: int = 16, width: int = 24, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 6 * torch.randn(batch, 8, height, width, generator=generator)
+
+
+def encoded(prior, steps, half_steps):
+    coder = Coder(steps, prior.hyper_latents(steps, half_steps), TABLES)
+    decoded = prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, coder)
+    return decoded, coder.finish()
+
+
+@pytest.mark.parametrize("half_steps", [0, 77, 200])
+def test_decoding_mirrors_encoding(prior, half_steps):
+    steps = latents(3)
+    written, blocks = encoded(prior, steps, half_steps)
+    read = prior.walk((3, 16, 24), half_steps, Decoder(blocks, TABLES, CPU))
+    assert torch.equal(read, written)
+
+
+def test_symbols_do_not_depend_on_the_batch(prior):
+    steps = latents(5)
+    together, blocks = encoded(prior, steps, 90)
+    for i in range(5):
+        alone, [block] = encoded(prior, steps[i : i + 1], 90)
+        assert torch.equal(alone[0], together[i])
+        assert block == blocks[i]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("mkldnn", [True, False])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_symbols_do_not_depend_on_the_circumstances(prior, threads, mkldnn, autocast):
+    steps = latents(2)
+    expected, blocks = encoded(prior, steps, 90)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with torch.backends.mkldnn.flags(enabled=mkldnn), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            found = prior.walk((2, 16, 24), 90, Decoder(blocks, TABLES, CPU))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, expected)
+
+
+def test_every_symbol_is_coded_in_exactly_one_pass():
+    assert (pass_masks(32, 8, 12).sum(0) == 1).all()
+
+
+def test_reconstruction_is_within_half_a_step(prior):
+    steps = latents(1)
+    decoded, _ = encoded(prior, steps, 150)
+    error = (decoded.float() / 16 - steps).abs()
+    tolerance = 0.5 + 1 / 16
+    # Symbols under table 0 are forced to zero: few, and only where the prior is nearly certain.
+    assert (error > tolerance).float().mean() < 0.05
+
+
+def test_the_estimate_is_the_length(prior):
+    steps = latents(1, 64, 64)
+    hyper = prior.hyper_latents(steps, 120)
+    estimator = CostEstimator(steps, hyper, TABLES)
+    prior.walk((1, 64, 64), 120, estimator)
+    _, [block] = encoded(prior, steps, 120)
+    assert abs(len(block) - estimator.bits / 8) < 0.002 * len(block) + 4
+
+
+def test_integers_stay_near_the_trained_network(random_model, prior):
+    """Means and tables of the first pass, whose inputs are the same on both sides."""
+    network = random_model.prior
+    steps = latents(1)
+    quality = torch.tensor([45.0])
+
+    class Watch(Coder):
+        first = None
+
+        def latents(self, positions, means, tables):
+            if self.first is None:
+                self.first = (positions, means, tables)
+            return super().latents(positions, means, tables)
+
+    watch = Watch(steps, prior.hyper_latents(steps, 90), TABLES)
+    prior.walk((1, 16, 24), 90, watch)
+    positions, means, tables = watch.first
+    network.set_quantise(True)
+    coded = network(steps, quality)
+    network.set_quantise(False)
+    mask = torch.from_numpy(pass_masks(8, 16, 24)[0]).flatten()
+    assert torch.equal(positions, torch.nonzero(mask).flatten())
+    assert (coded.means.flatten()[mask] * 16 - means[0]).abs().mean() < 1.0
+    assert (coded.scales.flatten()[mask] - tables[0]).abs().float().mean() < 0.5
+
+
+def test_fixed_point_rounds_halves_up():
+    half = torch.tensor(1 << 23)
+    assert scaled(torch.tensor([1, -1, 3]), half).tolist() == [1, 0, 2]
+
+
+def test_rows_of_quality_meet_the_knots(random_model):
+    rows = quality_rows(random_model.gain)
+    assert rows.shape[0] == 201
+    assert torch.allclose(rows[90], random_model.gain(torch.tensor([45.0]))[0].double(), atol=1e-6)
+
+
+def test_a_missing_tensor_is_named(random_model):
+    tensors = prior_tensors(random_model)
+    del tensors["hyper_mean"]
+    with pytest.raises(BundleError, match="hyper_mean"):
+        LearnedPrior(tensors, TABLES, CPU)
+
+
+def test_sums_beyond_what_float32_holds_are_refused(random_model):
+    tensors = prior_tensors(random_model)
+    tensors["pass0.head.bias"] = tensors["pass0.head.bias"] + (1 << 24)
+    with pytest.raises(BundleError, match=r"2\*\*24"):
+        LearnedPrior(tensors, TABLES, CPU)
+
+
+def test_passes_are_four():
+    assert PASSES == 4 and np.array_equal(pass_masks(4, 2, 2)[0, 0], [[True, False], [False, False]])

@@ -1,0 +1,26 @@
+"""Windows and blocks cover everything once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sdcodec.tiling import blocks, windows
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (64, 64), (68, 500), (1000, 12)])
+def test_windows_cover_every_latent_once_and_see_its_surroundings(height, width):
+    seen = np.zeros((height, width), int)
+    for w in windows(height, width, 64, 10):
+        seen[w.top : w.bottom, w.left : w.right] += 1
+        assert w.bottom - w.top <= 64 and w.right - w.left <= 64
+        assert w.seen_top == max(0, w.top - 10) and w.seen_bottom == min(height, w.bottom + 10)
+        assert w.seen_left == max(0, w.left - 10) and w.seen_right == min(width, w.right + 10)
+    assert (seen == 1).all()
+
+
+def test_blocks_cover_every_latent_once():
+    seen = np.zeros((100, 200), int)
+    for rows, columns in blocks(100, 200, 64):
+        seen[rows, columns] += 1
+    assert (seen == 1).all()
