@@ -33,11 +33,12 @@ def _groups(table_index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.in
     """Tables in ascending order, each with the positions of its symbols in ascending order; table 0 is left out."""
     if not len(table_index):
         return
-    order = np.argsort(table_index, kind="stable")
-    tables, starts = np.unique(table_index[order], return_index=True)
-    for table, positions in zip(tables, np.split(order, starts[1:]), strict=True):
+    order = np.argsort(table_index.astype(np.uint8), kind="stable")  # of bytes: a radix sort, many times as fast
+    counts = np.bincount(table_index)
+    ends = np.cumsum(counts)
+    for table in np.flatnonzero(counts):
         if table != 0:
-            yield int(table), positions
+            yield int(table), order[ends[table] - counts[table] : ends[table]]
 
 
 class SymbolEncoder:

@@ -1,7 +1,8 @@
-"""Layers whose every result is an exact integer, the same on every device: 8-bit weights and activations, sums in float32.
+"""Layers whose every result is an exact integer, the same on every device: 8-bit weights and activations, exact sums.
 
 A product of 8-bit integers summed over a fan-in of at most 1,024 stays below 2**24, so float32 holds every partial sum
-exactly, whatever the order of summation, with TF32 and with any number of threads. Scales are powers of two: rescaling
+exactly, whatever the order of summation, with TF32 and with any number of threads; where int8 products are at hand and
+exact, they are quicker. Scales are powers of two: rescaling
 is a shift. `conv2d` is never used here: its Winograd and FFT kernels are not exact.
 """
 
@@ -25,42 +26,78 @@ MEAN_LIMIT = 1 << 19
 class IntegerLayer:
     """A convolution in integers: `floor((weight · x + bias) / 2**shift)`, each sum exact.
 
-    `weight` `[out, in * kernel * kernel]` float32, whole numbers in -127..127; `bias` `[rows, out]` float32, whole
-    numbers, one row or one for each half step of quality; `shift` `[out]` int; `kernel` odd, zero padding.
+    `weight` `[out, in * kernel * kernel]` int8 in -127..127; `bias` `[rows, out]` float32, whole numbers, one row or one
+    for each half step of quality; `shift` `[out]` int; `kernel` odd, zero padding. `in_int8`: multiply in int8, which
+    `multiplies_exactly` must have allowed; otherwise in float32.
     """
 
     weight: Tensor
     bias: Tensor
     shift: Tensor
     kernel: int
+    in_int8: bool
 
     def sums(self, columns: Tensor, half_steps: int) -> Tensor:
-        """`[B, in * kernel * kernel, N]` → `[B, out, N]` before the shift, whole numbers below 2**24."""
+        """Int8 `[B, in * kernel * kernel, N]` → float32 `[B, out, N]` before the shift, whole numbers below 2**24."""
         row = self.bias[half_steps if self.bias.shape[0] > 1 else 0]
-        return torch.matmul(self.weight, columns).add_(row[:, None])
+        if self.in_int8:
+            each = [torch._int_mm(self.weight, own) for own in columns]
+            products = (each[0][None] if len(each) == 1 else torch.stack(each)).float()
+        else:
+            products = torch.matmul(self.weight.float(), columns.float())
+        return products.add_(row[:, None])
 
     def shifted(self, columns: Tensor, half_steps: int) -> Tensor:
-        """The sums divided by 2**shift and rounded down: exact in float32, since the divisor is a power of two."""
-        return self.sums(columns, half_steps).mul_(torch.exp2(-self.shift.float())[:, None]).floor_()
+        """The sums divided by 2**shift and rounded down."""
+        return self.divided(self.sums(columns, half_steps))
 
-    def to(self, device: torch.device) -> IntegerLayer:
-        """The same layer on another device."""
-        return IntegerLayer(self.weight.to(device), self.bias.to(device), self.shift.to(device), self.kernel)
+    def divided(self, sums: Tensor) -> Tensor:
+        """Divides by 2**shift and rounds down, in place: exact in float32, since the divisor is a power of two."""
+        return sums.mul_(torch.exp2(-self.shift.float())[:, None]).floor_()
+
+
+def multiplies_exactly(weight: Tensor) -> bool:
+    """Whether PyTorch's int8 product gives the exact sums here: several times as fast as float32, where hardware has it.
+
+    It is asked only on CPUs with instructions for it: others add pairs of products in 16 bits, which overflow. And as
+    `ONEDNN_MAX_CPU_ISA` can take these instructions away, the largest sums that the weights allow are tried out.
+    """
+    if weight.device.type != "cpu" or not _has_int8_instructions():
+        return False
+    largest = weight.sign().T * ACTIVATION_LIMIT
+    inputs = torch.cat([largest, -largest, largest.abs(), -largest.abs()], 1).to(torch.int8).contiguous()
+    return torch.equal(torch._int_mm(weight, inputs).float(), torch.matmul(weight.float(), inputs.float()))
+
+
+def _has_int8_instructions() -> bool:
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return hasattr(torch, "_int_mm") and bool(known.get("avx512_vnni") or known.get("amx_int8"))
 
 
 def columns_of(x: Tensor, kernel: int) -> Tensor:
     """`[B, C, H, W]` → `[B, C * kernel * kernel, H * W]`: each output position's inputs, zeros outside."""
-    return x.flatten(2) if kernel == 1 else F.unfold(x, kernel, padding=kernel // 2)
+    if kernel == 1:
+        return x.flatten(2)
+    reach = kernel // 2
+    seen = F.pad(x, (reach, reach, reach, reach)).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
+    return seen.reshape(x.shape[0], -1, x.shape[2] * x.shape[3])
+
+
+def shuffled(x: Tensor) -> Tensor:
+    """`[B, 4C, H, W]` → `[B, C, 2H, 2W]`, as `pixel_shuffle` does, for any type."""
+    batch, channels, height, width = x.shape
+    apart = x.view(batch, channels // 4, 2, 2, height, width)
+    return apart.permute(0, 1, 4, 2, 5, 3).reshape(batch, channels // 4, 2 * height, 2 * width)
 
 
 def rectified(x: Tensor) -> Tensor:
-    """Clamps whole numbers to 0..127, in place."""
-    return x.clamp_(0, ACTIVATION_LIMIT)
+    """Whole numbers limited to 0..127, as int8."""
+    return x.clamp(0, ACTIVATION_LIMIT).to(torch.int8)
 
 
 def signed(x: Tensor) -> Tensor:
-    """Clamps whole numbers to -127..127, in place."""
-    return x.clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+    """Whole numbers limited to -127..127, as int8."""
+    return x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int8)
 
 
 def scaled(values: Tensor, multiplier: Tensor, offset: Tensor | int = 0) -> Tensor:

@@ -18,8 +18,10 @@ from sdcodec.priors.integer import (
     MEAN_LIMIT,
     IntegerLayer,
     columns_of,
+    multiplies_exactly,
     rectified,
     scaled,
+    shuffled,
     signed,
 )
 from sdcodec.priors.passes import PASSES, cell_order, pass_masks
@@ -66,7 +68,7 @@ class LearnedPrior:
         with torch.autocast(self.device.type, enabled=False):
             features = self._features(batch, height, width, half_steps, source)
             decoded = torch.zeros(batch, self.channels, height * width, dtype=torch.int64, device=self.device)
-            context = torch.zeros(batch, self.channels, height, width, device=self.device)
+            context = torch.zeros(batch, self.channels, height, width, dtype=torch.int8, device=self.device)
             cells = torch.from_numpy(cell_order(height, width).reshape(-1)).to(self.device)
             flat_decoded, flat_context = decoded.view(batch, -1), context.view(batch, -1)
             for k in range(PASSES):
@@ -78,22 +80,22 @@ class LearnedPrior:
                 values = (symbols << MEAN_BITS) + means
                 flat_decoded[:, positions] = values
                 multiplier = self._constants["context_multiplier"][half_steps][channel]
-                flat_context[:, positions] = signed(scaled(values, multiplier)).float()
+                flat_context[:, positions] = signed(scaled(values, multiplier))
         return decoded.view(batch, self.channels, height, width)
 
     def _features(self, batch: int, height: int, width: int, half_steps: int, source: SymbolSource) -> Tensor:
-        """Hyper-symbols from the source → features `[B, width, h * w]`, activations."""
+        """Hyper-symbols from the source → features `[B, width, h * w]`, int8 activations."""
         rows, columns = height // 4, width // 4
         count = rows * columns
         means = self._constants["hyper_mean"][half_steps].repeat_interleave(count).expand(batch, -1)
         tables = self._constants["hyper_table"][half_steps].repeat_interleave(count).expand(batch, -1)
         values = (source.hyper(means, tables) << MEAN_BITS) + means
         multiplier = self._constants["hyper_multiplier"][half_steps].repeat_interleave(count)
-        x = signed(scaled(values, multiplier)).float().view(batch, self.hyper_channels, rows, columns)
+        x = signed(scaled(values, multiplier)).view(batch, self.hyper_channels, rows, columns)
         for name in ("synthesise_1", "synthesise_2"):
             layer = self._layers[name]
-            x = layer.shifted(columns_of(x, layer.kernel), half_steps).view(batch, -1, *x.shape[2:])
-            x = rectified(F.pixel_shuffle(x, 2))
+            y = layer.shifted(columns_of(x, layer.kernel), half_steps)
+            x = shuffled(rectified(y).view(batch, -1, *x.shape[2:]))
         layer = self._layers["synthesise_3"]
         y = layer.shifted(columns_of(x, layer.kernel), half_steps)
         return rectified(y.add_(x.flatten(2)))
@@ -103,7 +105,7 @@ class LearnedPrior:
         entry = self._layers[f"pass{k}.entry"]
         columns = features if k == 0 else torch.cat([columns_of(context, self._context_kernel(entry, features)), features], 1)
         x = entry.sums(columns, half_steps).add_(self._cells[k].T[:, cells])
-        x = rectified(x.mul_(torch.exp2(-entry.shift.float())[:, None]).floor_())
+        x = rectified(entry.divided(x))
         for block in range(self._blocks):
             inner = rectified(self._layers[f"pass{k}.expand{block}"].shifted(x, half_steps))
             x = signed(self._layers[f"pass{k}.project{block}"].shifted(inner, half_steps).add_(x))
@@ -155,4 +157,6 @@ def _layer(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> In
     if largest >= 1 << 24:
         raise BundleError(f"the prior's layer {name} can exceed 2**24; it was not exported by this library")
     kernel = 3 if name.startswith("synthesise") else 1
-    return IntegerLayer(weight.float(), bias.float(), tensors[f"{name}.shift"].int(), kernel).to(device)
+    weight = weight.to(device)
+    shift = tensors[f"{name}.shift"].to(device)
+    return IntegerLayer(weight, bias.to(device).float(), shift, kernel, multiplies_exactly(weight))

@@ -1,0 +1,144 @@
+"""Training: it learns, stops and resumes exactly, and ends with a model that encodes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, SMALL_PRIOR, photograph
+from PIL import Image
+
+import sdcodec
+from sdcodec.errors import TrainingError
+from sdcodec.training.config import load_config
+from sdcodec.training.model import TrainingModel
+from sdcodec.training.revive import revive_channels
+from sdcodec.training.run import train
+
+CONFIG = """
+data = ["photos"]
+output = "run"
+name = "trial"
+steps = 8
+decay = 2
+warmup = 2
+spread_start = 1
+spread_end = 3
+quantise_from = 5
+validate_every = 4
+checkpoint_every = 4
+crops = [{ start = 0, size = 64, batch = 2 }]
+"""
+
+
+def section(name: str, values: dict[str, object]) -> str:
+    return f"[{name}]\n" + "".join(f"{key} = {value!r}\n" for key, value in values.items()).replace("'", '"')
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "photos").mkdir()
+    for seed in range(30):
+        Image.fromarray(photograph(256, 288, seed)).save(folder / "photos" / f"{seed}.png")
+    (folder / "config.toml").write_text(CONFIG + section("tiny", asdict(SMALL)) + section("prior", asdict(SMALL_PRIOR)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    return train(folder / "config.toml")
+
+
+def test_a_run_ends_with_a_model_that_encodes(finished):
+    codec = sdcodec.Codec(finished / "bundle")
+    encoded = codec.encode(photograph(70, 90), quality=50)
+    assert codec.name == "trial" and codec.decode(encoded.data).size == (90, 70)
+
+
+def test_the_log_tells_of_training_and_validation(finished):
+    rows = (finished / "log.csv").read_text().splitlines()
+    assert any(row.startswith("validation,8,") for row in rows) and "q45_lpips" in "".join(rows)
+
+
+def test_a_resumed_run_is_the_unbroken_run(folder, finished, tmp_path):
+    overrides = {"output": str(tmp_path / "resumed")}
+    train(folder / "config.toml", overrides=overrides | {"steps": "4"})
+    # The learning rate depends on the whole number of steps: break the long run, not a short one.
+    (tmp_path / "resumed" / "last.pt").unlink()
+    stop_at_four(folder / "config.toml", overrides)
+    train(folder / "config.toml", resume=True, overrides=overrides)
+    states = [torch.load(run / "last.pt", weights_only=True) for run in (finished, tmp_path / "resumed")]
+    for name, value in states[0]["average"].items():
+        assert torch.equal(value, states[1]["average"][name]), name
+
+
+def stop_at_four(config: Path, overrides: dict[str, str]) -> None:
+    """Sends the signal that a user would send, from inside step 4."""
+    import os
+    import signal
+
+    from sdcodec.training.run import Trainer
+
+    trainer = Trainer(load_config(config, overrides), resume=False)
+    original = trainer._train_step
+
+    def step(images):
+        parts = original(images)
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return parts
+
+    trainer._train_step = step
+    trainer.run()
+    assert trainer.step == 4
+
+
+def test_an_existing_run_is_not_overwritten(folder, finished):
+    with pytest.raises(TrainingError, match="--resume"):
+        train(folder / "config.toml")
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("stepps = 3", "stepps"),
+        ("optimiser = 'sgd'", "muon or adamw"),
+        ("crops = [{start = 0, size = 50, batch = 1}]", "multiples of 32"),
+        ("steps = ", "TOML"),
+    ],
+)
+def test_faulty_configurations_are_refused(tmp_path, line, complaint):
+    path = tmp_path / "c.toml"
+    path.write_text(f'data = ["."]\noutput = "run"\n{line}\n')
+    with pytest.raises(TrainingError, match=complaint):
+        load_config(path)
+
+
+def test_missing_data_is_refused(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text('data = ["nothing"]\noutput = "run"\n')
+    with pytest.raises(TrainingError, match="nothing"):
+        train(path)
+
+
+def test_dead_channels_are_revived_and_live_ones_left_alone():
+    torch.manual_seed(3)
+    model = TrainingModel(SMALL, SMALL_PRIOR)
+    dead = [1, 4, 6]
+    with torch.no_grad():
+        model.encoder.exit.weight[dead] = 0
+        model.encoder.exit.bias[dead] = 0
+        model.gain.values += 2.0
+        for network in model.prior.passes:
+            network.head.weight.zero_()  # an untrained prior's predictions would move dead channels too
+    before = model.encoder.exit.weight.clone()
+    images = torch.stack([torch.from_numpy(photograph(64, 64, s)).permute(2, 0, 1) / 255.0 for s in range(8)])
+    assert revive_channels(model, images) == len(dead)
+    live = [i for i in range(SMALL.latent_channels) if i not in dead]
+    assert torch.equal(model.encoder.exit.weight[live], before[live])
+    with torch.no_grad():
+        spread = model.encoder(images).std((0, 2, 3))
+    assert ((spread[dead] > 0.3) & (spread[dead] < 3)).all()
