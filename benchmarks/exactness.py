@@ -64,7 +64,9 @@ def main() -> int:
     failed = False
     for name, options, environment in CASES:
         arguments = [sys.executable, "-c", CHILD, json.dumps(options | {"files": files})]
-        found = json.loads(subprocess.run(arguments, env=os.environ | environment, check=True, capture_output=True).stdout)
+        found = json.loads(
+            subprocess.run(arguments, env=os.environ | environment, check=True, capture_output=True).stdout
+        )
         expected = expected or found
         failed |= found != expected
         print(f"{name:26} {'same' if found == expected else 'DIFFERENT'}", flush=True)

@@ -37,7 +37,9 @@ def main() -> None:
     model.eval()
     pictures = [_crop(path) for path in sorted(options.images.glob("*.png"))]
     latents = [codec._latents([codec_picture])[0] for codec_picture in map(_read, pictures)]
-    print(f"{len(pictures)} pictures\n{'quality':>7} {'float B':>9} {'integer B':>9} {'loss':>7} {'real B':>9} {'over ideal':>10}")
+    print(
+        f"{len(pictures)} pictures\n{'quality':>7} {'float B':>9} {'integer B':>9} {'loss':>7} {'real B':>9} {'over ideal':>10}"
+    )
     for quality in options.quality:
         half_steps = round(2 * quality)
         floats, integers, real = [], [], []

@@ -60,7 +60,8 @@ class Codec:
         """
         model: the name of a bundle, or its folder.
         device: auto (CUDA, then MPS, then CPU), cpu, cuda or mps, as PyTorch names them.
-        precision: of the autoencoder: auto (bfloat16 where it is fast), float32, bfloat16 or float16. Symbols never depend on it when decoding.
+        precision: of the autoencoder: auto (bfloat16 where it is fast), float32, bfloat16 or float16. What symbols a file
+            decodes to never depends on it.
 
         Raises BundleError for an unknown or damaged model, OptionError for a device that is not there.
         """
@@ -86,7 +87,8 @@ class Codec:
             found = store.by_fingerprint(wanted)
             if found is None:
                 raise BundleError(
-                    f"made with a model that is not installed (fingerprint {wanted.hex()}); install it, or give its folder as model"
+                    f"made with a model that is not installed (fingerprint {wanted.hex()}); "
+                    "install it, or give its folder as model"
                 )
             bundle, entry = found
         else:
@@ -196,7 +198,10 @@ class Codec:
             f = model.factor
             seen = pixels[:, f * w.seen_top : f * w.seen_bottom, f * w.seen_left : f * w.seen_right]
             images = torch.from_numpy(np.ascontiguousarray(seen)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-            rows, columns = slice(w.top - w.seen_top, w.bottom - w.seen_top), slice(w.left - w.seen_left, w.right - w.seen_left)
+            rows, columns = (
+                slice(w.top - w.seen_top, w.bottom - w.seen_top),
+                slice(w.left - w.seen_left, w.right - w.seen_left),
+            )
             latents[:, :, w.top : w.bottom, w.left : w.right] = model.encode(images)[:, :, rows, columns]
         return latents
 
@@ -289,7 +294,9 @@ class Codec:
         if header.fingerprint != self.fingerprint:
             raise BundleError(_other_model(header.fingerprint, self.name, self.fingerprint))
         if header.width * header.height > max_pixels:
-            raise ImageError(f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise max_pixels")
+            raise ImageError(
+                f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise max_pixels"
+            )
         return container
 
 

@@ -86,7 +86,9 @@ class Container:
                 f"format version {data[4] >> 4}; this program reads version {VERSION}: a newer sdcodec may read it"
             )
         if len(data) < len(MAGIC) + 4 or zlib.crc32(data[:-4]).to_bytes(4, "big") != data[-4:]:
-            raise FormatError("damaged: the checksum does not match (cut short, changed, or with bytes appended); get it again")
+            raise FormatError(
+                "damaged: the checksum does not match (cut short, changed, or with bytes appended); get it again"
+            )
         reader = _Reader(data[:-4], len(MAGIC))
         header = _read_header(reader)
         found: dict[str, bytes] = {}
@@ -98,7 +100,9 @@ class Container:
                 raise FormatError(f"damaged: {ord(tag):#04x} stands where a chunk's letter should")
             if tag not in CHUNK_NAMES:
                 if tag.isupper():
-                    raise UnsupportedVersionError(f"chunk {tag!r} is needed to read this file and unknown here: a newer sdcodec may read it")
+                    raise UnsupportedVersionError(
+                        f"chunk {tag!r} is needed to read this file and unknown here: a newer sdcodec may read it"
+                    )
                 unknown.append(Chunk(tag, payload))
             elif tag in found:
                 raise FormatError(f"damaged: two chunks {CHUNK_NAMES[tag]!r}")

@@ -39,5 +39,5 @@ def _cpu_has_bfloat16() -> bool:
     features = torch.backends.cpu.get_cpu_capability()
     if features not in ("AVX512", "AVX512_BF16", "AMX"):
         return False
-    probe = getattr(torch.cpu, "get_capabilities", dict)()
+    probe: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(probe.get("avx512_bf16") or probe.get("amx_bf16"))

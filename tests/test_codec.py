@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_an_ample_budget_takes_the_best_quality(codec):
 
 
 def test_a_budget_that_cannot_be_met_is_an_error_with_a_figure(codec):
-    with pytest.raises(sdcodec.BudgetError, match="30 bytes are too few.*about [0-9]+"):
+    with pytest.raises(sdcodec.BudgetError, match=r"30 bytes are too few.*about [0-9]+"):
         codec.encode(photograph(256, 256), target_bytes=30)
 
 
@@ -143,10 +144,8 @@ def test_garbage_behind_a_right_checksum_does_not_crash(codec):
     random = np.random.default_rng(0)
     for length in (0, 1, 10, 300):
         forged = Container(container.header, (random.bytes(length),)).to_bytes()
-        try:
+        with contextlib.suppress(sdcodec.FormatError):
             assert codec.decode(forged).size == (64, 64)
-        except sdcodec.FormatError:
-            pass
 
 
 def test_too_large_a_picture_is_refused_on_both_ways(codec):

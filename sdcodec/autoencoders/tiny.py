@@ -113,19 +113,25 @@ class TinyAutoencoder:
 
     factor = 8
 
-    def __init__(self, config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
         """`tensors` as `sdcodec.training.export` names them. Raises BundleError where they do not fit `config`."""
         self.channels = config.latent_channels
-        self.margin = receptive_margin(config)
+        self.margin: int | None = receptive_margin(config)
         self.device, self.dtype = device, dtype
         self.encoder, self.decoder = TinyEncoder(config), TinyDecoder(config)
         try:
             for part, module in (("encoder", self.encoder), ("decoder", self.decoder)):
-                state = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")}
+                state = {
+                    key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")
+                }
                 module.load_state_dict(state)
             self.quality_bias = tensors["decoder_bias"].to(device).float()
         except (KeyError, RuntimeError) as error:
-            raise BundleError(f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}") from error
+            raise BundleError(
+                f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}"
+            ) from error
         for module in (self.encoder, self.decoder):
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
             # Latents and pixels need more digits than bfloat16 has; these two layers are thin.

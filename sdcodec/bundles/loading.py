@@ -99,7 +99,7 @@ def _learned(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
     return LearnedPrior(own, tables, device)
 
 
-AUTOENCODERS: dict[
-    str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]
-] = {"tiny": _tiny}
+AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
+    "tiny": _tiny
+}
 PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"learned": _learned}

@@ -67,7 +67,9 @@ def read_manifest(folder: Path) -> Bundle:
         raise BundleError(f"{path}: not valid JSON ({error}); the model is damaged, install it again") from error
     try:
         if values["layout"] != LAYOUT:
-            raise BundleError(f"{path}: layout {values['layout']} of a bundle; this version reads {LAYOUT}, a newer one may read it")
+            raise BundleError(
+                f"{path}: layout {values['layout']} of a bundle; this version reads {LAYOUT}, a newer one may read it"
+            )
         priors = tuple(PriorEntry(p["class"], p["file"], bytes.fromhex(p["fingerprint"])) for p in values["priors"])
         autoencoder = values["autoencoder"]
         if not priors or any(len(entry.fingerprint) != 32 for entry in priors):

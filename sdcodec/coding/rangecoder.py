@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any
 
 import constriction
 import numpy as np
@@ -15,7 +15,6 @@ from sdcodec.errors import FormatError
 SYMBOL_LIMIT = 1 << 20
 _LONGEST_ESCAPE = 21  # bits of the largest excess + 1 that SYMBOL_LIMIT allows
 _BIT = constriction.stream.model.Uniform(2)
-Result = TypeVar("Result")
 
 
 def _model(tables: FrequencyTables, table: int) -> constriction.stream.model.Categorical:
@@ -97,7 +96,7 @@ class SymbolDecoder:
         self._tables = tables
         padded = data + b"\0" * (-len(data) % 4)
         words = np.frombuffer(padded, dtype=">u4").astype(np.uint32)
-        self._coder = self._guarded(lambda: constriction.stream.queue.RangeDecoder(words))
+        self._coder = self._guarded(constriction.stream.queue.RangeDecoder, words)
 
     def decode(self, table_index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Symbols `[N]` under their tables `[N]`. Raises FormatError where the data cannot be what an encoder wrote."""
@@ -106,7 +105,7 @@ class SymbolDecoder:
         for table, positions in _groups(table_index):
             radius = int(self._tables.radius[table])
             model = _model(self._tables, table)
-            places = self._guarded(lambda m=model, n=len(positions): self._coder.decode(m, n))  # type: ignore[misc]
+            places = self._guarded(self._coder.decode, model, len(positions))
             outside = places == 2 * radius + 1
             symbols[positions] = places.astype(np.int64) - radius
             if outside.any():
@@ -128,13 +127,13 @@ class SymbolDecoder:
         return -(value + radius) if self._bit() else value + radius
 
     def _bit(self) -> int:
-        return int(self._guarded(lambda: self._coder.decode(_BIT, 1))[0])
+        return int(self._guarded(self._coder.decode, _BIT, 1)[0])
 
     @staticmethod
-    def _guarded(call: Callable[[], Result]) -> Result:
+    def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
         """Runs one call of constriction; what it raises on damaged data becomes a FormatError."""
         try:
-            return call()
+            return call(*arguments)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # its panics are no Exceptions

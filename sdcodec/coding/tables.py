@@ -65,7 +65,10 @@ class FrequencyTables:
 
     def to_arrays(self) -> dict[str, NDArray[np.uint16]]:
         """Packed for a bundle: `radii` `[count]`, `frequencies` (all tables, one after the other)."""
-        return {"radii": self.radius.astype(np.uint16), "frequencies": np.concatenate(self._frequencies).astype(np.uint16)}
+        return {
+            "radii": self.radius.astype(np.uint16),
+            "frequencies": np.concatenate(self._frequencies).astype(np.uint16),
+        }
 
     @classmethod
     def from_arrays(cls, radii: NDArray[np.uint16], frequencies: NDArray[np.uint16]) -> FrequencyTables:

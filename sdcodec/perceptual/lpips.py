@@ -10,7 +10,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # (out channels, kernel, stride, padding, max-pool before) of AlexNet's convolutions (Krizhevsky 2014, as in torchvision).
-_LAYERS = ((64, 11, 4, 2, False), (192, 5, 1, 2, True), (384, 3, 1, 1, True), (256, 3, 1, 1, False), (256, 3, 1, 1, False))
+_LAYERS = (
+    (64, 11, 4, 2, False),
+    (192, 5, 1, 2, True),
+    (384, 3, 1, 1, True),
+    (256, 3, 1, 1, False),
+    (256, 3, 1, 1, False),
+)
 
 
 class LPIPS(nn.Module):

@@ -70,7 +70,7 @@ def multiplies_exactly(weight: Tensor) -> bool:
 
 
 def _has_int8_instructions() -> bool:
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return hasattr(torch, "_int_mm") and bool(known.get("avx512_vnni") or known.get("amx_int8"))
 
 

@@ -41,7 +41,9 @@ class LearnedPrior:
             self._cells = [tensors[f"pass{k}.cell"].to(device).float() for k in range(PASSES)]
             self._analysis = {name: tensors[name].to(device).float() for name in tensors if name.startswith("analyse")}
         except KeyError as error:
-            raise BundleError(f"the prior lacks the tensor {error}; the bundle is incomplete, install it again") from error
+            raise BundleError(
+                f"the prior lacks the tensor {error}; the bundle is incomplete, install it again"
+            ) from error
         self.channels = self._constants["context_multiplier"].shape[1]
         self.hyper_channels = self._constants["hyper_multiplier"].shape[1]
         self._blocks = sum(name.startswith("pass0.expand") for name in self._layers)
@@ -103,7 +105,9 @@ class LearnedPrior:
     def _pass(self, k: int, features: Tensor, context: Tensor, cells: Tensor, half_steps: int) -> Tensor:
         """The head's sums `[B, 2C, h * w]` of pass k."""
         entry = self._layers[f"pass{k}.entry"]
-        columns = features if k == 0 else torch.cat([columns_of(context, self._context_kernel(entry, features)), features], 1)
+        columns = (
+            features if k == 0 else torch.cat([columns_of(context, self._context_kernel(entry, features)), features], 1)
+        )
         x = entry.sums(columns, half_steps).add_(self._cells[k].T[:, cells])
         x = rectified(entry.divided(x))
         for block in range(self._blocks):

@@ -18,7 +18,7 @@ def pass_masks(channels: int, height: int, width: int) -> NDArray[np.bool_]:
         order[row::2, column::2] = rank
     group = np.arange(channels) * PASSES // channels
     index = np.arange(PASSES)
-    return (order[None, None] == (index[:, None] + group[None, :])[:, :, None, None] % PASSES)
+    return order[None, None] == (index[:, None] + group[None, :])[:, :, None, None] % PASSES
 
 
 def cell_order(height: int, width: int) -> NDArray[np.int64]:

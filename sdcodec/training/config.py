@@ -109,7 +109,7 @@ def _absolute(config: Path, folder: str) -> Path:
 
 
 def _section(kind: type[Section], values: dict[str, Any], path: Path) -> Section:
-    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")

@@ -33,13 +33,16 @@ class Split:
 def find_images(folders: list[Path]) -> Split:
     """All images below the folders, in the order of their names.
 
-    Each folder with images gives ranges of `VALIDATION_RANGE` neighbours to validation, one file in `VALIDATION_EVERY` on the whole.
+    Each folder with images gives ranges of `VALIDATION_RANGE` neighbours to validation, on the whole one file in
+    `VALIDATION_EVERY`.
     """
     training: list[Path] = []
     validation: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise TrainingError(f"{folder}: no such folder; name folders of photographs under `data` in the configuration")
+            raise TrainingError(
+                f"{folder}: no such folder; name folders of photographs under `data` in the configuration"
+            )
         by_parent: dict[Path, list[Path]] = {}
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in SUFFIXES:
@@ -47,7 +50,9 @@ def find_images(folders: list[Path]) -> Split:
         for paths in by_parent.values():
             period = VALIDATION_EVERY * VALIDATION_RANGE
             for index, path in enumerate(paths):
-                (validation if index % period < VALIDATION_RANGE and len(paths) > VALIDATION_EVERY else training).append(path)
+                (
+                    validation if index % period < VALIDATION_RANGE and len(paths) > VALIDATION_EVERY else training
+                ).append(path)
     if not training:
         raise TrainingError(f"{', '.join(map(str, folders))}: no images found ({', '.join(sorted(SUFFIXES))} are read)")
     return Split(tuple(training), tuple(validation))

@@ -19,7 +19,6 @@ from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tabl
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.learned import LearnedPrior
-from sdcodec.priors.passes import PASSES
 from sdcodec.priors.sources import Quantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
@@ -49,7 +48,9 @@ def prior_tensors(model: TrainingModel) -> dict[str, Tensor]:
         shift = weight_shift(weight).cpu()
         flat = weight.detach().cpu().double().flatten(1)
         whole = (flat * torch.exp2(shift.double())[:, None]).round().clamp(-127, 127)
-        total = torch.zeros(1, flat.shape[0], dtype=torch.float64) if bias is None else bias.detach().cpu().double()[None]
+        total = (
+            torch.zeros(1, flat.shape[0], dtype=torch.float64) if bias is None else bias.detach().cpu().double()[None]
+        )
         if rows is not None:
             total = total + quality_rows(rows).repeat_interleave(repeat, 1)
         # The bias counts in units of the sums; half a step is added, so that rounding down rounds to the nearest.
@@ -83,7 +84,9 @@ def prior_tensors(model: TrainingModel) -> dict[str, Tensor]:
             layer(f"pass{k}.expand{block}", expand.weight, expand.bias)
             layer(f"pass{k}.project{block}", project.weight, project.bias)
         shift = layer(f"pass{k}.head", step.head.weight, step.head.bias)
-        tensors[f"pass{k}.head.bias"] -= torch.exp2(shift - 1).floor().to(torch.int32)  # the head's sums are not shifted
+        tensors[f"pass{k}.head.bias"] -= (
+            torch.exp2(shift - 1).floor().to(torch.int32)
+        )  # the head's sums are not shifted
         unit = torch.exp2(-shift.double()) / ACTIVATION_ONE
         channels = gain.shape[1]
         tensors[f"pass{k}.mean_multiplier"] = ratio(gain * unit[:channels])

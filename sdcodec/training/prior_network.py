@@ -39,7 +39,7 @@ def round_ste(x: Tensor) -> Tensor:
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """max(x, bound), with a gradient that may still push x upwards from below the bound (Ballé et al., 2018)."""
-    return _LowerBound.apply(x, bound)  # type: ignore[no-any-return]
+    return _LowerBound.apply(x, bound)
 
 
 class _LowerBound(torch.autograd.Function):
@@ -88,7 +88,9 @@ class ContextPass(IntegerReady):
     def __init__(self, config: PriorConfig, first: bool) -> None:
         super().__init__()
         width, kernel = config.width, config.context_kernel
-        self.context = None if first else nn.Conv2d(config.latent_channels, width, kernel, padding=kernel // 2, bias=False)
+        self.context = (
+            None if first else nn.Conv2d(config.latent_channels, width, kernel, padding=kernel // 2, bias=False)
+        )
         self.features = nn.Conv2d(width, width, 1, bias=False)
         self.quality = Knots(width)
         self.cell = nn.Parameter(torch.zeros(4, width))
@@ -117,7 +119,8 @@ class ContextPass(IntegerReady):
         for expand, project in zip(self.expand, self.project, strict=True):
             inner = self.activation(F.conv2d(x, self.weight_of(expand.weight), expand.bias))
             x = self.signed(x + F.conv2d(inner, self.weight_of(project.weight), project.bias))
-        return F.conv2d(x, self.weight_of(self.head.weight), self.head.bias).float().chunk(2, 1)
+        mean, scale = F.conv2d(x, self.weight_of(self.head.weight), self.head.bias).float().chunk(2, 1)
+        return mean, scale
 
 
 @dataclass
@@ -194,7 +197,7 @@ class PriorNetwork(IntegerReady):
         hyper_bits = self._bits(hyper, hyper_decoded, hyper_mean, hyper_index)
 
         features = self.features(hyper_decoded, quality)
-        batch, channels, height, width = steps.shape
+        _, channels, height, width = steps.shape
         masks = torch.from_numpy(pass_masks(channels, height, width)).to(steps.device)
         order = torch.from_numpy(cell_order(height, width)).to(steps.device)
         context_gain = self.context_gain(quality).exp()[:, :, None, None]

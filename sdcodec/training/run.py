@@ -51,7 +51,9 @@ class Trainer:
         self.output = Path(config.output)
         self.checkpoint = self.output / "last.pt"
         if self.checkpoint.exists() and not resume:
-            raise TrainingError(f"{self.output}: holds a run already; give --resume to go on with it, or another output")
+            raise TrainingError(
+                f"{self.output}: holds a run already; give --resume to go on with it, or another output"
+            )
         self.device = _device(config.device)
         if config.threads:
             torch.set_num_threads(config.threads)
@@ -73,7 +75,9 @@ class Trainer:
         self.validation = _centre_crops(load_all(split.validation, VALIDATION_SIZE), config.validation_images)
         resumed = resume and self.checkpoint.exists()
         if config.revive and not resumed:
-            crops = crop_batch(self.images, config.seed, config.steps, REVIVAL_CROPS, largest).to(self.device).float() / 255
+            crops = (
+                crop_batch(self.images, config.seed, config.steps, REVIVAL_CROPS, largest).to(self.device).float() / 255
+            )
             print(f"{revive_channels(self.model, crops)} channels revived", flush=True)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         if resumed:
@@ -125,7 +129,10 @@ class Trainer:
                     log.write("validation", self.step, self.seconds, result)
                     if result["loss"] < self.best:
                         self.best = result["loss"]
-                        _save(self.output / "best.pt", {"model": self.average, "config": asdict(config), "step": self.step})
+                        _save(
+                            self.output / "best.pt",
+                            {"model": self.average, "config": asdict(config), "step": self.step},
+                        )
                     since = time.monotonic()
                 if self.step % config.checkpoint_every == 0:
                     self._checkpoint()
@@ -137,7 +144,9 @@ class Trainer:
     def export(self) -> Bundle:
         """Writes the averaged weights as a bundle, `bundle/` in the folder of the run, ready for `--model`."""
         config = self.config
-        crops = crop_batch(self.images, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops))
+        crops = crop_batch(
+            self.images, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops)
+        )
         bundle = export(
             {name: value.cpu() for name, value in self.average.items()},
             config.tiny,
@@ -192,7 +201,12 @@ class Trainer:
         losses = bpp + beta * (squared / 400 + weight * perceptual)
         # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
         loss = (losses * (beta / beta_of(torch.tensor(50.0))) ** -0.45).mean()
-        parts = {"bpp": bpp, "mse": squared, "lpips": perceptual, "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel()}
+        parts = {
+            "bpp": bpp,
+            "mse": squared,
+            "lpips": perceptual,
+            "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel(),
+        }
         return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
 
     def _qualities(self, batch: int) -> Tensor:
@@ -223,7 +237,10 @@ class Trainer:
         for level in VALIDATION_QUALITIES:
             rows = []
             for start in range(0, len(self.validation), 4):
-                images = torch.from_numpy(self.validation[start : start + 4]).to(self.device).permute(0, 3, 1, 2).float() / 255
+                images = (
+                    torch.from_numpy(self.validation[start : start + 4]).to(self.device).permute(0, 3, 1, 2).float()
+                    / 255
+                )
                 loss, parts = self.loss(images, torch.full((images.shape[0],), level, device=self.device))
                 rows.append({"loss": float(loss.detach())} | parts)
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
@@ -303,7 +320,9 @@ class _Log:
 
     def write(self, kind: str, step: int, seconds: float, values: dict[str, float]) -> None:
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([kind, step, f"{seconds:.1f}", name, f"{value:.6g}"] for name, value in values.items())
+            csv.writer(file).writerows(
+                [kind, step, f"{seconds:.1f}", name, f"{value:.6g}"] for name, value in values.items()
+            )
         if kind == "validation" or step % 200 == 0:
             print(f"{kind} {step} {seconds:.0f}s " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
 
@@ -312,7 +331,9 @@ class _Log:
 def _stop_on_signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM instead of dying of them; the list is non-empty once one came."""
     received: list[int] = []
-    kept = {number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    kept = {
+        number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield received
     finally:

@@ -1,0 +1,1 @@
+"""The `sdcodec` command: parses, calls the library, prints."""

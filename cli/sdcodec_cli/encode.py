@@ -1,0 +1,142 @@
+"""`sdcodec encode`: images to `.sdc` files."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from typing import TYPE_CHECKING
+
+import click
+
+from sdcodec.files import Job, write_bytes
+from sdcodec_cli.conversion import Manner, conversion_options, convert, image_source, plan_or_usage_error
+from sdcodec_cli.messages import display_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+METADATA_KINDS = ("icc", "exif", "xmp")
+
+
+def _metadata(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
+    if value in ("none", "all"):
+        return frozenset(METADATA_KINDS if value == "all" else ())
+    kinds = frozenset(part.strip() for part in value.split(","))
+    if unknown := kinds - set(METADATA_KINDS):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))!r}: choose none, all, or some of icc,exif,xmp.")
+    return kinds
+
+
+def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number to aim at.")
+    return value
+
+
+@click.command(no_args_is_help=True)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="OUTPUT", required=True, help="A file, a folder, or - (standard output).")
+@click.option(
+    "-q",
+    "--quality",
+    type=click.FloatRange(0, 100),
+    callback=_finite,
+    metavar="0..100",
+    help="In half steps; higher is better and larger.  [default: 50]",
+)
+@click.option(
+    "--bytes", "target_bytes", type=click.IntRange(min=1), metavar="N", help="Best quality of at most N bytes."
+)
+@click.option(
+    "--bpp",
+    "target_bpp",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    metavar="X",
+    help="Best quality of at most X bits per pixel.",
+)
+@click.option("--model", default="tiny", show_default=True, metavar="NAME|FOLDER", help="The model that encodes.")
+@click.option(
+    "--metadata",
+    callback=_metadata,
+    default="none",
+    show_default=True,
+    metavar="none|all|icc,exif,xmp",
+    help="What to keep; without icc, colours are converted to sRGB.",
+)
+@conversion_options
+def encode(
+    inputs: tuple[str, ...],
+    output: str,
+    quality: float | None,
+    target_bytes: int | None,
+    target_bpp: float | None,
+    model: str,
+    metadata: frozenset[str],
+    device: str,
+    precision: str,
+    max_pixels: int,
+    force: bool,
+    skip_existing: bool,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Encode images to .sdc files.
+
+    INPUT is an image file, or - for standard input. With several of them OUTPUT
+    is a folder that exists, and each file is called as its image is, with .sdc.
+
+    \b
+    Examples:
+      sdcodec encode photo.jpg -o photo.sdc
+      sdcodec encode photo.jpg -o photo.sdc --bytes 5000
+      sdcodec encode photos/*.jpg -o encoded/ -q 70 --metadata exif,icc
+      convert photo.tif png:- | sdcodec encode - -o - --bpp 0.2 > photo.sdc
+    """
+    manner = Manner(force, skip_existing, verbose, quiet)
+    if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
+        raise click.UsageError("-q, --bytes and --bpp exclude each other.")
+    jobs = plan_or_usage_error(inputs, output, "sdc")
+
+    import numpy as np
+    from PIL import Image
+
+    from sdcodec import Codec
+    from sdcodec.pixels import read_picture
+
+    # --max-pixels takes the place of Pillow's own limit, and is checked before it.
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    warnings.filterwarnings("ignore", module="PIL")
+    codec = Codec(model, device=device, precision=precision)
+
+    def work(job: Job) -> str:
+        source = image_source(job.source)
+        start = time.perf_counter()
+        encoded = codec.encode(
+            source,
+            quality=quality,
+            target_bytes=target_bytes,
+            target_bpp=target_bpp,
+            metadata=metadata,
+            max_pixels=max_pixels,
+        )
+        seconds = time.perf_counter() - start
+        write_bytes(job.target, encoded.data, force=force)
+        told = f"{display_name(job.target)}: {len(encoded.data)} bytes, {encoded.bpp:.4g} bpp, {seconds:.2f} s"
+        if verbose:
+            if not isinstance(source, str):
+                source.seek(0)
+            original = read_picture(source, metadata=metadata, max_pixels=max_pixels)
+            decibels = _psnr(original.rgb, np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB")))
+            told += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
+        return told
+
+    convert(jobs, work, manner, label="encoding")
+
+
+def _psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Of two uint8 [H, W, 3]: dB, from the MSE over all samples; row by row, since photographs may be large."""
+    squares = sum(int(((a.astype("int32") - b) ** 2).sum()) for a, b in zip(one, other, strict=True))
+    return 10 * math.log10(255**2 * one.size / squares) if squares else math.inf

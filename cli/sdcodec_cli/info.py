@@ -1,0 +1,77 @@
+"""`sdcodec info`: what a file says about itself, without decoding it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from sdcodec.errors import SdcodecError
+from sdcodec.files import STANDARD_STREAM, read_bytes
+from sdcodec_cli.messages import display_name, explain, say_error
+
+
+@click.command(no_args_is_help=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each file.")
+@click.option("--symbols", is_flag=True, help="Also a digest of the decoded integers; this needs the model.")
+def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:
+    """Show the header and the chunks of .sdc files.
+
+    symbols_sha256 is the same on every machine: compare it to see that a file
+    decodes here to what it decoded to elsewhere.
+    """
+    failed = False
+    for name in files:
+        try:
+            values = _describe(name, symbols)
+        except (SdcodecError, OSError) as error:
+            say_error(explain(error, name))
+            failed = True
+            continue
+        click.echo(json.dumps(values) if as_json else _as_text(values))
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _describe(name: str, symbols: bool) -> dict[str, Any]:
+    from sdcodec.bundles.store import name_of
+    from sdcodec.container import Container
+
+    data = read_bytes(name)
+    container = Container.from_bytes(data)
+    header = container.header
+    values: dict[str, Any] = {
+        "file": display_name(name, stream="standard input") if name == STANDARD_STREAM else name,
+        "bytes": len(data),
+        "version": header.version,
+        "fingerprint": header.fingerprint.hex(),
+        "model": name_of(header.fingerprint),
+        "quality": header.quality / 2,
+        "width": header.width,
+        "height": header.height,
+        "bpp": 8 * len(data) / (header.width * header.height),
+        "blocks": [len(block) for block in container.blocks],
+        "chunks": [{"tag": c.tag, "name": c.name, "bytes": len(c.payload)} for c in container.chunks()],
+    }
+    if symbols:
+        from sdcodec import Codec
+
+        values["symbols_sha256"] = Codec.for_file(data).symbols_sha256(data)
+    return values
+
+
+def _as_text(values: dict[str, Any]) -> str:
+    model = values["model"] or "not installed here"
+    lines = [
+        f"{click.format_filename(values['file'])}: {values['width']} x {values['height']}, {values['bytes']} bytes, "
+        f"{values['bpp']:.4g} bpp",
+        f"  format version {values['version']}, quality {values['quality']:g}, "
+        f"model {model} (fingerprint {values['fingerprint']})",
+        f"  {len(values['blocks'])} block{'s' if len(values['blocks']) != 1 else ''}; chunks: "
+        + ", ".join(f"{c['name']} ({c['tag']}) {c['bytes']} bytes" for c in values["chunks"]),
+    ]
+    if "symbols_sha256" in values:
+        lines.append(f"  symbols_sha256 {values['symbols_sha256']}")
+    return "\n".join(lines)

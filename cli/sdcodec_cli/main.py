@@ -1,0 +1,67 @@
+"""The `sdcodec` command: its subcommands, its version, and an exit status instead of a traceback."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from sdcodec.errors import OptionError, SdcodecError
+from sdcodec_cli.decode import decode
+from sdcodec_cli.encode import encode
+from sdcodec_cli.info import info
+from sdcodec_cli.messages import explain, say_error
+from sdcodec_cli.train import train
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("sdcodec")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+@click.version_option(_version(), message="%(prog)s %(version)s")
+def cli() -> None:
+    """Neural image compression: photographs in a few thousand bytes.
+
+    \b
+    Examples:
+      sdcodec encode photo.jpg -o photo.sdc --bytes 5000
+      sdcodec decode photo.sdc -o photo.png
+      sdcodec info photo.sdc
+
+    Exit status: 0 all went well, 1 some file failed, 2 wrong use.
+    """
+
+
+for command in (encode, decode, info, train):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command and exits: 0, 1 (some file failed), 2 (wrong use), 130 (interrupted). No traceback for bad input."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+    try:
+        result = cli.main(args=arguments, prog_name="sdcodec", standalone_mode=False)
+        status = result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say_error("interrupted")
+        status = 130
+    except (SdcodecError, OSError) as error:
+        say_error(explain(error))
+        status = 2 if isinstance(error, OptionError) else 1
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What the command says: results, errors in one line, and progress where someone is watching."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import click
+
+from sdcodec.files import STANDARD_STREAM
+
+
+def display_name(path: str, *, stream: str = "standard output") -> str:
+    """The name of a file as it can be shown anywhere."""
+    return stream if path == STANDARD_STREAM else click.format_filename(path)
+
+
+def explain(error: BaseException, source: str | None = None) -> str:
+    """An error in one line that names the file."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    name = display_name(source, stream="standard input") if source is not None else None
+    if isinstance(error, OSError):
+        message = error.strerror or message
+        name = name or (display_name(str(error.filename)) if error.filename else None)
+    elif isinstance(error, MemoryError):
+        message = "too large for the memory of this machine; make the image smaller"
+    return f"{name}: {message}" if name and name not in message else message
+
+
+def say_error(message: str) -> None:
+    """One line on standard error."""
+    click.echo(f"sdcodec: {message}", err=True)
+
+
+@dataclass
+class Reporter:
+    """Says what became of each file; above a progress bar where there is one."""
+
+    quiet: bool
+    on_stderr: bool
+    advance: Callable[[int], None] | None = None
+
+    def result(self, line: str) -> None:
+        """What became of a file; standard output is left alone when a result goes there."""
+        if not self.quiet:
+            self._clear()
+            click.echo(line, err=self.on_stderr)
+
+    def error(self, line: str) -> None:
+        """What went wrong with a file."""
+        self._clear()
+        say_error(line)
+
+    def step(self) -> None:
+        """One file more is done."""
+        if self.advance is not None:
+            self.advance(1)
+
+    def _clear(self) -> None:
+        if self.advance is not None:
+            click.echo("\r\x1b[K", nl=False, err=True)
+
+
+@contextmanager
+def reporting(count: int, *, label: str, quiet: bool, on_stderr: bool) -> Iterator[Reporter]:
+    """A Reporter for so many files; with a progress bar for several of them on a terminal."""
+    if quiet or count < 2 or not sys.stderr.isatty():
+        yield Reporter(quiet, on_stderr)
+        return
+    with click.progressbar(range(count), label=label, file=sys.stderr, show_pos=True) as bar:
+        yield Reporter(quiet, on_stderr, bar.update)

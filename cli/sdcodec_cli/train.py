@@ -1,0 +1,37 @@
+"""`sdcodec train`: a training run from its configuration file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(no_args_is_help=True)
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting of CONFIG (repeatable)."
+)
+def train(config: Path, resume: bool, settings: tuple[str, ...]) -> None:
+    """Train a model after CONFIG, a TOML file.
+
+    Checkpoints, a log (CSV) and, at the end, the model as a folder that --model
+    takes, go to the output folder that CONFIG names. Ctrl-C stops cleanly;
+    --resume goes on exactly there.
+
+    \b
+    Examples:
+      sdcodec train recipes/tiny.toml
+      sdcodec train recipes/tiny.toml --resume --set steps=20000
+    """
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise click.UsageError(f"--set {setting!r}: write KEY=VALUE.")
+        overrides[key.strip()] = value.strip()
+
+    from sdcodec.training.run import train as run
+
+    click.echo(f"run in {run(config, resume=resume, overrides=overrides)}")

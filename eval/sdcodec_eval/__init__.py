@@ -1,0 +1,1 @@
+"""The evaluation harness: codecs at equal bytes, metrics, tables and pictures."""

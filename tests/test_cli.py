@@ -1,0 +1,204 @@
+"""The command: its options, its outputs, its exit statuses, and no traceback for bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import photograph
+from PIL import Image
+from sdcodec_cli.main import cli
+
+
+@pytest.fixture
+def folder(tmp_path, random_bundle, monkeypatch):
+    """Three photographs, a file that is no image, and the random model installed as the user's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDCODEC_HOME", str(random_bundle.parent))
+    for name in "abc":
+        Image.fromarray(photograph(48, 64, ord(name))).save(f"{name}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image at all")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def run(*arguments: str, stdin: bytes | None = None, status: int = 0) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own."""
+    command = [sys.executable, "-m", "sdcodec_cli", *arguments]
+    done = subprocess.run(command, input=stdin, capture_output=True)
+    assert done.returncode == status, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return done
+
+
+def invoke(*arguments: str, status: int = 0) -> str:
+    """The command in this process; returns what it printed."""
+    from sdcodec.errors import OptionError, SdcodecError
+
+    result = CliRunner().invoke(cli, list(arguments))
+    if isinstance(result.exception, SdcodecError):  # what main() turns into a line and a status
+        assert status == (2 if isinstance(result.exception, OptionError) else 1)
+        return str(result.exception)
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def test_a_file_there_and_back(folder):
+    told = invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-v")
+    assert "bytes" in told and "bpp" in told and "PSNR" in told
+    invoke("decode", "a.sdc", "-o", "back.png")
+    assert Image.open("back.png").size == (64, 48)
+
+
+def test_standard_streams(folder):
+    image = (folder / "a.png").read_bytes()
+    file = run("encode", "-", "-o", "-", "--model", "random", stdin=image).stdout
+    assert file[:4] == b"\x89SDC"
+    back = run("decode", "-", "-o", "-", stdin=file).stdout
+    assert back[:4] == b"\x89PNG"
+
+
+def test_one_bad_file_among_several(folder):
+    done = run("encode", "a.png", "bad.png", "c.png", "-o", "out/", "--model", "random", status=1)
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["a.sdc", "c.sdc"]
+    assert b"bad.png" in done.stderr and b"1 of 3" in done.stderr
+
+
+def test_colliding_outputs_are_refused_before_anything_is_written(folder):
+    Image.open("a.png").save("a.webp")
+    invoke("encode", "b.png", "a.png", "a.webp", "-o", "out/", "--model", "random", status=2)
+    assert not list((folder / "out").iterdir())
+
+
+def test_existing_outputs(folder):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    first = (folder / "a.sdc").read_bytes()
+    assert "--force" in invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-q", "90", status=1)
+    assert "skipped" in invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-q", "90", "--skip-existing")
+    assert (folder / "a.sdc").read_bytes() == first
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-q", "90", "--force")
+    assert (folder / "a.sdc").read_bytes() != first
+
+
+def test_budgets(folder):
+    invoke("encode", "a.png", "-o", "q.sdc", "--model", "random", "-q", "50")
+    size = (folder / "q.sdc").stat().st_size
+    invoke("encode", "a.png", "-o", "b.sdc", "--model", "random", "--bytes", str(size))
+    assert (folder / "b.sdc").stat().st_size <= size
+    assert "too few" in invoke("encode", "a.png", "-o", "c.sdc", "--model", "random", "--bytes", "5", status=1)
+    assert not (folder / "c.sdc").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-q", "50", "--bytes", "100"),
+        ("-q", "101"),
+        ("--bytes", "0"),
+        ("--bpp", "nan"),
+        ("--metadata", "everything"),
+        ("--force", "--skip-existing"),
+        ("-v", "--quiet"),
+    ],
+)
+def test_wrong_use_is_status_2(folder, arguments):
+    invoke("encode", "a.png", "-o", "x.sdc", *arguments, status=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("encode", "bad.png", "-o", "x.sdc", "--model", "random"), b"bad.png"),
+        (("encode", "missing.png", "-o", "x.sdc", "--model", "random"), b"missing.png"),
+        (("encode", "a.png", "-o", "nowhere/x.sdc", "--model", "random"), b"nowhere"),
+        (("encode", "a.png", "-o", "x.sdc", "--model", "nonesuch"), b"nonesuch"),
+        (("encode", "a.png", "-o", "x.sdc", "--model", "random", "--max-pixels", "100"), b"a.png"),
+        (("decode", "a.png", "-o", "x.png"), b"a.png: not an .sdc file"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(folder, arguments, complaint):
+    done = run(*arguments, status=1)
+    assert complaint in done.stderr and done.stderr.count(b"\n") == 1
+    assert not (folder / "x.sdc").exists() and not (folder / "x.png").exists()
+
+
+def test_damaged_files_are_named(folder):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    data = (folder / "a.sdc").read_bytes()
+    (folder / "short.sdc").write_bytes(data[:-5])
+    (folder / "long.sdc").write_bytes(data + b"x")
+    (folder / "future.sdc").write_bytes(data[:4] + b"\x20" + data[5:])
+    for name, complaint in (("short", "checksum"), ("long", "checksum"), ("future", "version 2")):
+        told = invoke("decode", f"{name}.sdc", "-o", "x.png", status=1)
+        assert complaint in told and f"{name}.sdc" in told
+
+
+def test_info(folder):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    values = json.loads(invoke("info", "a.sdc", "--json", "--symbols"))
+    assert values["model"] == "random" and (values["width"], values["height"]) == (64, 48)
+    assert values["bytes"] == (folder / "a.sdc").stat().st_size
+    assert [chunk["tag"] for chunk in values["chunks"]] == ["L"] and len(values["symbols_sha256"]) == 64
+    assert "64 x 48" in invoke("info", "a.sdc")
+
+
+def test_info_works_without_the_model(folder, monkeypatch):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    monkeypatch.setenv("SDCODEC_HOME", str(folder / "out"))
+    assert "not installed" in invoke("info", "a.sdc")
+    assert "not installed" in invoke("decode", "a.sdc", "-o", "x.png", status=1)
+
+
+def test_light_commands_do_without_pytorch(folder):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    code = (
+        "import sys; from sdcodec_cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    for arguments in (["--help"], ["info", "a.sdc"]):
+        subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+
+
+def test_decode_imports_nothing_slow(folder):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    code = (
+        "import sys; from sdcodec_cli.main import main\n"
+        "try: main(['decode', 'a.sdc', '-o', 'x.png'])\n"
+        "except SystemExit as e: assert not e.code\n"
+        "slow = {'diffusers', 'scipy', 'skimage', 'transformers', 'lpips'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("extension", ["png", "webp", "tiff", "bmp"])
+def test_lossless_formats_hold_the_same_pixels(folder, extension):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    invoke("decode", "a.sdc", "-o", "x.png")
+    invoke("decode", "a.sdc", "-o", "out/", "--format", extension)
+    assert np.array_equal(np.asarray(Image.open("x.png")), np.asarray(Image.open(f"out/a.{extension}").convert("RGB")))
+
+
+@pytest.mark.parametrize("command", [[], ["encode"], ["decode"], ["info"], ["train"]])
+def test_help_fits_80_columns(command):
+    text = invoke(*command, "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    if command == ["encode"]:
+        assert "default: 50" in text
+
+
+def test_training_from_the_command(folder):
+    assert "no such folder" in invoke("train", str(config(folder, "nothing")), status=1)
+    invoke("train", str(config(folder, "nothing")), "--set", "steps", status=2)
+
+
+def config(folder, data):
+    path = folder / "recipe.toml"
+    path.write_text(f'data = ["{data}"]\noutput = "run"\n')
+    return path
