@@ -1,0 +1,235 @@
+"""A decoder from `.sdc` bytes to integers in plain Python and NumPy, after docs/format.md: it shares no code with the library."""
+
+from __future__ import annotations
+
+import binascii
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+Integers = NDArray[np.int64]
+MASK = (1 << 64) - 1
+
+
+def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
+    """The integers of section 5, `[C, h, w]`."""
+    quality, width, height, payload = parse(data)
+    rows, columns = -(-height // 32) * 4, -(-width // 32) * 4
+    model = Model(load_file(prior_file), quality)
+    places = [(top, left) for top in range(0, rows, 64) for left in range(0, columns, 64)]
+    result = np.zeros((model.channels, rows, columns), np.int32)
+    for (top, left), block in zip(places, split_blocks(payload, len(places)), strict=True):
+        size = min(64, rows - top), min(64, columns - left)
+        result[:, top : top + size[0], left : left + size[1]] = model.block(block, *size)
+    return result
+
+
+# Section 1
+
+
+def parse(data: bytes) -> tuple[int, int, int, bytes]:
+    """Quality in half steps, width, height, and the payload of the chunk L."""
+    assert data[:5] == b"\x89SDC\x10"
+    assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
+    position = 10
+    width, position = leb128(data, position)
+    height, position = leb128(data, position)
+    chunks = {}
+    while position < len(data) - 4:
+        letter = data[position : position + 1]
+        length, position = leb128(data, position + 1)
+        chunks[letter] = data[position : position + length]
+        position += length
+    assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"A"}
+    return data[9], width, height, chunks[b"L"]
+
+
+def leb128(data: bytes, position: int) -> tuple[int, int]:
+    """A number and the position behind it."""
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            return value, position
+
+
+# Section 2
+
+
+def split_blocks(payload: bytes, count: int) -> Iterator[bytes]:
+    if count == 1:
+        yield payload
+        return
+    position = 0
+    for _ in range(count):
+        length, position = leb128(payload, position)
+        check, block = payload[position : position + 2], payload[position + 2 : position + 2 + length]
+        assert binascii.crc_hqx(block, 0xFFFF) == int.from_bytes(check, "big")
+        yield block
+        position += 2 + length
+
+
+# Section 3
+
+
+class RangeDecoder:
+    def __init__(self, data: bytes) -> None:
+        self.data, self.position = data, 0
+        self.lower, self.range = 0, MASK
+        self.point = self.word() << 32 | self.word()
+
+    def word(self) -> int:
+        chunk = self.data[self.position : self.position + 4].ljust(4, b"\0")
+        self.position += 4
+        return int.from_bytes(chunk, "big")
+
+    def symbol(self, cumulative: Integers) -> int:
+        scale = self.range >> 24
+        quantile = ((self.point - self.lower) & MASK) // scale
+        assert quantile < 1 << 24
+        index = int(np.searchsorted(cumulative, quantile, side="right")) - 1
+        low, high = int(cumulative[index]), int(cumulative[index + 1])
+        self.lower = (self.lower + scale * low) & MASK
+        self.range = scale * (high - low)
+        if self.range < 1 << 32:
+            self.lower = (self.lower << 32) & MASK
+            self.range <<= 32
+            self.point = (self.point << 32) & MASK | self.word()
+        return index
+
+    def bit(self) -> int:
+        return self.symbol(np.array([0, 1 << 23, 1 << 24]))
+
+
+class Tables:
+    def __init__(self, radii: NDArray[np.uint16], frequencies: NDArray[np.uint16]) -> None:
+        self.radii = radii.astype(np.int64)
+        ends = np.cumsum(2 * self.radii + 2)
+        parts = np.split(frequencies.astype(np.int64) * 256, ends[:-1])
+        self.cumulative = [np.concatenate([[0], np.cumsum(part)]) for part in parts]
+
+    def batch(self, decoder: RangeDecoder, tables: Integers) -> Integers:
+        symbols = np.zeros(len(tables), np.int64)
+        escaped = []
+        for table in range(1, len(self.radii)):
+            radius = self.radii[table]
+            for position in np.flatnonzero(tables == table):
+                index = decoder.symbol(self.cumulative[table])
+                if index == 2 * radius + 1:
+                    escaped.append(position)
+                symbols[position] = index - radius
+        for position in sorted(escaped):
+            digits = 1
+            while decoder.bit() == 0:
+                digits += 1
+            value = 1
+            for _ in range(digits - 1):
+                value = 2 * value + decoder.bit()
+            size = value + self.radii[tables[position]]
+            symbols[position] = -size if decoder.bit() else size
+        return symbols
+
+
+# Section 4
+
+
+def fixed(value: Integers, multiplier: Integers, offset: Integers | int = 0) -> Integers:
+    return (value * multiplier + offset + (1 << 23)) >> 24
+
+
+def relu(x: Integers) -> Integers:
+    return np.clip(x, 0, 127)
+
+
+def signed(x: Integers) -> Integers:
+    return np.clip(x, -127, 127)
+
+
+def shuffle(x: Integers) -> Integers:
+    channels, height, width = x.shape
+    result = np.zeros((channels // 4, 2 * height, 2 * width), np.int64)
+    for i in range(2):
+        for j in range(2):
+            result[:, i::2, j::2] = x[2 * i + j :: 4]
+    return result
+
+
+def seen(x: Integers, kernel: int) -> Integers:
+    """`[C, h, w]` → `[C * kernel * kernel, h, w]`, zeros outside."""
+    reach = kernel // 2
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+    height, width = x.shape[1:]
+    shifted = [padded[:, r : r + height, c : c + width] for r in range(kernel) for c in range(kernel)]
+    return np.stack(shifted, axis=1).reshape(-1, height, width)
+
+
+class Model:
+    def __init__(self, tensors: dict[str, NDArray[np.generic]], quality: int) -> None:
+        self.quality = quality
+        self.tables = Tables(tensors["tables.radii"], tensors["tables.frequencies"])  # type: ignore[arg-type]
+        prior = {name.removeprefix("prior."): value for name, value in tensors.items() if name.startswith("prior.")}
+        self.tensors = {name: value.astype(np.int64) for name, value in prior.items() if not name.startswith("analyse")}
+        self.channels = self.row("context_multiplier").shape[0]
+
+    def row(self, name: str) -> Integers:
+        tensor = self.tensors[name]
+        return tensor[self.quality if len(tensor) == 201 else 0]
+
+    def sums(self, name: str, x: Integers) -> Integers:
+        return np.einsum("oi,ihw->ohw", self.tensors[f"{name}.weight"], x) + self.row(f"{name}.bias")[:, None, None]
+
+    def layer(self, name: str, x: Integers) -> Integers:
+        return self.sums(name, x) >> self.tensors[f"{name}.shift"][:, None, None]
+
+    def block(self, data: bytes, height: int, width: int) -> Integers:
+        decoder = RangeDecoder(data)
+        features = self.features(decoder, height // 4, width // 4)
+        row, column = np.mgrid[0:height, 0:width] % 2
+        rank = np.array([[0, 2], [3, 1]])[row, column]
+        group = np.arange(self.channels) * 4 // self.channels
+        values = np.zeros((self.channels, height, width), np.int64)
+        context = np.zeros_like(values)
+        for k in range(4):
+            mask = rank[None] == ((k + group) % 4)[:, None, None]
+            channel = np.nonzero(mask)[0]
+            sums = self.one_pass(k, context, features, rank)
+            mean = fixed(sums[: self.channels][mask], self.row(f"pass{k}.mean_multiplier")[channel])
+            mean = np.clip(mean, -(1 << 19), 1 << 19)
+            multiplier = self.tensors[f"pass{k}.table_multiplier"][0][channel]
+            table = fixed(sums[self.channels :][mask], multiplier, self.row("table_offset")[channel])
+            symbols = self.tables.batch(decoder, np.clip(table, 0, 63))
+            values[mask] = 16 * symbols + mean
+            context[mask] = signed(fixed(values[mask], self.row("context_multiplier")[channel]))
+        return values
+
+    def features(self, decoder: RangeDecoder, height: int, width: int) -> Integers:
+        count = height * width
+        symbols = self.tables.batch(decoder, np.repeat(self.row("hyper_table"), count))
+        values = 16 * symbols + np.repeat(self.row("hyper_mean"), count)
+        x = signed(fixed(values, np.repeat(self.row("hyper_multiplier"), count))).reshape(-1, height, width)
+        for name in ("synthesise_1", "synthesise_2"):
+            x = relu(shuffle(self.layer(name, seen(x, 3))))
+        return relu(self.layer("synthesise_3", seen(x, 3)) + x)
+
+    def one_pass(self, k: int, context: Integers, features: Integers, rank: Integers) -> Integers:
+        """The sums of the head, `[2C, h, w]`."""
+        name = f"pass{k}"
+        inputs = features
+        if k > 0:
+            fan_in = self.tensors[f"{name}.entry.weight"].shape[1]
+            kernel = round(((fan_in - len(features)) / self.channels) ** 0.5)
+            inputs = np.concatenate([seen(context, kernel), features])
+        x = self.sums(f"{name}.entry", inputs) + self.tensors[f"{name}.cell"][rank].transpose(2, 0, 1)
+        x = relu(x >> self.tensors[f"{name}.entry.shift"][:, None, None])
+        b = 0
+        while f"{name}.expand{b}.weight" in self.tensors:
+            x = signed(x + self.layer(f"{name}.project{b}", relu(self.layer(f"{name}.expand{b}", x))))
+            b += 1
+        return self.sums(f"{name}.head", x)

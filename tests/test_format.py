@@ -1,0 +1,66 @@
+"""The specification is enough: a decoder written from it alone agrees with the library, on fresh and on golden files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference_decoder
+from conftest import photograph
+from safetensors.numpy import load_file
+
+import sdcodec
+from sdcodec.bundles import store
+
+GOLDEN = Path(__file__).parent / "golden"
+FILES = sorted(GOLDEN.glob("*.sdc"))
+
+
+@pytest.mark.parametrize(
+    ("size", "quality"), [((1, 1), 50), ((40, 64), 0), ((40, 64), 37.5), ((64, 40), 100), ((560, 520), 10)]
+)
+def test_a_decoder_from_the_specification_agrees(random_bundle, size, quality):
+    codec = sdcodec.Codec(random_bundle, device="cpu")
+    data = codec.encode(photograph(*size), quality=quality).data
+    expected = codec.symbols(data)
+    found = reference_decoder.decode(data, random_bundle / "prior.safetensors")
+    assert np.array_equal(found, expected)
+
+
+def test_it_agrees_on_escapes_too(random_bundle):
+    """Black and white noise at the best quality: symbols far outside of what the prior expects."""
+    codec = sdcodec.Codec(random_bundle, device="cpu")
+    noise = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (64, 64, 3))
+    data = codec.encode(noise, quality=100).data
+    assert np.array_equal(reference_decoder.decode(data, random_bundle / "prior.safetensors"), codec.symbols(data))
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_the_fingerprint_is_what_the_specification_says(random_bundle, shipped):
+    folder = store.SHIPPED / "tiny" if shipped else random_bundle
+    manifest = json.loads((folder / "bundle.json").read_text())
+    tensors = load_file(folder / "prior.safetensors")
+    channels = manifest["autoencoder"]["configuration"]["latent_channels"]
+    digest = hashlib.sha256(f"latents {channels} at 1/8\n".encode())
+    for name in sorted(tensors):
+        if not name.startswith("prior.analyse") and name != "inverse_gain":
+            digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}\n".encode())
+            digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    assert digest.hexdigest() == manifest["priors"][0]["fingerprint"]
+
+
+def test_there_are_golden_files():
+    assert len(FILES) >= 4
+    assert sorted(json.loads((GOLDEN / "digests.json").read_text())) == [path.name for path in FILES]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_golden_files_decode_to_the_same_integers_for_ever(path):
+    data = path.read_bytes()
+    expected = json.loads((GOLDEN / "digests.json").read_text())[path.name]
+    assert sdcodec.Codec.for_file(data).symbols_sha256(data) == expected
+    found = reference_decoder.decode(data, store.SHIPPED / "tiny" / "prior.safetensors")
+    assert hashlib.sha256(found.astype("<i4").tobytes()).hexdigest() == expected
