@@ -15,11 +15,12 @@ from PIL import Image
 from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
 from sdcodec_eval.metrics import Pixels, lpips, psnr, ssim
 
+
+from sdcodec import Codec
+
 OTHERS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF}
 Row = tuple[str, str, int, int, float, float, float, float]  # as HEADER names them
 HEADER = ("image", "codec", "budget_bytes", "bytes", "quality", "psnr", "ssim", "lpips_alex")
-
-from sdcodec import Codec
 
 
 def centre_crop(path: Path, side: int = 512) -> Image.Image:
