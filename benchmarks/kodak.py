@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
-from sdcodec_eval.metrics import Pixels, lpips, psnr, ssim
-
 
 from sdcodec import Codec
+from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
+from sdcodec_eval.metrics import Pixels, lpips, psnr, ssim
 
 OTHERS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF}
 Row = tuple[str, str, int, int, float, float, float, float]  # as HEADER names them

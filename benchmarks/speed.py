@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kodak import centre_crop
 from PIL import Image
 
+from kodak import centre_crop
 from sdcodec import Codec
 
 QUALITY = 45.0

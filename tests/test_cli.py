@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from conftest import photograph
 from PIL import Image
+
+from conftest import photograph
 from sdcodec_cli.main import cli
 
 

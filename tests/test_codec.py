@@ -7,10 +7,10 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import photograph
 from PIL import Image
 
 import sdcodec
+from conftest import photograph
 from sdcodec import codec as codec_module
 from sdcodec.bundles import store
 from sdcodec.container import Container

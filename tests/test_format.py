@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import reference_decoder
-from conftest import photograph
 from safetensors.numpy import load_file
 
+import reference_decoder
 import sdcodec
+from conftest import photograph
 from sdcodec.bundles import store
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
 from PIL import Image
+
+from conftest import photograph
 from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
 from sdcodec_eval.metrics import lpips, psnr, ssim
 from sdcodec_eval.montage import side_by_side

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, SMALL_PRIOR, photograph
 from PIL import Image
 
 import sdcodec
+from conftest import SMALL, SMALL_PRIOR, photograph
 from sdcodec.errors import TrainingError
 from sdcodec.training.config import load_config
 from sdcodec.training.model import TrainingModel
