@@ -32,6 +32,16 @@ class TinyConfig:
     block: str = "separable"
 
 
+def _cast(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """To the precision of a layer's weights; in training these are float32, and autocast is left to choose."""
+    return x if layer.weight.dtype == torch.float32 else x.to(layer.weight.dtype)
+
+
+def _stream(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """What residual blocks add to stays float32 where weights are not: sums in bfloat16 cost half a hundredth of LPIPS."""
+    return x if layer.weight.dtype == torch.float32 else x.float()
+
+
 class PlainBlock(nn.Module):
     """x + conv(SiLU(conv(SiLU(x)))), 3x3."""
 
@@ -43,7 +53,7 @@ class PlainBlock(nn.Module):
             self.second.weight.mul_(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.silu(self.first(F.silu(x))))
+        return x + self.second(F.silu(self.first(_cast(F.silu(x), self.first))))
 
 
 class SeparableBlock(nn.Module):
@@ -58,7 +68,7 @@ class SeparableBlock(nn.Module):
             self.project.weight.mul_(0.3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(F.silu(self.expand(self.depthwise(x))))
+        return x + self.project(F.silu(self.expand(self.depthwise(_cast(x, self.depthwise)))))
 
 
 def _blocks(config: TinyConfig, width: int, count: int, plain: bool = False) -> nn.Sequential:
@@ -80,8 +90,8 @@ class TinyEncoder(nn.Module):
         self.exit = nn.Conv2d(wide, config.latent_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = self.entry(F.pixel_unshuffle(2 * images - 1, 4).to(self.entry.weight.dtype))
-        x = self.down(F.silu(self.blocks_4(x)))
+        x = _stream(self.entry(_cast(F.pixel_unshuffle(2 * images - 1, 4), self.entry)), self.entry)
+        x = _stream(self.down(_cast(F.silu(self.blocks_4(x)), self.down)), self.down)
         return self.exit(self.blocks_8(x).to(self.exit.weight.dtype))
 
 
@@ -100,10 +110,10 @@ class TinyDecoder(nn.Module):
 
     def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
         """`quality_bias` is `[B, wide]`: what the decoder is told of the rate."""
-        x = self.entry(latents.to(self.entry.weight.dtype))
+        x = _stream(self.entry(_cast(latents, self.entry)), self.entry)
         x = x + quality_bias.to(x.dtype)[:, :, None, None]
-        x = F.pixel_shuffle(self.up_4(F.silu(self.blocks_8(x))), 2)
-        x = F.pixel_shuffle(self.up_2(F.silu(self.blocks_4(x))), 2)
+        x = _stream(F.pixel_shuffle(self.up_4(_cast(F.silu(self.blocks_8(x)), self.up_4)), 2), self.up_4)
+        x = _stream(F.pixel_shuffle(self.up_2(_cast(F.silu(self.blocks_4(x)), self.up_2)), 2), self.up_2)
         x = self.exit(F.silu(x).to(self.exit.weight.dtype))
         return F.pixel_shuffle(x, 2) * 0.5 + 0.5
 

@@ -18,20 +18,26 @@ from sdcodec.priors.integer import MEAN_BITS
 class Quantiser(ABC):
     """Rounds given latents to symbols around the prior's means, and hands on what it has rounded."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor) -> None:
-        """`steps` `[B, C, h, w]` latents and `hyper` `[B, Z, h/4, w/4]` side information, both float in steps."""
+    def __init__(self, steps: Tensor, hyper: Tensor, threshold: float = 0.5) -> None:
+        """`steps` `[B, C, h, w]` latents and `hyper` `[B, Z, h/4, w/4]` side information, both float in steps.
+
+        `threshold`: the fraction from which on latents are rounded away from their means. Below 0.5 files get larger.
+        """
         self._steps, self._hyper = steps.flatten(1), hyper.flatten(1)
+        self._threshold = threshold
 
     def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
-        return self._rounded(self._hyper, means, tables)
+        return self._rounded(self._hyper, means, tables, 0.5)
 
     def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
-        return self._rounded(self._steps[:, positions], means, tables)
+        return self._rounded(self._steps[:, positions], means, tables, self._threshold)
 
-    def _rounded(self, values: Tensor, means: Tensor, tables: Tensor) -> Tensor:
-        symbols = torch.round(values - means.float() / (1 << MEAN_BITS)).clamp_(-SYMBOL_LIMIT, SYMBOL_LIMIT).long()
+    def _rounded(self, values: Tensor, means: Tensor, tables: Tensor, threshold: float) -> Tensor:
+        away = values - means.float() / (1 << MEAN_BITS)
+        whole = (away.abs() + (1 - threshold)).floor_().clamp_(max=SYMBOL_LIMIT)
+        symbols = whole.mul_(away.sign()).long()
         symbols.masked_fill_(tables == 0, 0)  # under the narrowest table nothing is coded
         self.take(symbols.cpu().numpy(), tables.cpu().numpy())
         return symbols
@@ -56,8 +62,8 @@ class CostEstimator(Quantiser):
 class Coder(Quantiser):
     """Codes each item of the batch into bytes of its own."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
-        super().__init__(steps, hyper)
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, threshold: float = 0.5) -> None:
+        super().__init__(steps, hyper, threshold)
         self._encoders = [SymbolEncoder(tables) for _ in range(steps.shape[0])]
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
