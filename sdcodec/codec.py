@@ -15,8 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from sdcodec import hardware, ratecontrol, tiling
+from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
 from sdcodec.bundles import loading, store
 from sdcodec.container import BLOCK_LATENTS, Container, Header, block_count, padded_size
+from sdcodec.effort import effort_of
 from sdcodec.errors import BundleError, ImageError, OptionError
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
@@ -29,6 +31,7 @@ from sdcodec.pixels import (
     unpack_alpha,
 )
 from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 
 DEFAULT_QUALITY = 50.0
@@ -109,6 +112,7 @@ class Codec:
         quality: float | None = None,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
+        effort: int | None = None,
         metadata: frozenset[str] = frozenset(),
         max_pixels: int | None = None,
     ) -> Encoded:
@@ -117,11 +121,14 @@ class Codec:
         image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
         quality: 0..100 in half steps (default 50). Or target_bytes: the best quality whose file is at most so long; or
             target_bpp: the same in bits per pixel.
+        effort: 0..9 (default 0), how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the
+            latents by gradient descent, twice the steps a level. Files of every effort decode alike.
         metadata: what to keep of "icc", "exif" and "xmp".
 
         Raises ImageError for what is no image, BudgetError for a budget that cannot be met, OptionError.
         """
         _check_rate(quality, target_bytes, target_bpp)
+        plan = effort_of(effort)
         picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
         if target_bpp is not None:
@@ -130,17 +137,21 @@ class Codec:
         empty = self._container(picture, 0, (b"",) * block_count(width, height))
         if target_bytes is None:
             half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
-            data = self._coded(picture, latents, half_steps).to_bytes()
+            latents = self._refined(picture, latents, half_steps, plan.iterations)
+            data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
         else:
             overhead = len(empty.to_bytes())
             half_steps = ratecontrol.largest_within(
-                target_bytes, width * height, lambda h: overhead + self._estimated_bytes(latents, h)
+                target_bytes,
+                width * height,
+                lambda h: overhead + self._estimated_bytes(latents, h, plan.rounding),
             )
-            data = self._coded(picture, latents, half_steps).to_bytes()
+            latents = self._refined(picture, latents, half_steps, plan.iterations, target_bytes - overhead)
+            data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
             while len(data) > target_bytes and half_steps > 0:  # the estimate was a few bytes short
                 half_steps -= 1
-                data = self._coded(picture, latents, half_steps).to_bytes()
-            data = self._filled(picture, latents, half_steps, data, target_bytes)
+                data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
+            data = self._filled(picture, latents, half_steps, data, target_bytes, plan.rounding)
             if len(data) > target_bytes:
                 raise ratecontrol.too_few(target_bytes, len(data))
         return Encoded(data, width, height, half_steps / 2)
@@ -152,16 +163,21 @@ class Codec:
         """
         return self.decode_batch([data], max_pixels=max_pixels)[0]
 
-    def encode_batch(self, images: Sequence[ImageSource], *, quality: float | None = None) -> list[Encoded]:
-        """As `encode` at one quality, several pictures of one size at once: what a GPU wants."""
+    def encode_batch(
+        self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
+    ) -> list[Encoded]:
+        """As `encode` at one quality, several pictures of one size at once: what a GPU wants. Refining goes one by one."""
         _check_rate(quality, None, None)
+        plan = effort_of(effort)
         half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
         pictures = [read_picture(image) for image in images]
         encoded = []
         for group in _of_one_size(pictures):
             chosen = [pictures[i] for i in group]
             latents = self._latents(chosen)
-            blocks = self._code_blocks(latents, half_steps)
+            for own, picture in zip(latents, chosen, strict=True):
+                own.copy_(self._refined(picture, own, half_steps, plan.iterations))
+            blocks = self._code_blocks(latents, half_steps, plan.rounding)
             for i, picture, own in zip(group, chosen, blocks, strict=True):
                 height, width = picture.rgb.shape[:2]
                 data = self._container(picture, half_steps, own).to_bytes()
@@ -230,7 +246,24 @@ class Codec:
 
     # Latents and bytes
 
-    def _filled(self, picture: Picture, latents: Tensor, half_steps: int, data: bytes, budget: int) -> bytes:
+    def _refined(
+        self, picture: Picture, latents: Tensor, half_steps: int, iterations: int, budget: int | None = None
+    ) -> Tensor:
+        """Latents `[C, h, w]` moved to where the file is better (`sdcodec.refinement`); budget: bytes for the blocks."""
+        if not iterations:
+            return latents
+        if not isinstance(self._model.autoencoder, DifferentiableAutoencoder):
+            raise OptionError(f"the model {self.name!r} has no gradient to refine by; choose an effort from 0 to 3")
+        from sdcodec.refinement import Refiner  # LPIPS comes with it
+
+        pixels = torch.from_numpy(_padded(_visible(picture))).to(self.device).permute(2, 0, 1).float().div_(255)
+        height, width = picture.rgb.shape[:2]
+        bits = None if budget is None else 8.0 * (budget - 2 * block_count(width, height))
+        return Refiner(self._model, half_steps, pixels, (height, width)).run(latents, iterations, bits)
+
+    def _filled(
+        self, picture: Picture, latents: Tensor, half_steps: int, data: bytes, budget: int, rounding: Rounding
+    ) -> bytes:
         """Uses what the step of quality leaves of the budget, by rounding a little more latents away from zero.
 
         A lower threshold costs more than a higher quality does, but over a hundredth of the file it is worth its bytes.
@@ -241,36 +274,36 @@ class Codec:
             if not len(best) / 400 < budget - len(best) < len(best) / 33 or wanted <= 0:
                 break
             lowered = wanted / growth
-            tried = self._coded(picture, latents, half_steps, 0.5 - lowered).to_bytes()
+            tried = self._coded(picture, latents, half_steps, rounding.lower(lowered)).to_bytes()
             growth = max(0.5, math.log(len(tried) / len(data)) / lowered)
             if len(best) < len(tried) <= budget:
                 best = tried
         return best
 
-    def _coded(self, picture: Picture, latents: Tensor, half_steps: int, threshold: float = 0.5) -> Container:
-        [blocks] = self._code_blocks(latents[None], half_steps, threshold)
+    def _coded(self, picture: Picture, latents: Tensor, half_steps: int, rounding: Rounding) -> Container:
+        [blocks] = self._code_blocks(latents[None], half_steps, rounding)
         return self._container(picture, half_steps, blocks)
 
-    def _code_blocks(self, latents: Tensor, half_steps: int, threshold: float = 0.5) -> list[tuple[bytes, ...]]:
+    def _code_blocks(self, latents: Tensor, half_steps: int, rounding: Rounding) -> list[tuple[bytes, ...]]:
         """Latents `[B, C, h, w]` → the bytes of each item's blocks in raster order."""
         prior = self._model.prior
         places = list(tiling.blocks(latents.shape[2], latents.shape[3], BLOCK_LATENTS))
         coded: dict[tuple[int, int], bytes] = {}
         for chunk in _chunks_of_one_shape(places, latents.shape[0]):
             steps = self._steps(latents, places, chunk, half_steps)
-            coder = Coder(steps, prior.hyper_latents(steps, half_steps), prior.tables, threshold)
+            coder = Coder(steps, prior.hyper_latents(steps, half_steps), prior.tables, rounding)
             prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, coder)
             coded |= dict(zip(chunk, coder.finish(), strict=True))
         return [tuple(coded[item, place] for place in range(len(places))) for item in range(latents.shape[0])]
 
-    def _estimated_bytes(self, latents: Tensor, half_steps: int) -> float:
+    def _estimated_bytes(self, latents: Tensor, half_steps: int, rounding: Rounding) -> float:
         """Ideal code length of one picture's latents `[C, h, w]`; real blocks are about two bytes longer."""
         prior = self._model.prior
         places = list(tiling.blocks(latents.shape[1], latents.shape[2], BLOCK_LATENTS))
         total = 0.0
         for chunk in _chunks_of_one_shape(places, 1):
             steps = self._steps(latents[None], places, chunk, half_steps)
-            estimator = CostEstimator(steps, prior.hyper_latents(steps, half_steps), prior.tables)
+            estimator = CostEstimator(steps, prior.hyper_latents(steps, half_steps), prior.tables, rounding)
             prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, estimator)
             total += estimator.bits / 8 + len(chunk) * (2 if len(places) > 1 else 1)
         return total

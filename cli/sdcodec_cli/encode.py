@@ -57,6 +57,14 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     metavar="X",
     help="Best quality of at most X bits per pixel.",
 )
+@click.option(
+    "--effort",
+    type=click.IntRange(0, 9),
+    default=0,
+    show_default=True,
+    metavar="0..9",
+    help="Time for a better file: 1-3 weigh bits while rounding, 4-9 refine by gradient descent, 2 to 64 steps.",
+)
 @click.option("--model", default="tiny", show_default=True, metavar="NAME|FOLDER", help="The model that encodes.")
 @click.option(
     "--metadata",
@@ -73,6 +81,7 @@ def encode(
     quality: float | None,
     target_bytes: int | None,
     target_bpp: float | None,
+    effort: int,
     model: str,
     metadata: frozenset[str],
     device: str,
@@ -119,6 +128,7 @@ def encode(
             quality=quality,
             target_bytes=target_bytes,
             target_bpp=target_bpp,
+            effort=effort,
             metadata=metadata,
             max_pixels=max_pixels,
         )
