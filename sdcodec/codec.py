@@ -141,12 +141,18 @@ class Codec:
             data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
         else:
             overhead = len(empty.to_bytes())
-            half_steps = ratecontrol.largest_within(
-                target_bytes,
-                width * height,
-                lambda h: overhead + self._estimated_bytes(latents, h, plan.rounding),
-            )
-            latents = self._refined(picture, latents, half_steps, plan.iterations, target_bytes - overhead)
+
+            def largest_within_budget(latents: Tensor) -> int:
+                return ratecontrol.largest_within(
+                    target_bytes,
+                    width * height,
+                    lambda h: overhead + self._estimated_bytes(latents, h, plan.rounding),
+                )
+
+            half_steps = largest_within_budget(latents)
+            if plan.iterations:
+                latents = self._refined(picture, latents, half_steps, plan.iterations, target_bytes - overhead)
+                half_steps = largest_within_budget(latents)
             data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
             while len(data) > target_bytes and half_steps > 0:  # the estimate was a few bytes short
                 half_steps -= 1

@@ -94,6 +94,13 @@ def test_budgets(folder):
     assert not (folder / "c.sdc").exists()
 
 
+def test_effort(folder):
+    for effort in "034":
+        invoke("encode", "a.png", "-o", f"{effort}.sdc", "--model", "random", "--effort", effort)
+        invoke("decode", f"{effort}.sdc", "-o", f"{effort}.png")
+    assert (folder / "3.sdc").stat().st_size < (folder / "0.sdc").stat().st_size
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -101,6 +108,7 @@ def test_budgets(folder):
         ("-q", "101"),
         ("--bytes", "0"),
         ("--bpp", "nan"),
+        ("--effort", "10"),
         ("--metadata", "everything"),
         ("--force", "--skip-existing"),
         ("-v", "--quiet"),

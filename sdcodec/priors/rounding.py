@@ -41,8 +41,8 @@ class Rounding:
             further = further_bits(tables, away.device)
             place = symbols.long().clamp_(max=further.shape[1] - 1)
             excess = further[indices, place].mul_(coded**2 / (2 * self.worth))
-            symbols -= size < symbols - (0.5 + self.lowered) + excess
-            symbols.clamp_(min=0)
+            nearer = (size < symbols - (0.5 + self.lowered) + excess) & (symbols > 0)
+            symbols -= nearer.to(symbols.dtype)
         symbols = symbols.mul_(away.sign()).long()
         return symbols.masked_fill_(indices == 0, 0)  # under the narrowest table nothing is coded
 
