@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, ratecontrol, tiling
+from sdcodec import hardware, palette, ratecontrol, tiling
 from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
 from sdcodec.bundles import loading, store
 from sdcodec.container import BLOCK_LATENTS, Container, Header, block_count, padded_size
@@ -37,6 +37,7 @@ from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 DEFAULT_QUALITY = 50.0
 WINDOW_LATENTS = 160  # side of what a network computes at once: 1,280 pixels; 24 megapixels need 1.5 GB
 BLOCKS_AT_ONCE = 8
+MODES = ("latents", "palette")
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 
 
@@ -113,6 +114,7 @@ class Codec:
         target_bytes: int | None = None,
         target_bpp: float | None = None,
         effort: int | None = None,
+        mode: str = "latents",
         metadata: frozenset[str] = frozenset(),
         max_pixels: int | None = None,
     ) -> Encoded:
@@ -123,17 +125,22 @@ class Codec:
             target_bpp: the same in bits per pixel.
         effort: 0..9 (default 0), how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the
             latents by gradient descent, twice the steps a level. Files of every effort decode alike.
+        mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with target_bytes or
+            target_bpp as many as fit; it has no quality and no effort.
         metadata: what to keep of "icc", "exif" and "xmp".
 
         Raises ImageError for what is no image, BudgetError for a budget that cannot be met, OptionError.
         """
         _check_rate(quality, target_bytes, target_bpp)
+        _check_mode(mode, quality, effort)
         plan = effort_of(effort)
         picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
         if target_bpp is not None:
             target_bytes = math.floor(target_bpp * width * height / 8)
         [latents] = self._latents([picture])
+        if mode == "palette":
+            return self._palettised(picture, latents, target_bytes)
         empty = self._container(picture, 0, (b"",) * block_count(width, height))
         if target_bytes is None:
             half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
@@ -196,15 +203,18 @@ class Codec:
         images: dict[int, Image.Image] = {}
         for group in _alike([(c.header.width, c.header.height, c.header.quality) for c in containers]):
             headers = [containers[i].header for i in group]
-            symbols = self._decode_blocks([containers[i] for i in group])
-            latents = self._dequantised(symbols, headers[0].quality)
+            latents = self._decoded_latents([containers[i] for i in group])
             for i, pixels in zip(group, self._pixels(latents, headers[0]), strict=True):
                 images[i] = to_pil(_picture(pixels, containers[i]))
         return [images[i] for i in range(len(files))]
 
     def symbols(self, data: bytes) -> NDArray[np.int32]:
-        """The decoded integers of a file, `[C, h, w]`: symbol plus predicted mean, in 1/16 of a quantiser step."""
-        return self._decode_blocks([self._parsed(data, DEFAULT_MAX_PIXELS)])[0]
+        """The decoded integers of a file, `[C, h, w]`.
+
+        Symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file, what `palette.Palettised.values` says.
+        """
+        container = self._parsed(data, DEFAULT_MAX_PIXELS)
+        return self._decode_blocks([container])[0] if container.palette is None else self._palette(container).values()
 
     def symbols_sha256(self, data: bytes) -> str:
         """A digest of `symbols` as little-endian int32, in hexadecimal: equal wherever the file is decoded."""
@@ -336,9 +346,60 @@ class Codec:
                 symbols[item][:, places[place][0], places[place][1]] = values
         return symbols
 
-    def _dequantised(self, symbols: Sequence[NDArray[np.int32]], half_steps: int) -> Tensor:
-        whole = torch.from_numpy(np.stack(symbols)).to(self.device)
-        return whole.float().mul_(self._model.inverse_gain[half_steps][:, None, None] / (1 << MEAN_BITS))
+    def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
+        """Containers of one size and quality → latents `[B, C, h, w]`."""
+        blocks = [container for container in containers if container.palette is None]
+        symbols = iter(self._decode_blocks(blocks) if blocks else ())
+        return torch.stack(
+            [
+                self._dequantised(next(symbols), container.header.quality, MEAN_BITS)
+                if container.palette is None
+                else self._dequantised(self._palette(container).values(), palette.MIDDLE, palette.VALUE_BITS)
+                for container in containers
+            ]
+        )
+
+    def _dequantised(self, symbols: NDArray[np.int32], half_steps: int, bits: int) -> Tensor:
+        """Integers `[C, h, w]` that count in 2**-bits steps → latents, float32."""
+        inverse_gain = self._model.inverse_gain[half_steps][:, None, None]
+        return torch.from_numpy(symbols).to(self.device).float().mul_(inverse_gain / (1 << bits))
+
+    # The experiment of 2022
+
+    def _palettised(self, picture: Picture, latents: Tensor, target_bytes: int | None) -> Encoded:
+        """A file of as many colours as fit into `target_bytes`, at most 256."""
+        height, width = picture.rgb.shape[:2]
+        steps = (latents * self._model.gain[palette.MIDDLE][:, None, None]).cpu().numpy()
+        quality = 0
+
+        def coded(colours: int) -> bytes:
+            nonlocal quality
+            chosen = palette.palettised(steps, colours)
+            quality = self._quality_of_error(steps - chosen.values() / (1 << palette.VALUE_BITS))
+            container = self._container(picture, quality, ())
+            return replace(container, palette=chosen.to_bytes()).to_bytes()
+
+        data = coded(palette.MOST_COLOURS)
+        if target_bytes is not None and len(data) > target_bytes:
+            data = ratecontrol.most_within(target_bytes, palette.MOST_COLOURS - 1, coded)
+        return Encoded(data, width, height, quality / 2)
+
+    def _quality_of_error(self, error: NDArray[np.float64]) -> int:
+        """The quality, in half steps, whose quantiser's error is nearest to that `[C, h, w]`, in steps at MIDDLE.
+
+        The decoder is told of it: it expects what quantising leaves, step**2 / 12.
+        """
+        gain = self._model.gain.cpu().double()
+        left = (1 / 12) * (gain[palette.MIDDLE] / gain).square().mean(dim=1)
+        return int((left.log() - math.log(max(float((error**2).mean()), 1e-12))).abs().argmin())
+
+    def _palette(self, container: Container) -> palette.Palettised:
+        header = container.header
+        height, width = padded_size(header.height) // 8, padded_size(header.width) // 8
+        assert container.palette is not None
+        return palette.Palettised.from_bytes(container.palette, self._model.autoencoder.channels, height, width)
+
+    # Files
 
     def _container(self, picture: Picture, half_steps: int, blocks: tuple[bytes, ...]) -> Container:
         height, width = picture.rgb.shape[:2]
@@ -367,6 +428,13 @@ def _check_rate(quality: float | None, target_bytes: int | None, target_bpp: flo
         raise OptionError(f"target_bytes {target_bytes} is not positive")
     if target_bpp is not None and not 0 < target_bpp < math.inf:
         raise OptionError(f"target_bpp {target_bpp} is not positive")
+
+
+def _check_mode(mode: str, quality: float | None, effort: int | None) -> None:
+    if mode not in MODES:
+        raise OptionError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
+    if mode == "palette" and (quality is not None or effort):
+        raise OptionError("a palette has no quality and no effort; give target_bytes or target_bpp for fewer colours")
 
 
 def _other_model(wanted: bytes, name: str, own: bytes) -> str:

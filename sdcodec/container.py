@@ -17,7 +17,7 @@ BLOCK_PIXELS = BLOCK_LATENTS * LATENT_STRIDE
 SIZE_LIMIT = 1 << 24
 HIGHEST_QUALITY = 200  # half steps
 
-CHUNK_NAMES = {"L": "latents", "A": "alpha", "i": "ICC profile", "e": "EXIF", "x": "XMP"}
+CHUNK_NAMES = {"L": "latents", "P": "palette", "A": "alpha", "i": "ICC profile", "e": "EXIF", "x": "XMP"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Container:
-    """A whole file: header, entropy-coded blocks in raster order, and what travels beside the picture."""
+    """A whole file: header, entropy-coded blocks in raster order, and what travels beside the picture.
+
+    Where `palette` is given, it stands in the place of the blocks, of which there are none.
+    """
 
     header: Header
     blocks: tuple[bytes, ...]
@@ -55,12 +58,14 @@ class Container:
     exif: bytes | None = None
     xmp: bytes | None = None
     unknown: tuple[Chunk, ...] = field(default=())
+    palette: bytes | None = None
 
     def chunks(self) -> list[Chunk]:
         """The chunks in the order in which they are written."""
         known = (("A", self.alpha), ("i", self.icc), ("e", self.exif), ("x", self.xmp))
         extras = [Chunk(tag, payload) for tag, payload in known if payload is not None]
-        return [Chunk("L", _pack_blocks(self.blocks)), *extras, *self.unknown]
+        latents = Chunk("L", _pack_blocks(self.blocks)) if self.palette is None else Chunk("P", self.palette)
+        return [latents, *extras, *self.unknown]
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
@@ -108,10 +113,19 @@ class Container:
                 raise FormatError(f"damaged: two chunks {CHUNK_NAMES[tag]!r}")
             else:
                 found[tag] = payload
-        if "L" not in found:
-            raise FormatError("damaged: there are no latents in it")
-        blocks = _unpack_blocks(found["L"], block_count(header.width, header.height))
-        return cls(header, blocks, found.get("A"), found.get("i"), found.get("e"), found.get("x"), tuple(unknown))
+        if ("L" in found) == ("P" in found):
+            raise FormatError("damaged: there are no latents in it, or two kinds of them")
+        blocks = _unpack_blocks(found["L"], block_count(header.width, header.height)) if "L" in found else ()
+        return cls(
+            header,
+            blocks,
+            found.get("A"),
+            found.get("i"),
+            found.get("e"),
+            found.get("x"),
+            tuple(unknown),
+            found.get("P"),
+        )
 
 
 def padded_size(size: int) -> int:

@@ -27,13 +27,13 @@ from sdcodec.priors.sources import Recorder
 # here, where descent may do with one picture what it likes, that weight would buy LPIPS with PSNR.
 MSE_SCALE = 255.0**2 / 400
 LPIPS_WEIGHT = 0.7
-# What the best quantiser of a smooth density pays for a squared error of one step (R = -log2 step, D = step**2 / 12):
-# 6 / ln 2 = 8.7 bits; the models that were measured stand at 4.6 (low qualities) to 7.
-BITS_OF_A_STEP = 6.0
+# Bits that a squared error of one step is worth, to begin with: 6 / ln 2 = 8.7 for the best quantiser of a smooth density
+# (R = -log2 step, D = step**2 / 12); a little less, so that the first steps save bits and later ones spend them.
+BITS_OF_A_STEP = 7.0
 LPIPS_SIDE = 31  # the least that it takes
 PROBE = 0.2  # deviation, in steps, of the noise that finds what an error in the latents does to the picture
 # Adam (Kingma and Ba, 2015), its denominator damped by this many bits a step, so that small slopes move little.
-RATE, BETAS, DAMPING = 0.1, (0.8, 0.95), 5.0
+RATE, BETAS, DAMPING = 0.07, (0.8, 0.95), 5.0
 FALL = 0.8  # by which the rate has fallen at the end
 # AlexNet looks every fourth pixel: descent would find patterns that please at one phase only. Offsets (rows, columns).
 SHIFTS = tuple((5 * i % 4, (5 * i // 4 + i) % 4) for i in range(16))
@@ -64,38 +64,31 @@ class Refiner:
         self._lpips = _lpips(picture.device)
 
     def run(self, latents: Tensor, iterations: int, budget: float | None = None) -> Tensor:
-        """Latents `[C, h, w]` → latents that ordinary encoding makes a better file of; those that came in, where none is.
+        """Latents `[C, h, w]` → latents that ordinary encoding makes a better file of, or those that came in.
 
-        Without `budget`, bits + weight * distortion falls, the weight being what the model's own quantiser steps imply.
-        With `budget`, in bits, distortion falls and bits stay below it.
+        `budget`: about how many bits there are; None for as many as the latents that come in take.
         """
         gain = self._model.gain[self._half_steps][:, None, None]
-        first = chosen = latents * gain
-        state = self._walk(first)
-        weight = start_weight = self._weight(state)
-        leaf = torch.nn.Parameter(first.clone())
+        leaf = torch.nn.Parameter(latents * gain)
         optimiser = torch.optim.Adam([leaf], lr=RATE, betas=BETAS, eps=DAMPING)
+        state = start = self._walk(leaf.detach())
+        budget = max(1.0, start.bits if budget is None else budget)
+        weight = start_weight = self._weight(start)
+        before = 0.0
         for iteration in range(iterations):
             distortion, gradient = self._distortion(state.decoded, SHIFTS[iteration % len(SHIFTS)], gradient=True)
             if iteration == 0:
-                bits, start = state.bits, distortion
-            if budget is not None:  # pictures weigh more where there is room, less where there is none
-                weight *= budget / max(state.bits, 1.0)
+                before = distortion
+            weight *= (budget / max(state.bits, 1.0)) ** 2  # the picture weighs more where there is room
             slope = self._slope_of_bits(leaf.detach(), state).add_(gradient, alpha=weight)
             leaf.grad = slope.masked_fill_(state.indices == 0, 0)  # nothing is coded there
             optimiser.param_groups[0]["lr"] = RATE * (1 - FALL * iteration / iterations)
             optimiser.step()
             state = self._walk(leaf.detach())
-            if budget is None or state.bits <= budget:
-                chosen, reached = leaf.detach().clone(), state
-        if chosen is first:
-            return latents
         # Judged at the phase that the start was judged at.
-        distortion, _ = self._distortion(reached.decoded, SHIFTS[0], gradient=False)
-        gained = start_weight * (start - distortion)
-        if budget is None:
-            gained += bits - reached.bits
-        return chosen / gain if gained > 0 else latents
+        after, _ = self._distortion(state.decoded, SHIFTS[0], gradient=False)
+        gained = start_weight * (before - after) + start.bits - state.bits
+        return leaf.detach() / gain if gained > 0 else latents
 
     def _walk(self, steps: Tensor) -> _State:
         """Quantises as the encoder will, block by block."""

@@ -17,9 +17,11 @@ MASK = (1 << 64) - 1
 
 def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
     """The integers of section 5, `[C, h, w]`."""
-    quality, width, height, payload = parse(data)
+    quality, width, height, letter, payload = parse(data)
     rows, columns = -(-height // 32) * 4, -(-width // 32) * 4
     model = Model(load_file(prior_file), quality)
+    if letter == b"P":
+        return palette(payload, model.channels, rows, columns)
     places = [(top, left) for top in range(0, rows, 64) for left in range(0, columns, 64)]
     result = np.zeros((model.channels, rows, columns), np.int32)
     for (top, left), block in zip(places, split_blocks(payload, len(places)), strict=True):
@@ -31,8 +33,8 @@ def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
 # Section 1
 
 
-def parse(data: bytes) -> tuple[int, int, int, bytes]:
-    """Quality in half steps, width, height, and the payload of the chunk L."""
+def parse(data: bytes) -> tuple[int, int, int, bytes, bytes]:
+    """Quality in half steps, width, height, and the chunk L or P: letter and payload."""
     assert data[:5] == b"\x89SDC\x10"
     assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
     position = 10
@@ -44,8 +46,9 @@ def parse(data: bytes) -> tuple[int, int, int, bytes]:
         length, position = leb128(data, position + 1)
         chunks[letter] = data[position : position + length]
         position += length
-    assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"A"}
-    return data[9], width, height, chunks[b"L"]
+    assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"P", b"A"}
+    [letter] = {b"L", b"P"} & set(chunks)
+    return data[9], width, height, letter, chunks[letter]
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:
@@ -233,3 +236,23 @@ class Model:
             x = signed(x + self.layer(f"{name}.project{b}", relu(self.layer(f"{name}.expand{b}", x))))
             b += 1
         return self.sums(f"{name}.head", x)
+
+
+# Section 7
+
+
+def palette(payload: bytes, channels: int, rows: int, columns: int) -> NDArray[np.int32]:
+    """The integers of a chunk P."""
+    colours, unit = payload[0] + 1, 256 * payload[1] + payload[2]
+    offsets = [int.from_bytes(payload[3 + 2 * c : 5 + 2 * c], "big", signed=True) for c in range(channels)]
+    inflated = zlib.decompress(payload[3 + 2 * channels :], -15)
+    assert len(inflated) == channels * colours + rows * columns
+    entries = []
+    for c in range(channels):
+        value, line = 0, []
+        for difference in inflated[c * colours : (c + 1) * colours]:
+            value = (value + difference) % 256
+            line.append(16 * offsets[c] + value * unit)
+        entries.append(line)
+    chosen = np.frombuffer(inflated[channels * colours :], np.uint8).reshape(rows, columns)
+    return np.array(entries, np.int32)[:, chosen]

@@ -101,6 +101,16 @@ def test_effort(folder):
     assert (folder / "3.sdc").stat().st_size < (folder / "0.sdc").stat().st_size
 
 
+def test_palette_mode(folder):
+    invoke("encode", "a.png", "-o", "p.sdc", "--model", "random", "--mode", "palette")
+    assert "palette (P)" in invoke("info", "p.sdc", "--symbols")
+    size = (folder / "p.sdc").stat().st_size
+    invoke("encode", "a.png", "-o", "less.sdc", "--model", "random", "--mode", "palette", "--bytes", str(size // 2))
+    assert (folder / "less.sdc").stat().st_size <= size // 2
+    invoke("decode", "p.sdc", "-o", "p.png")
+    assert Image.open("p.png").size == (64, 48)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -109,6 +119,9 @@ def test_effort(folder):
         ("--bytes", "0"),
         ("--bpp", "nan"),
         ("--effort", "10"),
+        ("--mode", "pixels"),
+        ("--mode", "palette", "-q", "50"),
+        ("--mode", "palette", "--effort", "4"),
         ("--metadata", "everything"),
         ("--force", "--skip-existing"),
         ("-v", "--quiet"),
