@@ -54,7 +54,7 @@ class TrainingConfig:
     checkpoint_every: int = 250
     validation_images: int = 32
     device: str = "auto"
-    autocast: bool = True
+    autocast: bool = True  # bfloat16, where the hardware is fast at it
     threads: int = 0
     tiny: TinyConfig = field(default_factory=TinyConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)

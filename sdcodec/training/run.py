@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdcodec import hardware
 from sdcodec.bundles.store import Bundle, find
 from sdcodec.errors import TrainingError
 from sdcodec.perceptual.lpips import LPIPS
@@ -56,6 +57,8 @@ class Trainer:
                 f"{self.output}: holds a run already; give --resume to go on with it, or another output"
             )
         self.device = _device(config.device)
+        # Where the hardware has no bfloat16, emulating it takes many times as long as float32.
+        self.autocast = config.autocast and hardware.dtype("auto", self.device) == torch.bfloat16
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -205,7 +208,7 @@ class Trainer:
     def loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Bits per pixel + beta * (MSE on 0..255 / 400 + w * LPIPS), evened out over qualities."""
         config = self.config
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.model(images, quality)
             perceptual = self.lpips.distance(output.images, images)
         reconstructed = output.images.float()
