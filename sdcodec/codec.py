@@ -159,7 +159,9 @@ class Codec:
         """
         picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
-        scale = self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]  # not one: both are learned
+        scale = (
+            self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
+        )  # not one: both are learned
         latents = self._latents([picture]) * scale[:, None, None]
         pixels = self._pixels(latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height))
         return Image.fromarray(pixels[0])

@@ -19,7 +19,7 @@ from sdcodec_eval.codecs.registry import build, described
 from sdcodec_eval.measuring import Meter
 from sdcodec_eval.pictures import Source, centre_crop, pixel_digest, read
 from sdcodec_eval.plan import Plan, Point
-from sdcodec_eval.rates import QualitySearch
+from sdcodec_eval.rates import QualitySearch, Trial, encode
 from sdcodec_eval.rows import OK, UNREACHABLE, Journal, Row, error_status
 
 A = TypeVar("A")
@@ -30,12 +30,10 @@ ORIGINAL = "original.png"
 
 @dataclass(frozen=True)
 class Coded:
-    """A file, its quality, whether it meets the limit, and the seconds that encoding took."""
+    """A file, and whether it meets the limit."""
 
-    data: bytes
-    quality: float
+    trial: Trial
     met: bool
-    seconds: float
 
 
 class Evaluator:
@@ -114,7 +112,7 @@ class Evaluator:
         if coded is None:
             return bare
         file = place / f"{label}-{point.text}.{codec.extension}"
-        atomic_write(file, coded.data, force=True)
+        atomic_write(file, coded.trial.data, force=True)
         try:
             decoded, seconds = _timed(lambda data: _fitting(codec.decode(data), width, height), file.read_bytes())
             values = self.meter.measure(pixels, decoded)
@@ -123,11 +121,11 @@ class Evaluator:
         return replace(
             bare,
             status=OK if coded.met else UNREACHABLE,
-            quality=coded.quality,
-            bytes=len(coded.data),
+            quality=coded.trial.quality,
+            bytes=len(coded.trial.data),
             file=f"{FILES}/{source.name}/{file.name}",
             values=values,
-            encode_seconds=coded.seconds,
+            encode_seconds=coded.trial.seconds,
             decode_seconds=seconds,
         )
 
@@ -146,20 +144,16 @@ class Evaluator:
         """The file of a point; None where no quality meets the limit and the plan does not ask for the lowest."""
         if limit is None:
             assert point.quality is not None
-            data, seconds = _timed(lambda quality: codec.encode(pixels, quality), point.quality)
-            return Coded(data, point.quality, True, seconds)
+            return Coded(encode(codec, pixels, point.quality), met=True)
         if isinstance(codec, RateControlled):
             found, seconds = _timed(lambda bound: codec.encode_within(pixels, bound), limit)
-            if found is not None:
-                return Coded(*found, len(found[0]) <= limit, seconds)
-            quality = None
+            trial = None if found is None else Trial(*found, seconds)
         else:
-            quality = search.largest_within(limit)
-        if quality is None and self.plan.unreachable == "show":
+            trial = search.largest_within(limit)
+        if trial is None and self.plan.unreachable == "show":
             return None
-        kept = codec.qualities[0] if quality is None else quality
-        data, seconds = _timed(lambda q: codec.encode(pixels, q), kept)
-        return Coded(data, kept, len(data) <= limit, seconds)
+        trial = trial or search.lowest()
+        return Coded(trial, met=len(trial.data) <= limit)
 
     def _ceiling(self, label: str, pixels: Pixels) -> dict[str, float | None]:
         codec = self.codecs[label]
