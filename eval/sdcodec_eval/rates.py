@@ -11,7 +11,7 @@ from sdcodec_eval.codecs.protocol import ImageCodec, Pixels
 # Sizes are not quite monotonic in quality, so more are tried above the largest that fits: at most so many, and no
 # further than a file this much longer than it may be.
 NEIGHBOURS = 8
-NEARLY = 1.08
+NEARLY = 1.15
 
 
 @dataclass(frozen=True)
