@@ -199,7 +199,8 @@ def evaluate(
         click.echo(f"\nresults in {out}" + (f"; look at {report}" if report else ""))
     failed = [row for row in summary.rows if row.status.startswith(ERROR)]
     for image, status in dict.fromkeys((row.image, row.status) for row in failed):
-        say_error(f"{image}: {status.removeprefix(f'{ERROR}: ')}")
+        reason = status.removeprefix(f"{ERROR}: ")
+        say_error(reason if image in reason else f"{image}: {reason}")
     if failed:
         say_error(f"{len(failed)} of {len(summary.rows)} rows have errors")
         raise click.exceptions.Exit(1)

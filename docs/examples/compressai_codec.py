@@ -22,7 +22,9 @@ class CompressAI:
 
     name, extension = "CompressAI", "cai"
 
-    def __init__(self, model="mbt2018_mean", metric="mse", highest=8, pretrained=True, device="cpu"):
+    def __init__(self, model="mbt2018-mean", metric="mse", highest=8, pretrained=True, device="cpu"):
+        if model not in image_models:
+            raise ValueError(f"no model {model!r} in the zoo; it has {', '.join(sorted(image_models))}")
         self.settings = {"model": model, "metric": metric, "pretrained": pretrained, "device": device}
         self.qualities = tuple(range(1, highest + 1))
         self._network = lru_cache(maxsize=2)(self._load)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdcodec.errors import OptionError
+from sdcodec.errors import OptionError, SdcodecError
 from sdcodec_eval.codecs.downscaled import Downscaled
 from sdcodec_eval.codecs.protocol import ImageCodec, Setting
 
@@ -72,7 +72,9 @@ def build(spec: CodecSpec) -> ImageCodec:
     made = _class(spec)
     try:
         codec: ImageCodec = made(**options)
-    except TypeError as error:
+    except SdcodecError:
+        raise
+    except Exception as error:  # a constructor of others may raise anything
         raise OptionError(f"{spec.label}: {spec.target} cannot be made with these options ({error})") from error
     if missing := [member for member in MEMBERS if not hasattr(codec, member)]:
         raise OptionError(
