@@ -211,7 +211,7 @@ def test_eval_writes_its_tables_and_shows_the_means(folder):
         *("--bytes", "2500", "--metrics", "psnr", "--downscale", "2", "--codec", "444=jpeg,subsampling=4:4:4"),
     )
     results = json.loads((folder / "results" / "results.json").read_text())
-    assert [codec["label"] for codec in results["codecs"]] == ["sdcodec", "jpeg", "444", "jpeg-1.2", "444-1.2"]
+    assert [codec["label"] for codec in results["codecs"]] == ["sdcodec", "jpeg", "444", "jpeg-down2", "444-down2"]
     assert results["codecs"][0]["settings"]["model"] == "random"
     assert "BD-rate against jpeg" in told and "2/2" in told
     assert invoke("eval", "a.png", "--out", "results", status=1).startswith("results: holds results already")

@@ -17,6 +17,7 @@ from PIL import Image
 
 from conftest import photograph
 from sdcodec.errors import OptionError, OutputError
+from sdcodec_eval.codecs import registry
 from sdcodec_eval.codecs.registry import CodecSpec, parse
 from sdcodec_eval.metrics import psnr
 from sdcodec_eval.pictures import collect
@@ -211,13 +212,16 @@ def test_a_finished_run_is_resumed_without_doing_anything(pictures, tmp_path):
     assert table(tmp_path / "out") == before and not done
 
 
-def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path):
+def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path, monkeypatch):
     run(PLAN, pictures, tmp_path / "out")
     with pytest.raises(OutputError, match="--resume"):
         run(PLAN, pictures, tmp_path / "out")
     other = Plan(CLASSIC, budgets=(900,), metrics=("psnr",))
     with pytest.raises(OptionError, match=r"other options \(budgets\)"):
         run(other, pictures, tmp_path / "out", resume=True)
+    monkeypatch.setitem(registry.OWN, "webp", "sdcodec_eval.codecs.classic:Jpeg")  # as a model that was trained again
+    with pytest.raises(OptionError, match=r"other settings \(webp\)"):
+        run(PLAN, pictures, tmp_path / "out", resume=True)
     Image.fromarray(photograph(64, 64, 9)).save(pictures / "a.png")
     with pytest.raises(OptionError, match=r"other images \(a\)"):
         run(PLAN, pictures, tmp_path / "out", resume=True)

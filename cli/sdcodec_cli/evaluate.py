@@ -263,7 +263,7 @@ def _specs(
     common = {"model": model, "device": device, "precision": precision}
     specs = [CodecSpec(s.label, s.target, {**common, **s.options}) if s.target == "sdcodec" else s for s in specs]
     smaller = [
-        CodecSpec(f"{s.label}-1.{n}", s.target, {**s.options, "downscale": n})
+        CodecSpec(f"{s.label}-down{n}", s.target, {**s.options, "downscale": n})
         for n in dict.fromkeys(downscale)
         for s in specs
         if s.target in CLASSIC and n > 1

@@ -9,13 +9,14 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import features
 
+from sdcodec_eval.codecs.protocol import ImageCodec
 from sdcodec_eval.pictures import Source
 from sdcodec_eval.plan import Plan
 
@@ -37,12 +38,14 @@ PACKAGES = (
 LIBRARIES = ("libjpeg_turbo", "webp", "avif")
 
 
-def describe(plan: Plan, sources: Sequence[Source], workers: int) -> dict[str, Any]:
-    """What environment.json holds: versions, hardware, commit, command, and the options that decide the rows."""
+def describe(plan: Plan, codecs: Mapping[str, ImageCodec], sources: Sequence[Source], workers: int) -> dict[str, Any]:
+    """What environment.json holds: versions, hardware, commit, command, and what decides the rows: the options, the
+    codecs' settings (a model's fingerprint among them), and the pictures."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "options": plan.to_json(),
+        "settings": {label: dict(codec.settings) for label, codec in codecs.items()},
         "images": {source.name: {"file": source.path.name, "sha256": _digest(source.path)} for source in sources},
         "workers": workers,
         "threads": torch.get_num_threads() if workers == 1 else threads_for(workers),

@@ -68,7 +68,8 @@ def evaluate(
     evaluator = Evaluator(plan)
     for label, codec in evaluator.codecs.items():
         _check_qualities(plan, label, codec)
-    _prepare(folder, describe(plan, sources, workers), resume=resume, force=force)
+    environment = describe(plan, evaluator.codecs, sources, workers)
+    _prepare(folder, environment, resume=resume, force=force)
     points = {spec.label: plan.points(spec.label) for spec in plan.codecs}
     per_picture = sum(len(chosen) for chosen in points.values())
     begun(sum(per_picture - len(_record(folder, source).rows) for source in sources))
@@ -132,7 +133,7 @@ def _prepare(folder: Path, environment: dict[str, Any], *, resume: bool, force: 
         _write_json(folder / ENVIRONMENT, environment)
         return
     earlier = _environment(folder)
-    for part in ("options", "images"):
+    for part in ("options", "images", "settings"):
         if different := _differing(earlier[part], environment[part]):
             raise OptionError(
                 f"{folder}: holds a run with other {part} ({', '.join(different)}); "
