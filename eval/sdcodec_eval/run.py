@@ -6,10 +6,12 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.connection import wait as wait_for_processes
 from pathlib import Path
 from typing import Any
@@ -171,13 +173,14 @@ def _record(folder: Path, source: Source) -> Record:
 
 _evaluator: Evaluator
 _counter: Any
+_stop: Any
 
 
-def _begin(plan: Plan, threads: int, counter: Any) -> None:
-    global _evaluator, _counter
+def _begin(plan: Plan, threads: int, counter: Any, stop: Any) -> None:
+    global _evaluator, _counter, _stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _evaluator, _counter = Evaluator(plan), counter
+    _evaluator, _counter, _stop = Evaluator(plan), counter, stop
 
 
 def _end_with_parent() -> None:
@@ -189,17 +192,23 @@ def _end_with_parent() -> None:
 
 
 def _work(source: Source, folder: Path) -> None:
+    if _stop.is_set():
+        return
     for _ in _evaluator.evaluate(source, folder):
         with _counter.get_lock():
             _counter.value += 1
+        if _stop.is_set():
+            return
 
 
 def _in_processes(plan: Plan, sources: Sequence[Source], folder: Path, workers: int, progress: Progress) -> None:
     context = multiprocessing.get_context("spawn")
-    counter, told = context.Value("Q", 0), 0
-    with ProcessPoolExecutor(workers, context, _begin, (plan, threads_for(workers), counter)) as pool:
+    counter, stop, told = context.Value("Q", 0), context.Event(), 0
+    start = (plan, threads_for(workers), counter, stop)
+    with ProcessPoolExecutor(workers, context, _begin, start) as pool:
         try:
-            waiting = {pool.submit(_work, source, folder) for source in sources}
+            with _without_interrupts():
+                waiting = {pool.submit(_work, source, folder) for source in sources}
             while waiting:
                 done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
                 told, before = counter.value, told
@@ -210,6 +219,19 @@ def _in_processes(plan: Plan, sources: Sequence[Source], folder: Path, workers: 
             raise WorkerError(
                 "a worker has died, for want of memory perhaps; go on with --resume and fewer --workers"
             ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            stop.set()  # after the rows that are being computed
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes started within ignore Ctrl-C, which a terminal sends to all of them: only this one is to answer it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
