@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
 
 from sdcodec import Codec
-from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
 from sdcodec_eval.metrics import Pixels, lpips, psnr, ssim
 
 OTHERS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF}

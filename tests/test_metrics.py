@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
 
 from conftest import photograph
-from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
 from sdcodec_eval.metrics import lpips, psnr, ssim
 from sdcodec_eval.montage import side_by_side
 
