@@ -18,6 +18,7 @@ from sdcodec.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from sdcodec.bundles.store import Bundle, PriorEntry
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.errors import BundleError
+from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.protocol import Prior
 
@@ -92,14 +93,24 @@ def _tiny(
 
 
 def _learned(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
-    tables = FrequencyTables.from_arrays(
+    return LearnedPrior(_own(tensors), _tables(tensors), device)
+
+
+def _adaptive(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
+    return AdaptivePrior(_own(tensors), _tables(tensors), device)
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
+
+
+def _tables(tensors: Mapping[str, Tensor]) -> FrequencyTables:
+    return FrequencyTables.from_arrays(
         tensors[TABLES_PREFIX + "radii"].numpy(), tensors[TABLES_PREFIX + "frequencies"].numpy()
     )
-    own = {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
-    return LearnedPrior(own, tables, device)
 
 
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
     "tiny": _tiny
 }
-PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"learned": _learned}
+PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
