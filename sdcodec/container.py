@@ -17,7 +17,7 @@ BLOCK_PIXELS = BLOCK_LATENTS * LATENT_STRIDE
 SIZE_LIMIT = 1 << 24
 HIGHEST_QUALITY = 200  # half steps
 
-CHUNK_NAMES = {"L": "latents", "A": "alpha", "i": "ICC profile", "e": "EXIF", "x": "XMP"}
+CHUNK_NAMES = {"L": "latents", "A": "alpha", "i": "ICC profile", "e": "EXIF", "x": "XMP", "n": "error deviation"}
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,11 @@ class Container:
     exif: bytes | None = None
     xmp: bytes | None = None
     unknown: tuple[Chunk, ...] = field(default=())
+    deviations: bytes | None = None  # of the latents' error, for denoising: a byte a channel group
 
     def chunks(self) -> list[Chunk]:
         """The chunks in the order in which they are written."""
-        known = (("A", self.alpha), ("i", self.icc), ("e", self.exif), ("x", self.xmp))
+        known = (("A", self.alpha), ("i", self.icc), ("e", self.exif), ("x", self.xmp), ("n", self.deviations))
         extras = [Chunk(tag, payload) for tag, payload in known if payload is not None]
         return [Chunk("L", _pack_blocks(self.blocks)), *extras, *self.unknown]
 
@@ -111,7 +112,8 @@ class Container:
         if "L" not in found:
             raise FormatError("damaged: there are no latents in it")
         blocks = _unpack_blocks(found["L"], block_count(header.width, header.height))
-        return cls(header, blocks, found.get("A"), found.get("i"), found.get("e"), found.get("x"), tuple(unknown))
+        alpha, icc, exif, xmp, deviations = (found.get(tag) for tag in "Aiexn")
+        return cls(header, blocks, alpha, icc, exif, xmp, tuple(unknown), deviations)
 
 
 def padded_size(size: int) -> int:

@@ -17,6 +17,7 @@ from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from sdcodec.bundles.store import Bundle, PriorEntry
 from sdcodec.coding.tables import FrequencyTables
+from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.errors import BundleError
 from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.learned import LearnedPrior
@@ -49,6 +50,18 @@ def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.d
     autoencoder = _choose(AUTOENCODERS, bundle.autoencoder, bundle)(bundle.configuration, weights, device, dtype)
     prior = _choose(PRIORS, entry.kind, bundle)(tensors, device)
     return Model(autoencoder, prior, tensors["gain"].to(device), tensors["inverse_gain"].to(device))
+
+
+def load_denoiser(bundle: Bundle, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Denoiser:
+    """Reads a bundle's UNet. Raises BundleError where it has none, or one that is damaged or unknown."""
+    entry = bundle.denoiser
+    if entry is None:
+        raise BundleError(
+            f"the model {bundle.name!r} has no UNet to denoise with; "
+            "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
+        )
+    loader = _choose(DENOISERS, entry.kind, bundle)
+    return loader(entry.configuration, _read(bundle.folder / entry.file), device, dtype, offload)
 
 
 def fingerprint(tensors: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> bytes:
@@ -110,7 +123,22 @@ def _tables(tensors: Mapping[str, Tensor]) -> FrequencyTables:
     )
 
 
+def _unet(
+    configuration: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    offload: bool,
+) -> Denoiser:
+    from sdcodec.denoisers.unet import unet_denoiser  # diffusers comes with it
+
+    return unet_denoiser(configuration, tensors, device, dtype, offload)
+
+
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
     "tiny": _tiny
 }
 PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
+DENOISERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype, bool], Denoiser]] = {
+    "unet": _unet
+}

@@ -31,6 +31,15 @@ class PriorEntry:
 
 
 @dataclass(frozen=True)
+class DenoiserEntry:
+    """The UNet of a bundle: `kind` names the class, `file` the safetensors file. No fingerprint covers it."""
+
+    kind: str
+    file: str
+    configuration: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A model's manifest. `priors[0]` encodes; the others decode what was encoded with them."""
 
@@ -41,6 +50,7 @@ class Bundle:
     configuration: dict[str, Any]
     priors: tuple[PriorEntry, ...]
     description: dict[str, Any]
+    denoiser: DenoiserEntry | None = None
 
     def prior_for(self, fingerprint: bytes) -> PriorEntry | None:
         """The prior whose fingerprint begins with these bytes."""
@@ -71,7 +81,7 @@ def read_manifest(folder: Path) -> Bundle:
                 f"{path}: layout {values['layout']} of a bundle; this version reads {LAYOUT}, a newer one may read it"
             )
         priors = tuple(PriorEntry(p["class"], p["file"], bytes.fromhex(p["fingerprint"])) for p in values["priors"])
-        autoencoder = values["autoencoder"]
+        autoencoder, denoiser = values["autoencoder"], values.get("denoiser")
         if not priors or any(len(entry.fingerprint) != 32 for entry in priors):
             raise BundleError(f"{path}: a prior or its fingerprint is missing; the model is damaged, install it again")
         return Bundle(
@@ -82,6 +92,7 @@ def read_manifest(folder: Path) -> Bundle:
             configuration=autoencoder["configuration"],
             priors=priors,
             description=values.get("description", {}),
+            denoiser=denoiser and DenoiserEntry(denoiser["class"], denoiser["file"], denoiser["configuration"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: incomplete ({error}); the model is damaged, install it again") from error
