@@ -70,7 +70,8 @@ def fingerprint(tensors: Mapping[str, Tensor], configuration: Mapping[str, Any])
     Left out is what may be trained further without harm to files: the encoder's part of the prior (`analyse...`), the
     decoder and its inverse gains.
     """
-    digest = hashlib.sha256(f"latents {configuration['latent_channels']} at 1/8\n".encode())
+    channels, factor = configuration["latent_channels"], configuration.get("factor", 8)  # of `tiny`, 8 is implied
+    digest = hashlib.sha256(f"latents {channels} at 1/{factor}\n".encode())
     for name in sorted(tensors):
         if name.startswith(PRIOR_PREFIX + "analyse") or name == "inverse_gain":
             continue
@@ -105,6 +106,14 @@ def _tiny(
     return TinyAutoencoder(config, weights, device, dtype)
 
 
+def _diffusers(
+    configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Autoencoder:
+    from sdcodec.autoencoders import diffusers  # only who uses such a model has it, and waits for its import
+
+    return diffusers.load(configuration, weights, device, dtype)
+
+
 def _learned(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
     return LearnedPrior(_own(tensors), _tables(tensors), device)
 
@@ -136,7 +145,8 @@ def _unet(
 
 
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
-    "tiny": _tiny
+    "tiny": _tiny,
+    "diffusers": _diffusers,
 }
 PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
 DENOISERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype, bool], Denoiser]] = {
