@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,9 +27,15 @@ from sdcodec.priors.protocol import Prior
 from sdcodec.priors.sources import CostEstimator
 from sdcodec.training.data import find_images, load_pixels
 from sdcodec.training.export import HALF_STEPS, observed_tables, prior_tensors
-from sdcodec.training.knots import Knots
 from sdcodec.training.optim import Muon
-from sdcodec.training.prior_network import ACTIVATION_LIMIT, SCALE_MIN, SCALE_RATIO, PriorConfig, PriorNetwork
+from sdcodec.training.prior_network import (
+    ACTIVATION_LIMIT,
+    SCALE_MIN,
+    SCALE_RATIO,
+    ContextPass,
+    PriorConfig,
+    PriorNetwork,
+)
 
 CONTEXT_LIMIT = 1152  # inputs of a context layer: 5x5 up to 46 channels, 3x3 up to 128, 1x1 above
 DIRECT_KERNEL = 3
@@ -167,7 +173,7 @@ def cached_latents(
         crop = pixels[top : top + extent[0], left : left + extent[1]]
         if len(found) % 2:  # mirrored here: latents of a mirrored picture are not the mirrored latents
             crop = crop[:, ::-1]
-        images = torch.from_numpy(np.ascontiguousarray(crop)).to(on).permute(2, 0, 1)[None].float() / 255
+        images = torch.from_numpy(crop.copy()).to(on).permute(2, 0, 1)[None].float() / 255
         found.append(autoencoder.encode(images)[0].float().cpu())
         if len(found) % 20 == 0:
             say(f"latents of {len(found)} pictures")
@@ -281,7 +287,9 @@ def _initial(latents: list[Tensor], gain: Tensor, config: FitConfig) -> PriorNet
 
 @torch.no_grad()
 def solve_direct(network: PriorNetwork, latents: list[Tensor], gain: Tensor, config: FitConfig) -> None:
-    """Sets the linear path from context to means by least squares, so that training begins where linear prediction ends.
+    """Sets the linear path from context to means by least squares, and each pass's scales to what that leaves over.
+
+    So training begins where linear prediction ends.
 
     For each pass and channel group: the latents, in their channels' deviations, from the quantised ones that are decoded before
     that pass, in a window around, at a few qualities.
@@ -308,9 +316,11 @@ def solve_direct(network: PriorNetwork, latents: list[Tensor], gain: Tensor, con
             gram = x @ x.T
             gram.diagonal().add_(SOLVER_RIDGE * x.shape[1])
             solution = torch.linalg.solve(gram, x @ y.T).T.float()
-            direct = network.passes[k].direct
-            assert direct is not None
-            direct.weight[members] = solution.view(-1, channels, kernel, kernel)
+            step = cast(ContextPass, network.passes[k])
+            assert step.direct is not None and step.head.bias is not None
+            step.direct.weight[members] = solution.view(-1, channels, kernel, kernel)
+            left = (y.float() - solution @ x.float()).std(1).clamp(min=0.02)
+            step.head.bias[channels:][members] = left.log() / SCALE_RATIO
 
 
 def _deviations(latents: list[Tensor]) -> Tensor:
@@ -334,10 +344,17 @@ def _spread_qualities(count: int) -> Tensor:
 def _optimisers(network: PriorNetwork, config: FitConfig) -> list[torch.optim.Optimizer]:
     named = dict(network.named_parameters())
     matrices = [p for name, p in named.items() if p.ndim == 4 and p[0].numel() >= 16 and "head" not in name]
-    knots = [p for module in network.modules() if isinstance(module, Knots) for p in module.parameters()]
-    rest = [p for p in named.values() if all(p is not other for other in (*matrices, *knots))]
-    groups: list[dict[str, Any]] = [{"params": rest}, {"params": knots, "lr": 2 * config.learning_rate}]
-    return [torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.99)), Muon(matrices, config.learning_rate)]
+    groups: dict[float, list[Tensor]] = {}
+    for name, parameter in named.items():
+        if all(parameter is not other for other in matrices):
+            factor = next((f for part, f in _FASTER.items() if part in name), 1.0)
+            groups.setdefault(factor, []).append(parameter)
+    rest: list[dict[str, Any]] = [{"params": own, "lr": f * config.learning_rate} for f, own in groups.items()]
+    return [torch.optim.AdamW(rest, config.learning_rate, betas=(0.9, 0.99)), Muon(matrices, config.learning_rate)]
+
+
+# Learning rates of what counts in table indices, of which there are 64, are higher than those of weights.
+_FASTER = {"scale_base": 30.0, "hyper_scale": 30.0, "head.bias": 10.0, "gain": 2.0, "quality": 2.0}
 
 
 # Export
@@ -352,7 +369,7 @@ def _exported(
 
 def _table_batches(latents: list[Tensor], gain: Tensor, config: FitConfig) -> Iterator[tuple[Tensor, int]]:
     crops = _Crops(latents, config)
-    for index in range(TABLE_CROPS // 4):
+    for index in range(min(TABLE_CROPS // 4, len(latents))):
         batch = crops.batch(-1 - index & 0xFFFFFF, 4)  # windows that no step of the training takes
         for half_steps in range(index % 20, HALF_STEPS, 20):
             yield batch * gain[half_steps][:, None, None], half_steps
