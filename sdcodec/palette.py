@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sdcodec.errors import FormatError
 
@@ -84,6 +85,16 @@ def palettised(steps: NDArray[np.float32], colours: int = MOST_COLOURS) -> Palet
     palette = palette[np.argsort(_along(palette), kind="stable")]  # neighbours alike: smaller differences
     indices = _dithered(vectors.reshape(height, width, channels), palette)
     return Palettised(offsets, unit, palette, indices)
+
+
+def quality_of_error(squared: float, gain: Tensor) -> int:
+    """The quality, in half steps, whose quantiser errs most nearly as much: `squared`, mean over latents in steps at MIDDLE.
+
+    The header says it, since decoders expect the error of rounding, step**2 / 12. `gain`: `[201, C]`, the model's.
+    """
+    rows = gain.cpu().double()
+    rounding = (rows[MIDDLE] / rows).square().mean(dim=1) / 12
+    return int((rounding / max(squared, 1e-12)).log().abs().argmin())
 
 
 def _means(vectors: NDArray[np.float32], colours: int) -> NDArray[np.float32]:

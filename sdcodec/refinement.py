@@ -26,7 +26,7 @@ from sdcodec.priors.sources import Recorder
 # Distortion per pixel: MSE of 8-bit values / 400 + LPIPS_WEIGHT * LPIPS. Models are trained with 2.5 (design, section 7), but
 # here, where descent may do with one picture what it likes, that weight would buy LPIPS with PSNR.
 MSE_SCALE = 255.0**2 / 400
-LPIPS_WEIGHT = 0.7
+LPIPS_WEIGHT = 1.0
 # Bits that a squared error of one step is worth, to begin with: 6 / ln 2 = 8.7 for the best quantiser of a smooth density
 # (R = -log2 step, D = step**2 / 12); a little less, so that the first steps save bits and later ones spend them.
 BITS_OF_A_STEP = 7.0

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint
 from sdcodec.bundles.store import LAYOUT, MANIFEST, Bundle, read_manifest
 from sdcodec.coding.tables import FrequencyTables
+from sdcodec.errors import BundleError, OutputError
 
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
+DENOISER_FILE = "denoiser.safetensors"
 
 
 def write_bundle(
@@ -37,10 +39,7 @@ def write_bundle(
 
     `autoencoder` and `prior` name classes of `sdcodec.bundles.loading`; `description` is free: licence, figures, origin.
     """
-    tensors = {PRIOR_PREFIX + key: value for key, value in prior_tensors.items()}
-    tensors |= {TABLES_PREFIX + key: torch.from_numpy(value) for key, value in tables.to_arrays().items()}
-    tensors |= {"gain": gain.float(), "inverse_gain": inverse_gain.float()}
-    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    tensors = _prior_file(prior_tensors, tables, gain, inverse_gain)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / AUTOENCODER_FILE, dict(weights))
     _replace(folder / PRIOR_FILE, tensors)
@@ -51,6 +50,76 @@ def write_bundle(
         "priors": [{"class": prior, "file": PRIOR_FILE, "fingerprint": fingerprint(tensors, configuration).hex()}],
         "description": description,
     }
+    return _write_manifest(folder, manifest)
+
+
+def add_denoiser(
+    bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any], *, kind: str = "unet"
+) -> Bundle:
+    """Gives a bundle the UNet that `sdcodec.denoisers.importing` read, in the place of an earlier one; files stay valid.
+
+    `kind` names a class of `sdcodec.bundles.loading`. Raises BundleError where it is made for latents of another kind.
+    """
+    channels = bundle.configuration["latent_channels"]
+    if configuration["latent_channels"] != channels:
+        raise BundleError(
+            f"the UNet is made for {configuration['latent_channels']} latent channels, the model {bundle.name!r} has "
+            f"{channels}; take the UNet that belongs to its autoencoder"
+        )
+    path = bundle.folder / DENOISER_FILE
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(dict(tensors), temporary)  # straight to the disk: a UNet's bytes would not fit in memory twice
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    os.replace(temporary, path)
+    manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["denoiser"] = {"class": kind, "file": DENOISER_FILE, "configuration": configuration}
+    return _write_manifest(bundle.folder, manifest)
+
+
+def add_prior(
+    bundle: Bundle,
+    *,
+    prior: str,
+    prior_tensors: Mapping[str, Tensor],
+    tables: FrequencyTables,
+    gain: Tensor,
+    inverse_gain: Tensor,
+) -> Bundle:
+    """Puts a prior before the bundle's others: it encodes from now on; files coded with the others still decode.
+
+    Its file is called after its fingerprint. A prior that the bundle has already only moves to the front. Nothing of the
+    manifest but its list of priors changes. Raises BundleError where the folder cannot be read, OutputError where nothing
+    can be written into it.
+    """
+    tensors = _prior_file(prior_tensors, tables, gain, inverse_gain)
+    identity = fingerprint(tensors, bundle.configuration).hex()
+    manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
+    known = [entry for entry in manifest["priors"] if entry["fingerprint"] == identity]
+    entry = (
+        known[0] if known else {"class": prior, "file": f"prior-{identity[:8]}.safetensors", "fingerprint": identity}
+    )
+    try:
+        _replace(bundle.folder / entry["file"], tensors)
+        manifest["priors"] = [entry, *(other for other in manifest["priors"] if other is not entry)]
+        return _write_manifest(bundle.folder, manifest)
+    except OSError as error:
+        raise OutputError(
+            f"{bundle.folder}: cannot be written ({error.strerror or error}); copy the model first"
+        ) from error
+
+
+def _prior_file(
+    prior_tensors: Mapping[str, Tensor], tables: FrequencyTables, gain: Tensor, inverse_gain: Tensor
+) -> dict[str, Tensor]:
+    tensors = {PRIOR_PREFIX + key: value for key, value in prior_tensors.items()}
+    tensors |= {TABLES_PREFIX + key: torch.from_numpy(value) for key, value in tables.to_arrays().items()}
+    tensors |= {"gain": gain.float(), "inverse_gain": inverse_gain.float()}
+    return {key: value.cpu().contiguous() for key, value in tensors.items()}
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
     temporary = folder / f"{MANIFEST}.tmp"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, folder / MANIFEST)
