@@ -12,7 +12,7 @@ from typing import Any
 
 import jinja2
 
-from sdcodec_eval.report.pictures import AVIF_QUALITY, Gallery
+from sdcodec_eval.report.pictures import Gallery
 from sdcodec_eval.report.results import OK, UNREACHABLE, BdRate, CodecResults, Metric, Point, Results, Row
 
 SPELLINGS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
@@ -53,7 +53,7 @@ def render(results: Results, gallery: Gallery) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(figure=figure, signed=signed, plain=plain)
+    environment.filters.update(figure=figure, compact=compact, signed=signed, plain=plain)
     assert environment.loader is not None
 
     def source(name: str) -> str:
@@ -163,7 +163,8 @@ def title(results: Results, codecs: Sequence[Shown]) -> str:
     if results.dataset:
         pictures += f" of {results.dataset}"
     if not results.budgets:
-        return f"{names} on {pictures}, over their qualities"
+        counts = {len(codec.points) for codec in results.codecs}
+        return f"{names} on {pictures}, at {counts.pop() if len(counts) == 1 else 'several'} qualities each"
     if len(results.budgets) > 5:
         low, high = min(results.budgets), max(results.budgets)
         return f"{names} on {pictures}, at {len(results.budgets)} sizes from {low:,} to {high:,} bytes"
@@ -171,7 +172,7 @@ def title(results: Results, codecs: Sequence[Shown]) -> str:
 
 
 def lede(results: Results, codecs: Sequence[Shown]) -> str:
-    """The size of the pictures, and the headline metric at the opening budget."""
+    """The size of the pictures, and the headline metric at the opening budget, or BD-rates where there are no budgets."""
     sentences = []
     if results.crop:
         sentences.append(f"Centre crops of {results.crop} × {results.crop} pixels.")
@@ -185,10 +186,19 @@ def lede(results: Results, codecs: Sequence[Shown]) -> str:
                 partial = "" if point.complete else f" (on {point.pictures} of {point.total} only)"
                 found.append((value, f"{shown.name} {figure(value, 3)}{partial}"))
         if found:
-            found.sort(key=lambda pair: pair[0], reverse=metric.higher_is_better)
+            found.sort(reverse=metric.higher_is_better)
             better = "higher" if metric.higher_is_better else "lower"
             means = ", ".join(text for _, text in found)
             sentences.append(f"Mean {metric.name} at {budget:,} bytes, {better} is better: {means}.")
+    elif rates := [
+        (entry.percent, f"{shown.name} {signed(entry.percent)} %")
+        for shown in codecs
+        for entry in results.bd_rate
+        if entry.codec == shown.label and entry.metric == results.headline.column and entry.percent is not None
+    ]:
+        anchor = SPELLINGS.get(results.anchor or "", results.anchor)
+        said = ", ".join(text for _, text in sorted(rates))
+        sentences.append(f"BD-rate against {anchor} by {results.headline.name}, negative is fewer bytes: {said}.")
     return " ".join(sentences) or "Means over pictures, and every picture beside its original."
 
 
@@ -219,11 +229,11 @@ def storage_note(results: Results, gallery: Gallery, names: Mapping[str, str]) -
             pixels.append(names[codec.label])
     note = f"This page holds the real files of {_series(real)}, which the browser decodes. " if real else ""
     what = f"The originals and the pixels decoded from files of {_series(pixels)}" if pixels else "The originals"
-    if gallery.lossless:
-        return f"{note}{what} are stored losslessly, as WebP."
+    if math.isinf(gallery.worst_psnr):
+        return f"{note}{what} are stored losslessly."
+    kept = f"as AVIF 4:4:4 at quality {gallery.quality}, to keep the page small" if gallery.quality else "as AVIF 4:4:4"
     return (
-        f"{note}{what} are stored as AVIF 4:4:4 at quality {AVIF_QUALITY}, to keep the page small: at least "
-        f"{gallery.worst_psnr:.1f} dB PSNR from the pixels that were measured."
+        f"{note}{what} are stored {kept}: at least {gallery.worst_psnr:.1f} dB PSNR from the pixels that were measured."
     )
 
 
@@ -390,6 +400,11 @@ def figure(value: float | None, digits: int) -> str:
     if value is None:
         return MISSING
     return "∞" if math.isinf(value) else f"{value:,.{digits}f}"
+
+
+def compact(value: float | None) -> str:
+    """A budget or a quality: no more decimals than it has."""
+    return MISSING if value is None else f"{value:,.10g}"
 
 
 def signed(value: float) -> str:

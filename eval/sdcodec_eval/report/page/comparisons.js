@@ -55,7 +55,6 @@ function comparisons(data, section) {
       this.root.querySelector("h3 .name").textContent = image.name;
       this.root.querySelector("h3 .size").textContent = `${image.width} × ${image.height}`;
       this.viewer = new Viewer(this.root.querySelector(".viewer"), image.width, image.height, image.name);
-      this.root.style.setProperty("--natural-width", `${image.width}px`);
       this.near = false;
     }
 

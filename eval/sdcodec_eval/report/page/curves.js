@@ -205,7 +205,7 @@ class Chart {
       if (!finite(one.ceiling[column])) return;
       const y = this.y(one.ceiling[column]);
       group.append(svg("path", { d: `M${this.box.left},${y}H${this.box.right}`, class: "line" }));
-      this.labels.push({ x: this.box.left + 4, y: y - 6, text: `${one.name} ${formatted(one.ceiling[column], this.metric.digits)}`, group });
+      this.labels.push({ x: this.box.left + 4, y: y - 6, text: `${one.name} ${formatted(one.ceiling[column], this.metric.digits)}`, series: one });
     }
     const points = one.points.filter((point) => finite(point.values[column]));
     const joined = points.filter((point) => point.complete);
@@ -217,28 +217,33 @@ class Chart {
       group.append(svg("path", { d, transform: `translate(${x},${y})`, class: point.complete ? "marker" : "marker partial" }));
       this.drawn.push({ series: one, point, x, y });
     });
-    if (one.kind === "published" && points.length) {
-      const last = points[points.length - 1];
-      this.labels.push({ x: this.x(last.bpp) + 7, y: this.y(last.values[column]) + 4, text: one.name, group });
+    const wide = this.figure.classList.contains("wide");
+    if (one.kind === "published" && (points.length > 1 || (wide && points.length))) {
+      const [x, y] = [this.x(points[0].bpp), this.y(points[0].values[column])];
+      this.labels.push({ x: x - 8, y: y + 4, text: one.name, series: one, before: true });
     }
     this.drawing.append(group);
     (this.groups ??= new Map()).set(one, group);
   }
 
+  // Labels stand before the first point, or after it where there is no room, and push each other down.
   placeLabels() {
     const taken = [];
+    const group = svg("g", { "aria-hidden": "true" });
     for (const label of this.labels.sort((a, b) => a.y - b.y)) {
       const width = 6.2 * label.text.length;
-      const ends = label.x + width > this.box.right; // no room on the right: above the point, ending there
-      const x = ends ? Math.min(label.x - 7, this.box.right) : label.x;
-      let y = ends ? label.y - 12 : label.y;
+      const ends = Boolean(label.before) && label.x - width > this.box.left;
+      const x = label.before && !ends ? label.x + 16 : label.x;
+      let { y } = label;
       const [from, to] = ends ? [x - width, x] : [x, x + width];
       for (const other of taken) {
         if (from < other.to && to > other.from && Math.abs(y - other.y) < 13) y = other.y + 13;
       }
       taken.push({ from, to, y });
-      label.group.append(svg("text", { x, y, "text-anchor": ends ? "end" : "start", class: "label" }, label.text));
+      const anchor = ends ? "end" : "start";
+      group.append(svg("text", { x, y, "text-anchor": anchor, class: `label ${paint(label.series)}` }, label.text));
     }
+    this.drawing.append(group);
   }
 
   nearest(event) {

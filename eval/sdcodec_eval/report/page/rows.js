@@ -9,7 +9,7 @@ function everyRow(data, details) {
       const name = data.codecs.find((codec) => codec.label === row.codec)?.name ?? row.codec;
       const status = element("td", { className: row.status === "ok" ? "text" : "text reason" }, row.status);
       const line = element("tr", {}, element("th", { scope: "row" }, row.image), element("td", { className: "text" }, name));
-      line.append(cell(row.budget, 0), cell(row.quality, 1), cell(row.bytes, 0), cell(row.bpp, 4));
+      line.append(cell(row.budget, 0), cell(row.quality, row.quality % 1 ? 1 : 0), cell(row.bytes, 0), cell(row.bpp, 4));
       line.append(...data.metrics.map((metric) => cell(row.values[metric.column], metric.digits)));
       line.append(cell(row.encode_seconds, 3), cell(row.decode_seconds, 3), status);
       line.dataset.text = `${row.image} ${name} ${row.budget ?? ""} ${row.status}`.toLowerCase();

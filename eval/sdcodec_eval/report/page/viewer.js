@@ -17,7 +17,7 @@ class Viewer {
     this.split = 0.5;
     this.zoom = 0; // 0: fitted; else CSS pixels for one of the picture's
     this.centre = [width / 2, height / 2];
-    this.frame.style.aspectRatio = `${width} / ${height}`;
+    this.frame.style.setProperty("--ratio", String(width / height));
     this.frame.setAttribute("aria-label", `${name}, zoomed: arrow keys move the picture`);
     this.frame.addEventListener("pointerdown", (event) => this.grab(event));
     this.frame.addEventListener("dblclick", (event) => this.setZoom(this.zoom ? 0 : this.close, this.under(event)));
