@@ -16,6 +16,7 @@ from sdcodec.errors import (
     BundleError,
     FormatError,
     ImageError,
+    NotEnoughMemoryError,
     OptionError,
     OutputError,
     SdcodecError,
@@ -37,6 +38,7 @@ __all__ = [
     "Encoded",
     "FormatError",
     "ImageError",
+    "NotEnoughMemoryError",
     "OptionError",
     "OutputError",
     "SdcodecError",
@@ -90,6 +92,9 @@ def decode(
     device: str = "auto",
     precision: str = "auto",
     max_pixels: int | None = None,
+    denoise: int = 0,
+    strength: float | None = None,
+    seed: int = 0,
 ) -> Image.Image:
     """The bytes of an `.sdc` file to a PIL image; see `Codec.decode`. The model is found by the fingerprint in the data.
 
@@ -99,7 +104,8 @@ def decode(
 
     fingerprint = Container.from_bytes(data).header.fingerprint
     name = None if model is None else os.fspath(model)
-    return _codec_for(fingerprint, name, device, precision, data).decode(data, max_pixels=max_pixels)
+    codec = _codec_for(fingerprint, name, device, precision, data)
+    return codec.decode(data, max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)
 
 
 @lru_cache(maxsize=2)

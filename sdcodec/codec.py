@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os
@@ -14,10 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, ratecontrol, tiling
+from sdcodec import hardware, ratecontrol, tiling, windowed
 from sdcodec.bundles import loading, store
-from sdcodec.container import BLOCK_LATENTS, HIGHEST_QUALITY, Container, Header, block_count, padded_size
-from sdcodec.errors import BundleError, ImageError, OptionError
+from sdcodec.container import (
+    BLOCK_LATENTS,
+    HIGHEST_QUALITY,
+    Container,
+    Header,
+    block_count,
+    latent_grid,
+    padded_size,
+)
+from sdcodec.denoisers import error_levels
+from sdcodec.denoisers.protocol import Denoiser
+from sdcodec.denoisers.sampler import denoise as denoised
+from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
     ImageSource,
@@ -32,7 +44,6 @@ from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 
 DEFAULT_QUALITY = 50.0
-WINDOW_LATENTS = 160  # side of what a network computes at once: 1,280 pixels; 24 megapixels need 1.5 GB
 BLOCKS_AT_ONCE = 8
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 
@@ -52,32 +63,60 @@ class Encoded:
         return 8 * len(self.data) / (self.width * self.height)
 
 
+@dataclass(frozen=True)
+class _Coded:
+    """A picture's entropy-coded blocks in raster order and, for bundles with a denoiser, the packed deviations of the error."""
+
+    blocks: tuple[bytes, ...]
+    deviations: bytes | None
+
+
 class Codec:
     """A loaded bundle. Reading it takes longer than a picture does: keep the Codec for the next one."""
 
     def __init__(
-        self, model: str | os.PathLike[str] = "tiny", *, device: str = "auto", precision: str = "auto"
+        self,
+        model: str | os.PathLike[str] = "tiny",
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        offload: bool = False,
     ) -> None:
         """
         model: the name of a bundle, or its folder.
         device: auto (CUDA, then MPS, then CPU), cpu, cuda or mps, as PyTorch names them.
-        precision: of the autoencoder: auto (bfloat16 where it is fast), float32, bfloat16 or float16. What symbols a file
-            decodes to never depends on it.
+        precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16. What
+            symbols a file decodes to never depends on it.
+        offload: the UNet's weights stay in main memory and go to the GPU layer by layer: slower, for GPUs of few gigabytes.
 
         Raises BundleError for an unknown or damaged model, OptionError for a device that is not there.
         """
         bundle = store.find(model)
-        self._open(bundle, bundle.priors[0], device, precision)
+        self._open(bundle, bundle.priors[0], device, precision, offload)
 
-    def _open(self, bundle: store.Bundle, entry: store.PriorEntry, device: str, precision: str) -> None:
+    def _open(
+        self, bundle: store.Bundle, entry: store.PriorEntry, device: str, precision: str, offload: bool = False
+    ) -> None:
         self.name = bundle.name
         self.fingerprint = entry.fingerprint[: store.FINGERPRINT_BYTES]
         self.device = hardware.device(device)
-        self._model = loading.load(bundle, entry, self.device, hardware.dtype(precision, self.device))
+        self._dtype = hardware.dtype(precision, self.device)
+        if offload and self.device.type == "cpu":
+            raise OptionError(
+                "offload spares a GPU's memory, and this runs on the CPU; leave it out, or choose a device"
+            )
+        self._bundle, self._offload = bundle, offload
+        self._model = loading.load(bundle, entry, self.device, self._dtype)
 
     @classmethod
     def for_file(
-        cls, data: bytes, *, model: str | os.PathLike[str] | None = None, device: str = "auto", precision: str = "auto"
+        cls,
+        data: bytes,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        offload: bool = False,
     ) -> Codec:
         """The Codec that decodes `data`: found by the fingerprint in it, among all bundles or in the one that is given.
 
@@ -99,7 +138,7 @@ class Codec:
                 raise BundleError(_other_model(wanted, bundle.name, bundle.priors[0].fingerprint))
             entry = chosen
         codec = cls.__new__(cls)
-        codec._open(bundle, entry, device, precision)
+        codec._open(bundle, entry, device, precision, offload)
         return codec
 
     def encode(
@@ -127,7 +166,8 @@ class Codec:
         if target_bpp is not None:
             target_bytes = math.floor(target_bpp * width * height / 8)
         [latents] = self._latents([picture])
-        empty = self._container(picture, 0, (b"",) * block_count(width, height))
+        count = block_count(width, height, self._model.autoencoder.factor)
+        empty = self._container(picture, 0, _Coded((b"",) * count, self._no_deviations()))
         if target_bytes is None:
             half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
             data = self._coded(picture, latents, half_steps).to_bytes()
@@ -145,12 +185,26 @@ class Codec:
                 raise ratecontrol.too_few(target_bytes, len(data))
         return Encoded(data, width, height, half_steps / 2)
 
-    def decode(self, data: bytes, *, max_pixels: int | None = None) -> Image.Image:
+    def decode(
+        self,
+        data: bytes,
+        *,
+        max_pixels: int | None = None,
+        denoise: int = 0,
+        strength: float | None = None,
+        seed: int = 0,
+    ) -> Image.Image:
         """The bytes of an `.sdc` file to a PIL image, RGB or RGBA; kept metadata is in its `info`.
 
-        Raises FormatError for damaged data, BundleError where another model wrote it, ImageError beyond max_pixels.
+        denoise: steps of the bundle's UNet that clean the latents first (0: none; 1 to 4 for turbo models). Where the error
+            lies below what the UNet was trained on, nothing is done.
+        strength: what the measured deviation of the latents' error is multiplied by (None: 1).
+        seed: of the noise that turbo models add. Same seed and device: same pixels.
+
+        Raises FormatError for damaged data, BundleError where another model wrote it or the model has no UNet, ImageError
+        beyond max_pixels, NotEnoughMemoryError, OptionError.
         """
-        return self.decode_batch([data], max_pixels=max_pixels)[0]
+        return self.decode_batch([data], max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)[0]
 
     def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
         """What the autoencoder makes of a picture, RGB, when its latents are not quantised: the ceiling of every quality.
@@ -163,7 +217,9 @@ class Codec:
             self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
         )  # not one: both are learned
         latents = self._latents([picture]) * scale[:, None, None]
-        pixels = self._pixels(latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height))
+        pixels = self._pixels(
+            latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height, factor=self._model.autoencoder.factor)
+        )
         return Image.fromarray(pixels[0])
 
     def encode_batch(self, images: Sequence[ImageSource], *, quality: float | None = None) -> list[Encoded]:
@@ -175,21 +231,36 @@ class Codec:
         for group in _of_one_size(pictures):
             chosen = [pictures[i] for i in group]
             latents = self._latents(chosen)
-            blocks = self._code_blocks(latents, half_steps)
-            for i, picture, own in zip(group, chosen, blocks, strict=True):
+            coded = self._code_blocks(latents, half_steps)
+            for i, picture, own in zip(group, chosen, coded, strict=True):
                 height, width = picture.rgb.shape[:2]
                 data = self._container(picture, half_steps, own).to_bytes()
                 encoded.append((i, Encoded(data, width, height, half_steps / 2)))
         return [result for _, result in sorted(encoded, key=lambda pair: pair[0])]
 
-    def decode_batch(self, files: Sequence[bytes], *, max_pixels: int | None = None) -> list[Image.Image]:
-        """As `decode`, several files at once; those of one size and quality go through the networks together."""
+    def decode_batch(
+        self,
+        files: Sequence[bytes],
+        *,
+        max_pixels: int | None = None,
+        denoise: int = 0,
+        strength: float | None = None,
+        seed: int = 0,
+    ) -> list[Image.Image]:
+        """As `decode`, several files at once; those of one size and quality go through the autoencoder together.
+
+        The UNet takes them one by one, each from the same seed: what needs most memory is no more than for one picture.
+        """
+        _check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
         images: dict[int, Image.Image] = {}
         for group in _alike([(c.header.width, c.header.height, c.header.quality) for c in containers]):
             headers = [containers[i].header for i in group]
             symbols = self._decode_blocks([containers[i] for i in group])
             latents = self._dequantised(symbols, headers[0].quality)
+            if denoise:
+                deviations = [self._deviations(containers[i]) for i in group]
+                latents = self._denoised(latents, deviations, denoise, 1.0 if strength is None else strength, seed)
             for i, pixels in zip(group, self._pixels(latents, headers[0]), strict=True):
                 images[i] = to_pil(_picture(pixels, containers[i]))
         return [images[i] for i in range(len(files))]
@@ -207,40 +278,35 @@ class Codec:
     def _latents(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures of one size → latents `[B, C, h, w]`, float32; sides padded by edge replication."""
         model = self._model.autoencoder
-        pixels = np.stack([_padded(_visible(picture)) for picture in pictures])
-        height, width = pixels.shape[1] // model.factor, pixels.shape[2] // model.factor
-        latents = torch.empty(len(pictures), model.channels, height, width, device=self.device)
-        for w in self._windows(height, width):
-            f = model.factor
-            seen = pixels[:, f * w.seen_top : f * w.seen_bottom, f * w.seen_left : f * w.seen_right]
-            images = torch.from_numpy(np.ascontiguousarray(seen)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-            rows, columns = (
-                slice(w.top - w.seen_top, w.bottom - w.seen_top),
-                slice(w.left - w.seen_left, w.right - w.seen_left),
-            )
-            latents[:, :, w.top : w.bottom, w.left : w.right] = model.encode(images)[:, :, rows, columns]
-        return latents
+        pixels = np.stack([_padded(_visible(picture), model.factor) for picture in pictures])
+        return windowed.encode(model, pixels, self.device)
 
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
         """Latents `[B, C, h, w]` → uint8 `[B, H, W, 3]`, cropped to the picture."""
-        model = self._model.autoencoder
-        f = model.factor
-        batch, _, height, width = latents.shape
-        pixels = np.empty((batch, f * height, f * width, 3), np.uint8)
-        for w in self._windows(height, width):
-            seen = latents[:, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
-            rows = slice(f * (w.top - w.seen_top), f * (w.bottom - w.seen_top))
-            columns = slice(f * (w.left - w.seen_left), f * (w.right - w.seen_left))
-            images = model.decode(seen, header.quality)[:, :, rows, columns]
-            whole = images.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-            pixels[:, f * w.top : f * w.bottom, f * w.left : f * w.right] = whole
+        pixels = windowed.decode(self._model.autoencoder, latents, header.quality)
         return pixels[:, : header.height, : header.width]
 
-    def _windows(self, height: int, width: int) -> Iterator[tiling.Window]:
-        margin = self._model.autoencoder.margin
-        if margin is None:
-            raise NotImplementedError("autoencoders with global operations need blended windows")
-        return tiling.windows(height, width, WINDOW_LATENTS, margin)
+    def _denoised(
+        self, latents: Tensor, deviations: Sequence[Tensor], steps: int, strength: float, seed: int
+    ) -> Tensor:
+        """Dequantised latents `[B, C, h, w]` and each picture's deviations of the error `[C]` → cleaner latents."""
+        with hardware.explained_memory(
+            "decode without denoising, with precision float16 or bfloat16, or on another device"
+        ):
+            unet = self._denoiser
+            each = zip(latents[:, None], deviations, strict=True)
+            return torch.cat([denoised(own, error, unet, steps, strength, seed) for own, error in each])
+
+    @functools.cached_property
+    def _denoiser(self) -> Denoiser:
+        """The bundle's UNet, read when it is asked for the first time."""
+        return loading.load_denoiser(self._bundle, self.device, self._dtype, self._offload)
+
+    def _deviations(self, container: Container) -> Tensor:
+        """Of the latents' error, `[C]`: as measured, or where the file does not say, what rounding leaves."""
+        if container.deviations is None:
+            return error_levels.uniform_deviations(self._model.gain[container.header.quality])
+        return error_levels.unpack_deviations(container.deviations, self._model.autoencoder.channels)
 
     # Latents and bytes
 
@@ -262,20 +328,41 @@ class Codec:
         return best
 
     def _coded(self, picture: Picture, latents: Tensor, half_steps: int, threshold: float = 0.5) -> Container:
-        [blocks] = self._code_blocks(latents[None], half_steps, threshold)
-        return self._container(picture, half_steps, blocks)
+        [coded] = self._code_blocks(latents[None], half_steps, threshold)
+        return self._container(picture, half_steps, coded)
 
-    def _code_blocks(self, latents: Tensor, half_steps: int, threshold: float = 0.5) -> list[tuple[bytes, ...]]:
-        """Latents `[B, C, h, w]` → the bytes of each item's blocks in raster order."""
+    def _code_blocks(self, latents: Tensor, half_steps: int, threshold: float = 0.5) -> list[_Coded]:
+        """Latents `[B, C, h, w]` → each item coded."""
         prior = self._model.prior
         places = list(tiling.blocks(latents.shape[2], latents.shape[3], BLOCK_LATENTS))
         coded: dict[tuple[int, int], bytes] = {}
+        squares = torch.zeros(latents.shape[:2], dtype=torch.float64)
         for chunk in _chunks_of_one_shape(places, latents.shape[0]):
             steps = self._steps(latents, places, chunk, half_steps)
             coder = Coder(steps, prior.hyper_latents(steps, half_steps), prior.tables, threshold)
-            prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, coder)
+            values = prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, coder)
             coded |= dict(zip(chunk, coder.finish(), strict=True))
-        return [tuple(coded[item, place] for place in range(len(places))) for item in range(latents.shape[0])]
+            if self._bundle.denoiser:
+                for (item, _), own in zip(chunk, self._squared_error(steps, values, half_steps), strict=True):
+                    squares[item] += own
+        count = latents.shape[2] * latents.shape[3]
+        return [
+            _Coded(
+                tuple(coded[item, place] for place in range(len(places))),
+                error_levels.pack_deviations(own / count) if self._bundle.denoiser else None,
+            )
+            for item, own in enumerate(squares)
+        ]
+
+    def _squared_error(self, steps: Tensor, values: Tensor, half_steps: int) -> Tensor:
+        """Of what a decoder will see, in squared units of latents, summed over each channel of a block: `[B, C]`, on the CPU."""
+        given = steps / self._model.gain[half_steps][:, None, None]
+        seen = values.float() * (self._model.inverse_gain[half_steps][:, None, None] / (1 << MEAN_BITS))
+        return (seen - given).square_().sum((2, 3)).cpu()
+
+    def _no_deviations(self) -> bytes | None:
+        """As long as what a file will say of the error."""
+        return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._bundle.denoiser else None
 
     def _estimated_bytes(self, latents: Tensor, half_steps: int) -> float:
         """Ideal code length of one picture's latents `[C, h, w]`; real blocks are about two bytes longer."""
@@ -298,7 +385,7 @@ class Codec:
     def _decode_blocks(self, containers: Sequence[Container]) -> list[NDArray[np.int32]]:
         """Containers of one size and quality → what `symbols` returns, for each."""
         prior, header = self._model.prior, containers[0].header
-        height, width = padded_size(header.height) // 8, padded_size(header.width) // 8
+        height, width = latent_grid(header.width, header.height, header.factor)
         places = list(tiling.blocks(height, width, BLOCK_LATENTS))
         channels = self._model.autoencoder.channels
         symbols = [np.empty((channels, height, width), np.int32) for _ in containers]
@@ -315,17 +402,21 @@ class Codec:
         whole = torch.from_numpy(np.stack(symbols)).to(self.device)
         return whole.float().mul_(self._model.inverse_gain[half_steps][:, None, None] / (1 << MEAN_BITS))
 
-    def _container(self, picture: Picture, half_steps: int, blocks: tuple[bytes, ...]) -> Container:
+    def _container(self, picture: Picture, half_steps: int, coded: _Coded) -> Container:
         height, width = picture.rgb.shape[:2]
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        header = Header(self.fingerprint, half_steps, width, height)
-        return Container(header, blocks, alpha, picture.icc, picture.exif, picture.xmp)
+        header = Header(self.fingerprint, half_steps, width, height, factor=self._model.autoencoder.factor)
+        return Container(
+            header, coded.blocks, alpha, picture.icc, picture.exif, picture.xmp, deviations=coded.deviations
+        )
 
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
         header = container.header
         if header.fingerprint != self.fingerprint:
             raise BundleError(_other_model(header.fingerprint, self.name, self.fingerprint))
+        if header.factor != self._model.autoencoder.factor:
+            raise FormatError(f"damaged: a latent of {self.name!r} does not stand for {header.factor} pixels a side")
         if header.width * header.height > max_pixels:
             raise ImageError(
                 f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise max_pixels"
@@ -344,6 +435,15 @@ def _check_rate(quality: float | None, target_bytes: int | None, target_bpp: flo
         raise OptionError(f"target_bpp {target_bpp} is not positive")
 
 
+def _check_denoising(steps: int, strength: float | None, seed: int) -> None:
+    if steps < 0:
+        raise OptionError(f"denoise {steps} is negative; it counts steps, and 0 is none")
+    if strength is not None and not 0 <= strength < math.inf:
+        raise OptionError(f"strength {strength} is not a factor from 0 up")
+    if not 0 <= seed < 1 << 63:
+        raise OptionError(f"seed {seed} is outside 0..2**63 - 1")
+
+
 def _other_model(wanted: bytes, name: str, own: bytes) -> str:
     writer = store.name_of(wanted)
     made = f"model {writer!r} (fingerprint {wanted.hex()})" if writer else f"a model with fingerprint {wanted.hex()}"
@@ -354,10 +454,10 @@ def _visible(picture: Picture) -> NDArray[np.uint8]:
     return picture.rgb if picture.alpha is None else smooth_hidden_colour(picture.rgb, picture.alpha)
 
 
-def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`[H, W, 3]` with sides up to the next multiple of 32, edges repeated."""
+def _padded(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """`[H, W, 3]` with sides up to the next multiple of 4 latents, edges repeated."""
     height, width = pixels.shape[:2]
-    missing = ((0, padded_size(height) - height), (0, padded_size(width) - width), (0, 0))
+    missing = ((0, padded_size(height, factor) - height), (0, padded_size(width, factor) - width), (0, 0))
     return np.pad(pixels, missing, mode="edge") if any(after for _, after in missing) else pixels
 
 

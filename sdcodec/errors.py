@@ -25,6 +25,10 @@ class BudgetError(SdcodecError):
     """No quality of this model meets the byte budget."""
 
 
+class NotEnoughMemoryError(SdcodecError):
+    """The networks need more memory than the device has."""
+
+
 class OutputError(SdcodecError):
     """The result cannot be written where it was asked for."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
-from sdcodec.errors import OptionError
+from sdcodec.errors import NotEnoughMemoryError, OptionError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -32,6 +35,25 @@ def dtype(precision: str, on: torch.device) -> torch.dtype:
     if on.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if on.type == "cpu" and _cpu_has_bfloat16() else torch.float32
+
+
+@contextmanager
+def explained_memory(remedy: str) -> Iterator[None]:
+    """Turns every way in which PyTorch says that memory is exhausted into NotEnoughMemoryError with this remedy."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise NotEnoughMemoryError(f"not enough memory; {remedy}") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a class of its own for it; the CPU's allocator, Metal and file mappings have only words."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    words = str(error).lower()
+    return any(phrase in words for phrase in ("out of memory", "not enough memory", "allocate memory"))
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING
@@ -32,6 +33,19 @@ def _extension(output: str, chosen: str | None) -> str:
     return ending
 
 
+def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    """None is what the measured error says, which is what `auto` asks for."""
+    if value is None or value == "auto":
+        return None
+    try:
+        factor = float(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is neither auto nor a number.") from error
+    if not 0 <= factor < math.inf:
+        raise click.BadParameter(f"{value} is not a factor from 0 up.")
+    return factor
+
+
 @click.command(no_args_is_help=True)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUTPUT", required=True, help="A file, a folder, or - (standard output).")
@@ -43,12 +57,35 @@ def _extension(output: str, chosen: str | None) -> str:
     help=f"One of {', '.join(FORMATS)}.  [default: what OUTPUT ends in, or png]",
 )
 @click.option("--model", metavar="NAME|FOLDER", help="The model that encoded.  [default: the one that the file names]")
+@click.option(
+    "--denoise",
+    type=click.IntRange(min=0),
+    metavar="STEPS",
+    help="Clean the latents with the model's UNet: 1 to 4 steps for turbo models, more for others.  [default: 0, off]",
+)
+@click.option(
+    "--strength",
+    callback=_strength,
+    metavar="auto|X",
+    help="For --denoise: times X the error that was measured; auto is 1.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    metavar="N",
+    help="For --denoise: of the noise that turbo models add.  [default: 0]",
+)
+@click.option("--offload", is_flag=True, help="For --denoise on a small GPU: the UNet's weights stay in main memory.")
 @conversion_options
 def decode(
     inputs: tuple[str, ...],
     output: str,
     image_format: str | None,
     model: str | None,
+    denoise: int | None,
+    strength: float | None,
+    seed: int | None,
+    offload: bool,
     device: str,
     precision: str,
     max_pixels: int,
@@ -68,8 +105,11 @@ def decode(
       sdcodec decode photo.sdc -o photo.png
       sdcodec decode encoded/*.sdc -o decoded/ --format webp
       sdcodec decode - -o - < photo.sdc > photo.png
+      sdcodec decode photo.sdc -o photo.png --denoise 4
     """
     manner = Manner(force, skip_existing, verbose, quiet)
+    if denoise is None and (strength is not None or seed is not None or offload):
+        raise click.UsageError("--strength, --seed and --offload belong to --denoise.")
     extension = _extension(output, image_format)
     jobs = plan_or_usage_error(inputs, output, extension)
 
@@ -82,13 +122,16 @@ def decode(
         if not loaded or loaded[-1].fingerprint != Container.from_bytes(data).header.fingerprint:
             from sdcodec import Codec
 
-            loaded[:] = [Codec.for_file(data, model=model, device=device, precision=precision)]
+            loaded.clear()  # before the next one takes its memory
+            loaded[:] = [Codec.for_file(data, model=model, device=device, precision=precision, offload=offload)]
         return loaded[-1]
 
     def work(job: Job) -> str:
         data = read_bytes(job.source)
         start = time.perf_counter()
-        image = codec_for(data).decode(data, max_pixels=max_pixels)
+        image = codec_for(data).decode(
+            data, max_pixels=max_pixels, denoise=denoise or 0, strength=strength, seed=seed or 0
+        )
         seconds = time.perf_counter() - start
         result = to_image_file(image, extension)
         write_bytes(job.target, result, force=force)

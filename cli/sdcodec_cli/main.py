@@ -15,6 +15,7 @@ from sdcodec_cli.encode import encode
 from sdcodec_cli.evaluate import compare, evaluate
 from sdcodec_cli.info import info
 from sdcodec_cli.messages import explain, say_error
+from sdcodec_cli.models import models
 from sdcodec_cli.train import train
 
 
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (encode, decode, info, evaluate, compare, train):
+for command in (encode, decode, info, models, evaluate, compare, train):
     cli.add_command(command)
 
 

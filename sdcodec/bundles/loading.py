@@ -17,7 +17,9 @@ from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from sdcodec.bundles.store import Bundle, PriorEntry
 from sdcodec.coding.tables import FrequencyTables
+from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.errors import BundleError
+from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.protocol import Prior
 
@@ -50,13 +52,26 @@ def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.d
     return Model(autoencoder, prior, tensors["gain"].to(device), tensors["inverse_gain"].to(device))
 
 
+def load_denoiser(bundle: Bundle, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Denoiser:
+    """Reads a bundle's UNet. Raises BundleError where it has none, or one that is damaged or unknown."""
+    entry = bundle.denoiser
+    if entry is None:
+        raise BundleError(
+            f"the model {bundle.name!r} has no UNet to denoise with; "
+            "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
+        )
+    loader = _choose(DENOISERS, entry.kind, bundle)
+    return loader(entry.configuration, _read(bundle.folder / entry.file), device, dtype, offload)
+
+
 def fingerprint(tensors: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> bytes:
     """SHA-256 over what decides the meaning of symbols: integer prior, tables, gains, geometry of the latents.
 
     Left out is what may be trained further without harm to files: the encoder's part of the prior (`analyse...`), the
     decoder and its inverse gains.
     """
-    digest = hashlib.sha256(f"latents {configuration['latent_channels']} at 1/8\n".encode())
+    channels, factor = configuration["latent_channels"], configuration.get("factor", 8)  # of `tiny`, 8 is implied
+    digest = hashlib.sha256(f"latents {channels} at 1/{factor}\n".encode())
     for name in sorted(tensors):
         if name.startswith(PRIOR_PREFIX + "analyse") or name == "inverse_gain":
             continue
@@ -91,15 +106,49 @@ def _tiny(
     return TinyAutoencoder(config, weights, device, dtype)
 
 
+def _diffusers(
+    configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Autoencoder:
+    from sdcodec.autoencoders import diffusers  # only who uses such a model has it, and waits for its import
+
+    return diffusers.load(configuration, weights, device, dtype)
+
+
 def _learned(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
-    tables = FrequencyTables.from_arrays(
+    return LearnedPrior(_own(tensors), _tables(tensors), device)
+
+
+def _adaptive(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
+    return AdaptivePrior(_own(tensors), _tables(tensors), device)
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
+
+
+def _tables(tensors: Mapping[str, Tensor]) -> FrequencyTables:
+    return FrequencyTables.from_arrays(
         tensors[TABLES_PREFIX + "radii"].numpy(), tensors[TABLES_PREFIX + "frequencies"].numpy()
     )
-    own = {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
-    return LearnedPrior(own, tables, device)
+
+
+def _unet(
+    configuration: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    offload: bool,
+) -> Denoiser:
+    from sdcodec.denoisers.unet import unet_denoiser  # diffusers comes with it
+
+    return unet_denoiser(configuration, tensors, device, dtype, offload)
 
 
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
-    "tiny": _tiny
+    "tiny": _tiny,
+    "diffusers": _diffusers,
 }
-PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"learned": _learned}
+PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
+DENOISERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype, bool], Denoiser]] = {
+    "unet": _unet
+}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,15 @@ class PriorEntry:
 
 
 @dataclass(frozen=True)
+class DenoiserEntry:
+    """The UNet of a bundle: `kind` names the class, `file` the safetensors file. No fingerprint covers it."""
+
+    kind: str
+    file: str
+    configuration: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A model's manifest. `priors[0]` encodes; the others decode what was encoded with them."""
 
@@ -41,6 +52,7 @@ class Bundle:
     configuration: dict[str, Any]
     priors: tuple[PriorEntry, ...]
     description: dict[str, Any]
+    denoiser: DenoiserEntry | None = None
 
     def prior_for(self, fingerprint: bytes) -> PriorEntry | None:
         """The prior whose fingerprint begins with these bytes."""
@@ -71,7 +83,7 @@ def read_manifest(folder: Path) -> Bundle:
                 f"{path}: layout {values['layout']} of a bundle; this version reads {LAYOUT}, a newer one may read it"
             )
         priors = tuple(PriorEntry(p["class"], p["file"], bytes.fromhex(p["fingerprint"])) for p in values["priors"])
-        autoencoder = values["autoencoder"]
+        autoencoder, denoiser = values["autoencoder"], values.get("denoiser")
         if not priors or any(len(entry.fingerprint) != 32 for entry in priors):
             raise BundleError(f"{path}: a prior or its fingerprint is missing; the model is damaged, install it again")
         return Bundle(
@@ -82,6 +94,7 @@ def read_manifest(folder: Path) -> Bundle:
             configuration=autoencoder["configuration"],
             priors=priors,
             description=values.get("description", {}),
+            denoiser=denoiser and DenoiserEntry(denoiser["class"], denoiser["file"], denoiser["configuration"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: incomplete ({error}); the model is damaged, install it again") from error
@@ -111,6 +124,30 @@ def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
     return None
 
 
+def installed() -> list[Bundle]:
+    """Every model that can be read, shipped ones first."""
+    found = []
+    for folder in _folders():
+        with contextlib.suppress(BundleError):  # a broken neighbour must not keep others from being shown
+            found.append(read_manifest(folder))
+    return found
+
+
+def is_shipped(bundle: Bundle) -> bool:
+    """Whether it came with this program, and goes with it only."""
+    return bundle.folder.parent == SHIPPED
+
+
+def remove(name: str) -> Path:
+    """Deletes a model of the user's, broken or not, and returns where it was. Raises BundleError."""
+    folder = home() / name
+    if not name or Path(name).name != name or not (folder / MANIFEST).is_file():
+        own = ", ".join(sorted(found.name for found in _folders() if found.parent != SHIPPED)) or "none"
+        raise BundleError(f"{name!r} is none of the models that were added; these are: {own}")
+    shutil.rmtree(folder)
+    return folder
+
+
 def name_of(fingerprint: bytes) -> str | None:
     """The name of the model that wrote files with these 4 bytes, where it is installed."""
     found = by_fingerprint(fingerprint)
@@ -118,7 +155,7 @@ def name_of(fingerprint: bytes) -> str | None:
 
 
 def _folders() -> Iterator[Path]:
-    """Every folder with a manifest: shipped models first, then the user's."""
+    """Every folder with a manifest: shipped models first, then the user's. Those with a dot are still being made."""
     for place in (SHIPPED, home()):
         if place.is_dir():
-            yield from sorted(folder for folder in place.iterdir() if (folder / MANIFEST).is_file())
+            yield from sorted(f for f in place.iterdir() if f.name[0] != "." and (f / MANIFEST).is_file())

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import Tensor
 
 from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint
 from sdcodec.bundles.store import LAYOUT, MANIFEST, Bundle, read_manifest
 from sdcodec.coding.tables import FrequencyTables
+from sdcodec.errors import BundleError
 
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
+DENOISER_FILE = "denoiser.safetensors"
 
 
 def write_bundle(
@@ -51,6 +53,35 @@ def write_bundle(
         "priors": [{"class": prior, "file": PRIOR_FILE, "fingerprint": fingerprint(tensors, configuration).hex()}],
         "description": description,
     }
+    return _write_manifest(folder, manifest)
+
+
+def add_denoiser(
+    bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any], *, kind: str = "unet"
+) -> Bundle:
+    """Gives a bundle the UNet that `sdcodec.denoisers.importing` read, in the place of an earlier one; files stay valid.
+
+    `kind` names a class of `sdcodec.bundles.loading`. Raises BundleError where it is made for latents of another kind.
+    """
+    channels = bundle.configuration["latent_channels"]
+    if configuration["latent_channels"] != channels:
+        raise BundleError(
+            f"the UNet is made for {configuration['latent_channels']} latent channels, the model {bundle.name!r} has "
+            f"{channels}; take the UNet that belongs to its autoencoder"
+        )
+    path = bundle.folder / DENOISER_FILE
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(dict(tensors), temporary)  # straight to the disk: a UNet's bytes would not fit in memory twice
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)
+    os.replace(temporary, path)
+    manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["denoiser"] = {"class": kind, "file": DENOISER_FILE, "configuration": configuration}
+    return _write_manifest(bundle.folder, manifest)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
     temporary = folder / f"{MANIFEST}.tmp"
     temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, folder / MANIFEST)

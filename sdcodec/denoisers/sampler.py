@@ -1,0 +1,53 @@
+"""From latents with an error of known deviation to clean ones: match the noise level, walk down to zero."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from sdcodec.denoisers.protocol import Denoiser
+
+
+def denoise(
+    latents: Tensor,
+    error_std: float | Tensor,
+    denoiser: Denoiser,
+    steps: int,
+    strength: float = 1.0,
+    seed: int = 0,
+) -> Tensor:
+    """Takes the error for the denoiser's noise and removes it in a few steps.
+
+    latents: float32 `[B, C, h, w]` in the scaled latent space. error_std: the standard deviation of their error, one number or
+        one a channel `[C]`. steps: how often the denoiser is asked at most; a distilled model may need fewer.
+    strength: what error_std is multiplied by, since the error of a quantiser is not white noise.
+    seed: of the noise that is added for a distilled model; otherwise nothing is random.
+
+    Returns latents of the same shape. Where the error lies below the smallest sigma of the denoiser, and for 0 steps, these
+    are the given ones.
+
+    The walk is Euler's in sigma, which is DDIM's (Song et al., 2021) without noise: x ← x0 + sigma'/sigma · (x - x0).
+    """
+    deviations = (strength * torch.as_tensor(error_std, dtype=torch.float64)).cpu().expand(latents.shape[1])
+    matched = math.sqrt(float(deviations.square().mean()))
+    if steps == 0 or matched < denoiser.schedule.smallest:
+        return latents
+    sigmas = denoiser.schedule.walk(matched, steps)
+    x = latents
+    if denoiser.schedule.trained_timesteps is not None:
+        x = x + _missing_noise(latents, deviations, sigmas[0], seed)
+    for sigma, following in pairwise([*sigmas, 0.0]):
+        clean = denoiser(x, sigma)
+        x = clean + following / sigma * (x - clean) if following else clean
+    return x
+
+
+def _missing_noise(latents: Tensor, deviations: Tensor, sigma: float, seed: int) -> Tensor:
+    """What lifts each channel's error to `sigma`; drawn on the CPU, whose generator is the same everywhere."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
+    missing = (sigma**2 - deviations.square()).clamp_(min=0).sqrt_().float()
+    return noise.mul_(missing[:, None, None]).to(latents.device)
