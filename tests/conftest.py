@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file
 
 from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.bundles.store import read_manifest
+from sdcodec.bundles.writing import add_prior
+from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_network import PriorConfig
@@ -43,6 +48,13 @@ def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     pixels[(x - width / 2) ** 2 + (y - height / 3) ** 2 < (min(height, width) / 5) ** 2] += (60, -40, 20)
     pixels += random.normal(0, 6, (height, width, 1))
     return pixels.clip(0, 255).astype(np.uint8)
+
+
+def save_photographs(folder: Path, count: int, side: int = 96) -> None:
+    """So many PNG files in a new folder."""
+    folder.mkdir()
+    for seed in range(count):
+        Image.fromarray(photograph(side, side, seed)).save(folder / f"{seed:02}.png")
 
 
 @pytest.fixture(scope="session")
@@ -81,3 +93,16 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plan = Plan(codecs, budgets=(500, 1000, 2000), metrics=("psnr", "ssim", "lpips"))
     evaluate(plan, sources, folder / "results")
     return folder / "results"
+
+
+@pytest.fixture
+def adaptive_bundle(random_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `random_bundle` that encodes with an adaptive prior; the learned one comes second."""
+    folder = tmp_path / "adaptive"
+    shutil.copytree(random_bundle, folder)
+    bundle = read_manifest(folder)
+    stored = load_file(folder / bundle.priors[0].file)
+    prior_tensors, tables = adaptive_prior_tensors(SMALL.latent_channels)
+    gains = {name: stored[name] for name in ("gain", "inverse_gain")}
+    add_prior(bundle, prior="adaptive", prior_tensors=prior_tensors, tables=tables, **gains)
+    return folder
