@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdcodec.denoisers.prediction import PREDICTIONS
 from sdcodec.denoisers.schedule import DEFAULTS, noise_schedule
-from sdcodec.denoisers.unet import CLASSES, HIDDEN_STATES, POOLED, UNET_PREFIX, largest_side
+from sdcodec.denoisers.unet import CLASSES, HIDDEN_STATES, POOLED, UNET_PREFIX, build_unet, largest_side
 from sdcodec.errors import BundleError
 from sdcodec.hardware import is_out_of_memory
 
@@ -45,9 +45,11 @@ def import_unet(
     name = unet_settings.get("_class_name", "")
     if name not in CLASSES:
         raise BundleError(f"{source / 'unet'}: the class {name!r} cannot denoise here; {' and '.join(CLASSES)} can")
-    unet = _load(name, source / "unet", dtype)
-    settings = json.loads(json.dumps({k: v for k, v in unet.config.items() if not k.startswith("_")}))
+    with _explained(source / "unet"):
+        complete = build_unet(name, unet_settings).config
+    settings = json.loads(json.dumps({key: value for key, value in complete.items() if not key.startswith("_")}))
     _check_task(source / "unet", settings)
+    unet = _load(name, source / "unet", dtype)
     schedule = _schedule(source / "scheduler", scheduler)
     if turbo is None:
         turbo = scheduler.get("timestep_spacing") == "trailing" and not schedule["rescale_betas_zero_snr"]
@@ -136,6 +138,7 @@ def _encoded(source: Path, encoder: str, tokenizer: str) -> Any:
     if name not in TEXT_ENCODERS:
         raise BundleError(f"{source / encoder}: the class {name!r} is not known; {' and '.join(TEXT_ENCODERS)} are")
     variant = _variant(source / encoder, "model")
+    transformers.utils.logging.disable_progress_bar()
     with _explained(source / encoder):
         network = getattr(transformers, name).from_pretrained(
             source / encoder, variant=variant, use_safetensors=True, local_files_only=True, dtype=torch.float32

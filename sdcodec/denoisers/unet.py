@@ -38,6 +38,11 @@ def unet_denoiser(
     """
     unet = build_unet(configuration["class"], configuration["unet"])
     own = {name.removeprefix(UNET_PREFIX): value for name, value in tensors.items() if name.startswith(UNET_PREFIX)}
+    stored = next((value.dtype for value in own.values()), dtype)
+    widened = not offload and stored.itemsize < dtype.itemsize
+    place = torch.device("cpu") if offload else device
+    for name, value in own.items():
+        own[name] = value.to(place, stored if widened and "norm" not in name else dtype)
     try:
         unet.load_state_dict(own, assign=True)
         if configuration["class"] == "UNet2DConditionModel":
@@ -47,7 +52,12 @@ def unet_denoiser(
         adapter = PREDICTIONS[configuration["prediction"]]
     except (KeyError, RuntimeError) as error:
         raise BundleError(f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}") from error
-    _place(unet, device, dtype, offload)
+    if widened:  # but norms: they are small, and diffusers leaves them alone
+        unet.enable_layerwise_casting(storage_dtype=stored, compute_dtype=dtype)
+    if offload:
+        import accelerate
+
+        accelerate.cpu_offload(unet, device)
     schedule = noise_schedule(configuration["schedule"], configuration["trained_timesteps"])
     return WindowedDenoiser(adapter(network, schedule), configuration["window"])
 
@@ -62,24 +72,6 @@ def build_unet(name: str, configuration: Mapping[str, Any]) -> Any:
         raise BundleError(f"a UNet needs the package {error.name}; install sdcodec with its extra: sd") from error
     with torch.device("meta"):
         return getattr(diffusers, name).from_config(dict(configuration)).eval().requires_grad_(False)
-
-
-def _place(unet: Any, device: torch.device, dtype: torch.dtype, offload: bool) -> None:
-    """Weights to where and to what they are to be. Norms are computed in `dtype` always; they are small."""
-    stored = next(iter(unet.parameters())).dtype
-    if offload:
-        import accelerate
-
-        accelerate.cpu_offload(unet.to(dtype), device)
-        return
-    if stored.itemsize >= dtype.itemsize:
-        unet.to(device, dtype)
-        return
-    for name, module in unet.named_modules():
-        if "norm" in name:
-            module.to(dtype=dtype)
-    unet.to(device)
-    unet.enable_layerwise_casting(storage_dtype=stored, compute_dtype=dtype)
 
 
 class UNetNetwork:
