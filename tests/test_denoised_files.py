@@ -14,7 +14,6 @@ from PIL import Image
 
 import sdcodec
 from conftest import photograph
-from pipelines import save_pipeline
 from sdcodec.bundles import store, writing
 from sdcodec.codec import read_picture
 from sdcodec.container import Container
@@ -22,6 +21,7 @@ from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.importing import import_unet
 from sdcodec.denoisers.schedule import noise_schedule
 from test_cli import invoke
+from unet_pipelines import save_pipeline
 
 pytest.importorskip("diffusers", reason="the extra sd is not installed")
 pytest.importorskip("transformers", reason="the extra sd is not installed")

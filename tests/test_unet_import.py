@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines import CHANNELS, FAMILIES, save_pipeline
 from sdcodec.denoisers.importing import import_unet
 from sdcodec.denoisers.unet import HIDDEN_STATES, POOLED, time_ids, unet_denoiser
 from sdcodec.errors import BundleError
+from unet_pipelines import CHANNELS, FAMILIES, save_pipeline
 
 diffusers = pytest.importorskip("diffusers", reason="the extra sd is not installed")
 transformers = pytest.importorskip("transformers", reason="the extra sd is not installed")

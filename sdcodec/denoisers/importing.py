@@ -138,7 +138,7 @@ def _encoded(source: Path, encoder: str, tokenizer: str) -> Any:
     if name not in TEXT_ENCODERS:
         raise BundleError(f"{source / encoder}: the class {name!r} is not known; {' and '.join(TEXT_ENCODERS)} are")
     variant = _variant(source / encoder, "model")
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with _explained(source / encoder):
         network = getattr(transformers, name).from_pretrained(
             source / encoder, variant=variant, use_safetensors=True, local_files_only=True, dtype=torch.float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,18 +32,21 @@ def unet_denoiser(
 ) -> Denoiser:
     """A denoiser from what `sdcodec.denoisers.importing` stored.
 
-    `dtype` is what it computes in. Where weights are stored in fewer bits they stay so and are widened layer by layer, at the
-    time of use: an SD 1.x UNet takes 1.7 GB, not 3.4. offload: weights stay in main memory and go to the device layer by layer.
+    `dtype` is what it computes in, but for float16 on a CPU, which emulates it: that becomes float32. Where weights are stored
+    in fewer bits they stay so and are widened layer by layer, at the time of use: an SD 1.x UNet takes 1.7 GB, not 3.4.
+    offload: weights stay in main memory and go to the device layer by layer.
 
     Raises BundleError where the weights do not fit the configuration, or a package is missing.
     """
+    if device.type == "cpu" and dtype == torch.float16:
+        dtype = torch.float32
     unet = build_unet(configuration["class"], configuration["unet"])
     own = {name.removeprefix(UNET_PREFIX): value for name, value in tensors.items() if name.startswith(UNET_PREFIX)}
     stored = next((value.dtype for value in own.values()), dtype)
     widened = not offload and stored.itemsize < dtype.itemsize
     place = torch.device("cpu") if offload else device
     for name, value in own.items():
-        own[name] = value.to(place, stored if widened and "norm" not in name else dtype)
+        own[name] = value.to(place, stored if widened else dtype)
     try:
         unet.load_state_dict(own, assign=True)
         if configuration["class"] == "UNet2DConditionModel":
@@ -52,8 +56,8 @@ def unet_denoiser(
         adapter = PREDICTIONS[configuration["prediction"]]
     except (KeyError, RuntimeError) as error:
         raise BundleError(f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}") from error
-    if widened:  # but norms: they are small, and diffusers leaves them alone
-        unet.enable_layerwise_casting(storage_dtype=stored, compute_dtype=dtype)
+    if widened:
+        _widen_while_running(unet, dtype)
     if offload:
         import accelerate
 
@@ -74,6 +78,31 @@ def build_unet(name: str, configuration: Mapping[str, Any]) -> Any:
         return getattr(diffusers, name).from_config(dict(configuration)).eval().requires_grad_(False)
 
 
+def _widen_while_running(network: Any, dtype: torch.dtype) -> None:
+    """Gives each layer its weights in `dtype` for as long as it runs, and the stored ones back afterwards.
+
+    diffusers' layerwise casting narrows the widened ones again instead: then weights that are mapped from the file are copied
+    to memory one by one, which took 1.7 GB more for SD 1.x.
+    """
+    network.conv_in.to(dtype)  # for good: diffusers takes the type of a whole network from its first layer
+    for layer in network.modules():
+        stored = dict(layer.named_parameters(recurse=False))
+        if not stored:
+            continue
+
+        def widen(layer: torch.nn.Module, _: Any, stored: Mapping[str, torch.nn.Parameter] = stored) -> None:
+            for name, value in stored.items():
+                layer._parameters[name] = torch.nn.Parameter(value.to(dtype), requires_grad=False)
+
+        def restore(
+            layer: torch.nn.Module, _: Any, output: Any, stored: Mapping[str, torch.nn.Parameter] = stored
+        ) -> None:
+            layer._parameters.update(stored)
+
+        layer.register_forward_pre_hook(widen)
+        layer.register_forward_hook(restore, always_call=True)
+
+
 class UNetNetwork:
     """A UNet as the adapters want it: float32 in and out, any size of latents, condition built in."""
 
@@ -87,6 +116,7 @@ class UNetNetwork:
     ) -> None:
         """hidden_states `[1, tokens, width]` and pooled `[1, width]`: the empty prompt's embedding."""
         self._unet, self._device, self._dtype = unet, device, dtype
+        self._lock = threading.Lock()  # hooks change layers while they run
         self._multiple = 2 ** (len(unet.config.block_out_channels) - 1)
         self._condition: dict[str, Any] = {}
         if hidden_states is not None:
@@ -101,7 +131,7 @@ class UNetNetwork:
         batch, _, height, width = x.shape
         padded = F.pad(x, (0, -width % self._multiple, 0, -height % self._multiple), mode="replicate")
         time = torch.full((batch,), timestep, dtype=torch.float32, device=self._device)
-        with torch.autocast(self._device.type, enabled=False):
+        with self._lock, torch.autocast(self._device.type, enabled=False):
             condition = _repeated(self._condition, batch)
             predicted = self._unet(padded.to(self._device, self._dtype), time, return_dict=False, **condition)[0]
         return predicted[:, :, :height, :width].float()
