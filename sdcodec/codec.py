@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, ratecontrol, tiling
+from sdcodec import hardware, ratecontrol, tiling, windowed
 from sdcodec.bundles import loading, store
-from sdcodec.container import BLOCK_LATENTS, Container, Header, block_count, padded_size
+from sdcodec.container import BLOCK_LATENTS, Container, Header, block_count, latent_grid, padded_size
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
-from sdcodec.errors import BundleError, ImageError, OptionError
+from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
     ImageSource,
@@ -36,7 +36,6 @@ from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 
 DEFAULT_QUALITY = 50.0
-WINDOW_LATENTS = 160  # side of what a network computes at once: 1,280 pixels; 24 megapixels need 1.5 GB
 BLOCKS_AT_ONCE = 8
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 
@@ -159,7 +158,8 @@ class Codec:
         if target_bpp is not None:
             target_bytes = math.floor(target_bpp * width * height / 8)
         [latents] = self._latents([picture])
-        empty = self._container(picture, 0, _Coded((b"",) * block_count(width, height), self._no_deviations()))
+        count = block_count(width, height, self._model.autoencoder.factor)
+        empty = self._container(picture, 0, _Coded((b"",) * count, self._no_deviations()))
         if target_bytes is None:
             half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
             data = self._coded(picture, latents, half_steps).to_bytes()
@@ -254,40 +254,13 @@ class Codec:
     def _latents(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures of one size → latents `[B, C, h, w]`, float32; sides padded by edge replication."""
         model = self._model.autoencoder
-        pixels = np.stack([_padded(_visible(picture)) for picture in pictures])
-        height, width = pixels.shape[1] // model.factor, pixels.shape[2] // model.factor
-        latents = torch.empty(len(pictures), model.channels, height, width, device=self.device)
-        for w in self._windows(height, width):
-            f = model.factor
-            seen = pixels[:, f * w.seen_top : f * w.seen_bottom, f * w.seen_left : f * w.seen_right]
-            images = torch.from_numpy(np.ascontiguousarray(seen)).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-            rows, columns = (
-                slice(w.top - w.seen_top, w.bottom - w.seen_top),
-                slice(w.left - w.seen_left, w.right - w.seen_left),
-            )
-            latents[:, :, w.top : w.bottom, w.left : w.right] = model.encode(images)[:, :, rows, columns]
-        return latents
+        pixels = np.stack([_padded(_visible(picture), model.factor) for picture in pictures])
+        return windowed.encode(model, pixels, self.device)
 
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
         """Latents `[B, C, h, w]` → uint8 `[B, H, W, 3]`, cropped to the picture."""
-        model = self._model.autoencoder
-        f = model.factor
-        batch, _, height, width = latents.shape
-        pixels = np.empty((batch, f * height, f * width, 3), np.uint8)
-        for w in self._windows(height, width):
-            seen = latents[:, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
-            rows = slice(f * (w.top - w.seen_top), f * (w.bottom - w.seen_top))
-            columns = slice(f * (w.left - w.seen_left), f * (w.right - w.seen_left))
-            images = model.decode(seen, header.quality)[:, :, rows, columns]
-            whole = images.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-            pixels[:, f * w.top : f * w.bottom, f * w.left : f * w.right] = whole
+        pixels = windowed.decode(self._model.autoencoder, latents, header.quality)
         return pixels[:, : header.height, : header.width]
-
-    def _windows(self, height: int, width: int) -> Iterator[tiling.Window]:
-        margin = self._model.autoencoder.margin
-        if margin is None:
-            raise NotImplementedError("autoencoders with global operations need blended windows")
-        return tiling.windows(height, width, WINDOW_LATENTS, margin)
 
     def _denoised(
         self, latents: Tensor, deviations: Sequence[Tensor], steps: int, strength: float, seed: int
@@ -388,7 +361,7 @@ class Codec:
     def _decode_blocks(self, containers: Sequence[Container]) -> list[NDArray[np.int32]]:
         """Containers of one size and quality → what `symbols` returns, for each."""
         prior, header = self._model.prior, containers[0].header
-        height, width = padded_size(header.height) // 8, padded_size(header.width) // 8
+        height, width = latent_grid(header.width, header.height, header.factor)
         places = list(tiling.blocks(height, width, BLOCK_LATENTS))
         channels = self._model.autoencoder.channels
         symbols = [np.empty((channels, height, width), np.int32) for _ in containers]
@@ -408,7 +381,7 @@ class Codec:
     def _container(self, picture: Picture, half_steps: int, coded: _Coded) -> Container:
         height, width = picture.rgb.shape[:2]
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        header = Header(self.fingerprint, half_steps, width, height)
+        header = Header(self.fingerprint, half_steps, width, height, factor=self._model.autoencoder.factor)
         return Container(
             header, coded.blocks, alpha, picture.icc, picture.exif, picture.xmp, deviations=coded.deviations
         )
@@ -418,6 +391,8 @@ class Codec:
         header = container.header
         if header.fingerprint != self.fingerprint:
             raise BundleError(_other_model(header.fingerprint, self.name, self.fingerprint))
+        if header.factor != self._model.autoencoder.factor:
+            raise FormatError(f"damaged: a latent of {self.name!r} does not stand for {header.factor} pixels a side")
         if header.width * header.height > max_pixels:
             raise ImageError(
                 f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise max_pixels"
@@ -455,10 +430,10 @@ def _visible(picture: Picture) -> NDArray[np.uint8]:
     return picture.rgb if picture.alpha is None else smooth_hidden_colour(picture.rgb, picture.alpha)
 
 
-def _padded(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """`[H, W, 3]` with sides up to the next multiple of 32, edges repeated."""
+def _padded(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """`[H, W, 3]` with sides up to the next multiple of 4 latents, edges repeated."""
     height, width = pixels.shape[:2]
-    missing = ((0, padded_size(height) - height), (0, padded_size(width) - width), (0, 0))
+    missing = ((0, padded_size(height, factor) - height), (0, padded_size(width, factor) - width), (0, 0))
     return np.pad(pixels, missing, mode="edge") if any(after for _, after in missing) else pixels
 
 

@@ -10,10 +10,9 @@ from sdcodec.errors import FormatError, UnsupportedVersionError
 
 MAGIC = b"\x89SDC"
 VERSION = 1
-LATENT_STRIDE = 8  # pixels a latent
-SIZE_MULTIPLE = 32  # pictures are padded to multiples of this many pixels
+FACTORS = (8, 16, 32, 4)  # pixels a latent, by the two lowest bits of the flags
+GRID_MULTIPLE = 4  # pictures are padded to multiples of this many latents
 BLOCK_LATENTS = 64  # latents along a side of a block that is coded on its own
-BLOCK_PIXELS = BLOCK_LATENTS * LATENT_STRIDE
 SIZE_LIMIT = 1 << 24
 HIGHEST_QUALITY = 200  # half steps
 
@@ -22,13 +21,17 @@ CHUNK_NAMES = {"L": "latents", "A": "alpha", "i": "ICC profile", "e": "EXIF", "x
 
 @dataclass(frozen=True)
 class Header:
-    """What every file says first. `quality` counts half steps (0..200 for 0..100); `fingerprint` is 4 bytes."""
+    """What every file says first. `quality` counts half steps (0..200 for 0..100); `fingerprint` is 4 bytes.
+
+    Sizes are in pixels; a latent stands for `factor` x `factor` of them, one of FACTORS.
+    """
 
     fingerprint: bytes
     quality: int
     width: int
     height: int
     version: int = VERSION
+    factor: int = 8
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class Container:
     def to_bytes(self) -> bytes:
         """The file's bytes."""
         header = self.header
-        parts = [MAGIC, bytes([header.version << 4]), header.fingerprint, bytes([header.quality])]
+        flags = FACTORS.index(header.factor)
+        parts = [MAGIC, bytes([header.version << 4 | flags]), header.fingerprint, bytes([header.quality])]
         parts += [_leb128(header.width), _leb128(header.height)]
         for chunk in self.chunks():
             parts += [chunk.tag.encode("ascii"), _leb128(len(chunk.payload)), chunk.payload]
@@ -111,30 +115,38 @@ class Container:
                 found[tag] = payload
         if "L" not in found:
             raise FormatError("damaged: there are no latents in it")
-        blocks = _unpack_blocks(found["L"], block_count(header.width, header.height))
+        blocks = _unpack_blocks(found["L"], block_count(header.width, header.height, header.factor))
         alpha, icc, exif, xmp, deviations = (found.get(tag) for tag in "Aiexn")
         return cls(header, blocks, alpha, icc, exif, xmp, tuple(unknown), deviations)
 
 
-def padded_size(size: int) -> int:
-    """A side in pixels, padded up to a multiple of 32."""
-    return -(-size // SIZE_MULTIPLE) * SIZE_MULTIPLE
+def padded_size(size: int, factor: int = 8) -> int:
+    """A side in pixels, padded up to a multiple of 4 latents."""
+    multiple = GRID_MULTIPLE * factor
+    return -(-size // multiple) * multiple
 
 
-def block_grid(width: int, height: int) -> tuple[int, int]:
+def latent_grid(width: int, height: int, factor: int = 8) -> tuple[int, int]:
+    """Rows and columns of latents for a picture of this size in pixels."""
+    return padded_size(height, factor) // factor, padded_size(width, factor) // factor
+
+
+def block_grid(width: int, height: int, factor: int = 8) -> tuple[int, int]:
     """Rows and columns of blocks for a picture of this size in pixels."""
-    return -(-padded_size(height) // BLOCK_PIXELS), -(-padded_size(width) // BLOCK_PIXELS)
+    rows, columns = latent_grid(width, height, factor)
+    return -(-rows // BLOCK_LATENTS), -(-columns // BLOCK_LATENTS)
 
 
-def block_count(width: int, height: int) -> int:
-    """How many blocks a picture of this size has."""
-    rows, columns = block_grid(width, height)
+def block_count(width: int, height: int, factor: int = 8) -> int:
+    """How many blocks a picture of this size in pixels has."""
+    rows, columns = block_grid(width, height, factor)
     return rows * columns
 
 
 def _read_header(reader: _Reader) -> Header:
     version_and_flags = reader.take(1)[0]
-    if version_and_flags & 0x0F:
+    flags = version_and_flags & 0x0F
+    if flags >= len(FACTORS):
         raise UnsupportedVersionError("flags of a later version are set: a newer sdcodec may read it")
     fingerprint, quality = reader.take(4), reader.take(1)[0]
     width, height = reader.leb128(), reader.leb128()
@@ -142,7 +154,7 @@ def _read_header(reader: _Reader) -> Header:
         raise FormatError(f"damaged: quality {quality / 2:g} is above {HIGHEST_QUALITY // 2}")
     if not (1 <= width <= SIZE_LIMIT and 1 <= height <= SIZE_LIMIT):
         raise FormatError(f"damaged: {width}x{height} is no size of a picture")
-    return Header(fingerprint, quality, width, height, version_and_flags >> 4)
+    return Header(fingerprint, quality, width, height, version_and_flags >> 4, FACTORS[flags])
 
 
 def _pack_blocks(blocks: tuple[bytes, ...]) -> bytes:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True)
 class Window:
@@ -37,6 +40,44 @@ def windows(height: int, width: int, size: int, margin: int) -> Iterator[Window]
                 max(0, left - margin),
                 min(width, right + margin),
             )
+
+
+@dataclass(frozen=True)
+class Span:
+    """One side of a window that fades into its neighbours: it counts in full between the fades, which are as wide as what
+    is seen beyond `start` and `end`, on both sides of these."""
+
+    start: int
+    end: int
+    seen_start: int
+    seen_end: int
+
+
+def fading_spans(length: int, size: int, margin: int) -> list[Span]:
+    """Covers `length` latents with windows that see at most `size`, cross-fading over `2 * margin` where two of them meet.
+
+    Up to `size` there is one window, which sees everything. `size - 2 * margin` must be a multiple of 4 and at least
+    `4 * margin`, so that no latent is seen by three windows.
+    """
+    parts = _spans(length, length if length <= size else size - 2 * margin)
+    return [Span(start, end, max(0, start - margin), min(length, end + margin)) for start, end in parts]
+
+
+def fade(span: Span, scale: int) -> NDArray[np.float32]:
+    """Weights of what a span sees, float32 `[scale * (seen_end - seen_start)]`: those of all spans add up to 1 everywhere.
+
+    `scale`: samples a latent, 1 in latent space, the autoencoder's factor in pixel space.
+    """
+    weights = np.ones(scale * (span.seen_end - span.seen_start), np.float32)
+    for seen, inverted in ((span.start - span.seen_start, False), (span.seen_end - span.end, True)):
+        width = 2 * scale * seen
+        if width:
+            ramp = (np.arange(width, dtype=np.float32) + 0.5) / width
+            if inverted:
+                weights[-width:] = 1 - ramp
+            else:
+                weights[:width] = ramp
+    return weights
 
 
 def blocks(height: int, width: int, size: int) -> Iterator[tuple[slice, slice]]:

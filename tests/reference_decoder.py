@@ -17,8 +17,8 @@ MASK = (1 << 64) - 1
 
 def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
     """The integers of section 5, `[C, h, w]`."""
-    quality, width, height, payload = parse(data)
-    rows, columns = -(-height // 32) * 4, -(-width // 32) * 4
+    factor, quality, width, height, payload = parse(data)
+    rows, columns = -(-height // (4 * factor)) * 4, -(-width // (4 * factor)) * 4
     model = Model(load_file(prior_file), quality)
     places = [(top, left) for top in range(0, rows, 64) for left in range(0, columns, 64)]
     result = np.zeros((model.channels, rows, columns), np.int32)
@@ -31,9 +31,10 @@ def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
 # Section 1
 
 
-def parse(data: bytes) -> tuple[int, int, int, bytes]:
-    """Quality in half steps, width, height, and the payload of the chunk L."""
-    assert data[:5] == b"\x89SDC\x10"
+def parse(data: bytes) -> tuple[int, int, int, int, bytes]:
+    """Pixels a latent, quality in half steps, width, height, and the payload of the chunk L."""
+    assert data[:4] == b"\x89SDC" and data[4] & 0xFC == 0x10
+    factor = (8, 16, 32, 4)[data[4] & 3]
     assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
     position = 10
     width, position = leb128(data, position)
@@ -45,7 +46,7 @@ def parse(data: bytes) -> tuple[int, int, int, bytes]:
         chunks[letter] = data[position : position + length]
         position += length
     assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"A"}
-    return data[9], width, height, chunks[b"L"]
+    return factor, data[9], width, height, chunks[b"L"]
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:

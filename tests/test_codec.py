@@ -11,7 +11,7 @@ from PIL import Image
 
 import sdcodec
 from conftest import photograph
-from sdcodec import codec as codec_module
+from sdcodec import windowed
 from sdcodec.bundles import store
 from sdcodec.container import Container
 
@@ -42,10 +42,10 @@ def test_windows_change_nothing(codec, monkeypatch):
     whole_latents = codec._latents([picture])
     data = codec.encode(picture.rgb, quality=60).data
     whole = np.asarray(codec.decode(data)).astype(int)
-    monkeypatch.setattr(codec_module, "WINDOW_LATENTS", 16)
+    monkeypatch.setattr(windowed, "WINDOW_PIXELS", 128)
     assert (codec._latents([picture]) - whole_latents).abs().max() < 1e-5
-    windowed = np.asarray(codec.decode(data)).astype(int)
-    assert np.abs(windowed - whole).max() <= 1 and (windowed != whole).mean() < 0.001
+    parts = np.asarray(codec.decode(data)).astype(int)
+    assert np.abs(parts - whole).max() <= 1 and (parts != whole).mean() < 0.001
 
 
 def test_batches_are_what_single_pictures_are(codec):

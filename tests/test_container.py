@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from sdcodec.container import Chunk, Container, Header, block_count, block_grid, padded_size
+from sdcodec.container import FACTORS, Chunk, Container, Header, block_count, block_grid, latent_grid, padded_size
 from sdcodec.errors import FormatError, UnsupportedVersionError
 
 HEADER = Header(b"\x01\x02\x03\x04", 90, 512, 512)
@@ -40,6 +40,20 @@ def test_geometry():
     assert [padded_size(n) for n in (1, 32, 33, 512)] == [32, 32, 64, 512]
     assert block_grid(513, 512) == (1, 2)
     assert block_grid(6000, 4000) == (8, 12)
+    assert [padded_size(33, factor) for factor in FACTORS] == [64, 64, 128, 48]
+    assert latent_grid(600, 100, 32) == (4, 20)
+    assert block_grid(6000, 4000, 32) == (2, 3)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_pixels_a_latent_are_in_the_file(factor):
+    header = Header(b"abcd", 90, 3000, 1000, factor=factor)
+    blocks = tuple(bytes([i]) * i for i in range(block_count(3000, 1000, factor)))
+    assert Container.from_bytes(Container(header, blocks).to_bytes()) == Container(header, blocks)
+
+
+def test_files_at_one_eighth_are_as_they_always_were():
+    assert FILE.to_bytes()[4] == 0x10
 
 
 def test_every_truncation_is_refused():
@@ -72,10 +86,11 @@ def test_a_future_version_is_named():
 
 
 def test_flags_of_the_future_are_refused():
-    body = bytearray(FILE.to_bytes()[:-4])
-    body[4] |= 1
-    with pytest.raises(UnsupportedVersionError, match="flags"):
-        Container.from_bytes(with_checksum(bytes(body)))
+    for flag in (4, 8):
+        body = bytearray(FILE.to_bytes()[:-4])
+        body[4] |= flag
+        with pytest.raises(UnsupportedVersionError, match="flags"):
+            Container.from_bytes(with_checksum(bytes(body)))
 
 
 def test_unknown_chunks_are_skipped_if_ancillary_and_refused_if_critical():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sdcodec.tiling import blocks, windows
+from sdcodec.tiling import blocks, fade, fading_spans, windows
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (64, 64), (68, 500), (1000, 12)])
@@ -24,3 +24,17 @@ def test_blocks_cover_every_latent_once():
     for rows, columns in blocks(100, 200, 64):
         seen[rows, columns] += 1
     assert (seen == 1).all()
+
+
+@pytest.mark.parametrize(("size", "margin"), [(96, 8), (48, 4), (24, 2), (192, 16)])
+@pytest.mark.parametrize("scale", [1, 8])
+def test_fading_windows_weigh_every_place_once(size, margin, scale):
+    for length in [*range(4, 2 * size, 4), 9 * size]:
+        spans = fading_spans(length, size, margin)
+        weights = np.zeros(scale * length)
+        for span in spans:
+            assert span.seen_end - span.seen_start <= size
+            weights[scale * span.seen_start : scale * span.seen_end] += fade(span, scale)
+        assert np.abs(weights - 1).max() < 1e-6
+        assert (len(spans) == 1) == (length <= size)
+        assert all(a.seen_end <= c.seen_start for a, c in zip(spans, spans[2:], strict=False))

@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 import sdcodec
 from conftest import SMALL, SMALL_PRIOR, photograph
+from sdcodec.bundles import store
 from sdcodec.errors import TrainingError
 from sdcodec.training.config import load_config
+from sdcodec.training.export import prior_tensors
 from sdcodec.training.model import TrainingModel
+from sdcodec.training.restore import restore
 from sdcodec.training.revive import revive_channels
 from sdcodec.training.run import train
 
@@ -142,3 +146,34 @@ def test_dead_channels_are_revived_and_live_ones_left_alone():
     with torch.no_grad():
         spread = model.encoder(images).std((0, 2, 3))
     assert ((spread[dead] > 0.3) & (spread[dead] < 3)).all()
+
+
+def test_a_shipped_model_can_be_trained_further() -> None:
+    bundle = store.find("tiny")
+    restored = restore(bundle)
+    model = TrainingModel(restored.tiny, restored.prior)
+    model.load_state_dict(restored.weights)
+    stored = load_file(bundle.folder / bundle.priors[0].file)
+    exported = prior_tensors(model)
+    assert {f"prior.{name}" for name in exported} == {name for name in stored if name.startswith("prior.")}
+    for name, value in exported.items():
+        was = stored[f"prior.{name}"]
+        if name.endswith((".weight", ".shift", ".cell")):
+            assert torch.equal(value, was), name
+        else:  # rows between the knots were rounded on their own
+            assert torch.allclose(value.double(), was.double(), atol=3, rtol=1e-6), name
+
+
+def test_training_the_decoder_alone_keeps_the_fingerprint_and_the_files(folder: Path) -> None:
+    (folder / "decoder.toml").write_text(
+        'data = ["photos"]\noutput = "decoder"\nstart_from = "tiny"\ntrain_only = "decoder"\nsteps = 1\nwarmup = 1\n'
+        "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+    )
+    trained = train(folder / "decoder.toml") / "bundle"
+    data = (Path(__file__).parent / "golden" / "one-pixel.sdc").read_bytes()
+    before, after = sdcodec.Codec("tiny"), sdcodec.Codec(trained)
+    assert after.fingerprint == before.fingerprint
+    assert after.symbols_sha256(data) == before.symbols_sha256(data)
+    old, new = (load_file(place / "autoencoder.safetensors") for place in (store.find("tiny").folder, trained))
+    assert all(torch.equal(new[name], old[name]) for name in old if name.startswith("encoder."))
+    assert any(not torch.equal(new[name], old[name]) for name in old if name.startswith("decoder."))

@@ -14,6 +14,7 @@ from sdcodec_cli.decode import decode
 from sdcodec_cli.encode import encode
 from sdcodec_cli.info import info
 from sdcodec_cli.messages import explain, say_error
+from sdcodec_cli.models import models
 from sdcodec_cli.train import train
 
 
@@ -39,7 +40,7 @@ def cli() -> None:
     """
 
 
-for command in (encode, decode, info, train):
+for command in (encode, decode, info, models, train):
     cli.add_command(command)
 
 

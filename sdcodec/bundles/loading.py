@@ -19,6 +19,7 @@ from sdcodec.bundles.store import Bundle, PriorEntry
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.errors import BundleError
+from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.protocol import Prior
 
@@ -69,7 +70,8 @@ def fingerprint(tensors: Mapping[str, Tensor], configuration: Mapping[str, Any])
     Left out is what may be trained further without harm to files: the encoder's part of the prior (`analyse...`), the
     decoder and its inverse gains.
     """
-    digest = hashlib.sha256(f"latents {configuration['latent_channels']} at 1/8\n".encode())
+    channels, factor = configuration["latent_channels"], configuration.get("factor", 8)  # of `tiny`, 8 is implied
+    digest = hashlib.sha256(f"latents {channels} at 1/{factor}\n".encode())
     for name in sorted(tensors):
         if name.startswith(PRIOR_PREFIX + "analyse") or name == "inverse_gain":
             continue
@@ -104,12 +106,30 @@ def _tiny(
     return TinyAutoencoder(config, weights, device, dtype)
 
 
+def _diffusers(
+    configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Autoencoder:
+    from sdcodec.autoencoders import diffusers  # only who uses such a model has it, and waits for its import
+
+    return diffusers.load(configuration, weights, device, dtype)
+
+
 def _learned(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
-    tables = FrequencyTables.from_arrays(
+    return LearnedPrior(_own(tensors), _tables(tensors), device)
+
+
+def _adaptive(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
+    return AdaptivePrior(_own(tensors), _tables(tensors), device)
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
+
+
+def _tables(tensors: Mapping[str, Tensor]) -> FrequencyTables:
+    return FrequencyTables.from_arrays(
         tensors[TABLES_PREFIX + "radii"].numpy(), tensors[TABLES_PREFIX + "frequencies"].numpy()
     )
-    own = {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
-    return LearnedPrior(own, tables, device)
 
 
 def _unet(
@@ -125,9 +145,10 @@ def _unet(
 
 
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
-    "tiny": _tiny
+    "tiny": _tiny,
+    "diffusers": _diffusers,
 }
-PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"learned": _learned}
+PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
 DENOISERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype, bool], Denoiser]] = {
     "unet": _unet
 }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +124,30 @@ def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
     return None
 
 
+def installed() -> list[Bundle]:
+    """Every model that can be read, shipped ones first."""
+    found = []
+    for folder in _folders():
+        with contextlib.suppress(BundleError):  # a broken neighbour must not keep others from being shown
+            found.append(read_manifest(folder))
+    return found
+
+
+def is_shipped(bundle: Bundle) -> bool:
+    """Whether it came with this program, and goes with it only."""
+    return bundle.folder.parent == SHIPPED
+
+
+def remove(name: str) -> Path:
+    """Deletes a model of the user's, broken or not, and returns where it was. Raises BundleError."""
+    folder = home() / name
+    if not name or Path(name).name != name or not (folder / MANIFEST).is_file():
+        own = ", ".join(sorted(found.name for found in _folders() if found.parent != SHIPPED)) or "none"
+        raise BundleError(f"{name!r} is none of the models that were added; these are: {own}")
+    shutil.rmtree(folder)
+    return folder
+
+
 def name_of(fingerprint: bytes) -> str | None:
     """The name of the model that wrote files with these 4 bytes, where it is installed."""
     found = by_fingerprint(fingerprint)
@@ -129,7 +155,7 @@ def name_of(fingerprint: bytes) -> str | None:
 
 
 def _folders() -> Iterator[Path]:
-    """Every folder with a manifest: shipped models first, then the user's."""
+    """Every folder with a manifest: shipped models first, then the user's. Those with a dot are still being made."""
     for place in (SHIPPED, home()):
         if place.is_dir():
-            yield from sorted(folder for folder in place.iterdir() if (folder / MANIFEST).is_file())
+            yield from sorted(f for f in place.iterdir() if f.name[0] != "." and (f / MANIFEST).is_file())

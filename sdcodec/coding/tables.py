@@ -51,17 +51,20 @@ class FrequencyTables:
         starts = np.concatenate([[0], np.cumsum([len(cost) for cost in costs])[:-1]])
         return np.concatenate(costs), starts
 
-    def log2_cost(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> float:
-        """The ideal code length in bits of symbols under their tables, escapes included."""
+    def costs(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The ideal code length in bits of each symbol under its table, escapes included; any shape, the same for both."""
         costs, starts = self._costs
         radius = self.radius[table_index]
         size = np.abs(symbols)
         escaped = size > radius
-        place = np.where(escaped, 2 * radius + 1, symbols + radius)
-        bits = float(costs[starts[table_index] + place].sum())
+        bits = costs[starts[table_index] + np.where(escaped, 2 * radius + 1, symbols + radius)]
         if escaped.any():
-            bits += float(escape_bits((size - radius - 1)[escaped]).sum())
+            bits[escaped] += escape_bits((size - radius - 1)[escaped])
         return bits
+
+    def log2_cost(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> float:
+        """The sum of `costs`."""
+        return float(self.costs(symbols, table_index).sum())
 
     def to_arrays(self) -> dict[str, NDArray[np.uint16]]:
         """Packed for a bundle: `radii` `[count]`, `frequencies` (all tables, one after the other)."""
@@ -81,12 +84,23 @@ class FrequencyTables:
 
 def gaussian_tables(sigmas: NDArray[np.float64]) -> FrequencyTables:
     """Discretised Gaussians of the given standard deviations in steps. For making a bundle, never for reading files."""
+    return gaussian_mixture_tables(sigmas, 0.0)
+
+
+def gaussian_mixture_tables(sigmas: NDArray[np.float64], spread: float) -> FrequencyTables:
+    """As `gaussian_tables`, for scales that are known roughly: their logarithm is off by a Gaussian of deviation `spread`.
+
+    The expected absolute value stays that of the given scale. Three-point Gauss-Hermite quadrature over the logarithm.
+    """
     radius = np.minimum(np.maximum(np.ceil(RADIUS_SIGMAS * sigmas), 1), RADIUS_LIMIT).astype(np.int64)
+    nodes = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6)) if spread else ((0.0, 1.0),)
     frequencies = []
     for sigma, reach in zip(sigmas, radius, strict=True):
-        edges = (np.arange(-reach, reach + 2) - 0.5) / (sigma * math.sqrt(2))
-        below = np.array([0.5 * math.erfc(-edge) for edge in edges])
-        inside = np.diff(below)
+        edges = (np.arange(-reach, reach + 2) - 0.5) / math.sqrt(2)
+        inside = np.zeros(2 * reach + 1)
+        for node, weight in nodes:
+            own = sigma * math.exp(spread * node - spread**2 / 2)
+            inside += weight * np.diff([0.5 * math.erfc(-edge / own) for edge in edges])
         frequencies.append(_whole(np.append(inside, max(1 - inside.sum(), 0.0))))
     return FrequencyTables(radius, frequencies)
 

@@ -27,7 +27,10 @@ class Prior(Protocol):
     tables: FrequencyTables
 
     def hyper_latents(self, steps: Tensor, half_steps: int) -> Tensor:
-        """Encoder's side: latents in steps `[B, C, h, w]` → side information in steps `[B, Z, h/4, w/4]`, not rounded."""
+        """Encoder's side: latents in steps `[B, C, h, w]` → side information in steps, not rounded.
+
+        `[B, Z, h/4, w/4]` hyper-latents, or `[B, P]` parameters: as many numbers an item as `walk` asks `source.hyper` for.
+        """
         ...
 
     def walk(self, shape: tuple[int, int, int], half_steps: int, source: SymbolSource) -> Tensor:

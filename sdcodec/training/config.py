@@ -47,14 +47,14 @@ class TrainingConfig:
     spread_end: int = 3_500  # and is complete here
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
     train_only: str = ""  # "decoder": everything before the decoder stays as it is; "prior": all but the prior
-    start_from: str = ""  # weights of an earlier run's checkpoint or export, to begin with
+    start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
     validate_every: int = 500
     checkpoint_every: int = 250
     validation_images: int = 32
     device: str = "auto"
-    autocast: bool = True
+    autocast: bool = True  # bfloat16, where the hardware is fast at it
     threads: int = 0
     tiny: TinyConfig = field(default_factory=TinyConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
@@ -84,7 +84,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     data = values.get("data", [])
     values["data"] = tuple(str(_absolute(path, folder)) for folder in ([data] if isinstance(data, str) else data))
     values["output"] = str(_absolute(path, values.get("output", f"runs/{path.stem}")))
-    if values.get("start_from"):
+    if "/" in values.get("start_from", ""):
         values["start_from"] = str(_absolute(path, values["start_from"]))
     config = _section(TrainingConfig, values, path)
     if config.optimiser not in ("muon", "adamw"):

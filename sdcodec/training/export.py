@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.bundles.loading import PRIOR_PREFIX
 from sdcodec.bundles.store import Bundle
 from sdcodec.bundles.writing import write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
@@ -23,6 +25,7 @@ from sdcodec.priors.sources import Quantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_network import SCALE_COUNT, SCALE_MIN, SCALE_RATIO, PriorConfig, weight_shift
+from sdcodec.training.restore import restore
 
 HALF_STEPS = 201
 ACTIVATION_ONE = 1 << ACTIVATION_BITS
@@ -158,20 +161,12 @@ def export(
     model.float().eval()
     tensors = prior_tensors(model)
     tables = observed_tables(model, tensors, images)
-    autoencoder = {
-        f"{part}.{key}": value.detach().half().contiguous()
-        for part in ("encoder", "decoder")
-        for key, value in getattr(model, part).state_dict().items()
-    }
-    autoencoder["decoder_bias"] = quality_rows(model.decoder_bias).half()
-    if not all(math.isfinite(float(value.double().abs().max())) for value in autoencoder.values()):
-        raise TrainingError("weights exceed float16; the run has diverged")
     return write_bundle(
         folder,
         name=name,
         autoencoder="tiny",
         configuration=asdict(tiny),
-        weights=autoencoder,
+        weights=_autoencoder_tensors(model),
         prior="learned",
         prior_tensors=tensors,
         tables=tables,
@@ -179,3 +174,41 @@ def export(
         inverse_gain=quality_rows(model.inverse_gain).exp().float(),
         description=description,
     )
+
+
+def export_decoder(weights: dict[str, Tensor], source: Bundle, folder: Path, description: dict[str, Any]) -> Bundle:
+    """Writes `source` with another decoder, from weights of which only the decoder's were trained.
+
+    Its prior, tables and gains are copied, and with them its fingerprint: files coded before decode with the new decoder.
+    """
+    restored = restore(source)
+    model = TrainingModel(restored.tiny, restored.prior)
+    model.load_state_dict(weights)
+    stored = load_file(source.folder / source.priors[0].file)
+    return write_bundle(
+        folder,
+        name=source.name,
+        autoencoder="tiny",
+        configuration=asdict(restored.tiny),
+        weights=_autoencoder_tensors(model),
+        prior="learned",
+        prior_tensors={
+            name.removeprefix(PRIOR_PREFIX): value for name, value in stored.items() if name.startswith(PRIOR_PREFIX)
+        },
+        tables=restored.tables,
+        gain=stored["gain"],
+        inverse_gain=quality_rows(model.inverse_gain).exp(),
+        description=description,
+    )
+
+
+def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:
+    tensors = {
+        f"{part}.{key}": value.detach().half().contiguous()
+        for part in ("encoder", "decoder")
+        for key, value in getattr(model, part).state_dict().items()
+    }
+    tensors["decoder_bias"] = quality_rows(model.decoder_bias).half()
+    if not all(math.isfinite(float(value.double().abs().max())) for value in tensors.values()):
+        raise TrainingError("weights exceed float16; the run has diverged")
+    return tensors

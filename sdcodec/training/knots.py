@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+KNOT_COUNT = 6
+
 
 class Knots(nn.Module):
     """`[channels]` values as a piecewise linear function of quality in 0..100, through evenly spaced knots."""
 
-    def __init__(self, channels: int, count: int = 6, start: float = 0.0, slope: float = 0.0) -> None:
+    def __init__(self, channels: int, count: int = KNOT_COUNT, start: float = 0.0, slope: float = 0.0) -> None:
         """The function begins as `start + slope * (quality/100 - 1/2)`."""
         super().__init__()
         line = start + slope * (torch.linspace(0, 1, count) - 0.5)

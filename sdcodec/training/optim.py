@@ -7,11 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from sdcodec import hardware
+
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Newton–Schulz iteration on `[N, rows, columns]`, rows <= columns: singular values go to about one."""
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.bfloat16()
+    x = matrices.to(hardware.dtype("auto", matrices.device))  # bfloat16 is enough, and slow where it is emulated
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT

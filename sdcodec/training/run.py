@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdcodec.bundles.store import Bundle
+from sdcodec import hardware
+from sdcodec.bundles.store import Bundle, find
 from sdcodec.errors import TrainingError
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.training.config import CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
-from sdcodec.training.export import export
+from sdcodec.training.export import export, export_decoder
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
+from sdcodec.training.restore import restore
 from sdcodec.training.revive import revive_channels
 
 VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
@@ -55,12 +57,21 @@ class Trainer:
                 f"{self.output}: holds a run already; give --resume to go on with it, or another output"
             )
         self.device = _device(config.device)
+        # Where the hardware has no bfloat16, emulating it takes many times as long as float32.
+        self.autocast = config.autocast and hardware.dtype("auto", self.device) == torch.bfloat16
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
+        self.source = _source(config.start_from)
+        if self.source is not None:
+            restored = restore(self.source)
+            self.config = config = replace(config, tiny=restored.tiny, prior=restored.prior)
+            weights: dict[str, Tensor] | None = restored.weights
+        else:
+            weights = load_weights(Path(config.start_from)) if config.start_from else None
         self.model = TrainingModel(config.tiny, config.prior).to(self.device, memory_format=torch.channels_last)
-        if config.start_from:
-            self.model.load_state_dict(load_weights(Path(config.start_from)))
+        if weights is not None:
+            self.model.load_state_dict(weights)
         self.lpips = LPIPS().to(self.device, memory_format=torch.channels_last)
         self.trained = [p for name, p in self.model.named_parameters() if _is_trained(name, config.train_only)]
         for parameter in set(self.model.parameters()) - set(self.trained):
@@ -144,18 +155,25 @@ class Trainer:
     def export(self) -> Bundle:
         """Writes the averaged weights as a bundle, `bundle/` in the folder of the run, ready for `--model`."""
         config = self.config
+        description = {"steps": self.step, "training_images": len(self.images), "validation_loss": self.best}
+        weights = {name: value.cpu() for name, value in self.average.items()}
+        if self.source is not None and config.train_only == "decoder":
+            return self._told(export_decoder(weights, self.source, self.output / "bundle", description))
         crops = crop_batch(
             self.images, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops)
         )
         bundle = export(
-            {name: value.cpu() for name, value in self.average.items()},
+            weights,
             config.tiny,
             config.prior,
             crops.permute(0, 2, 3, 1).contiguous().numpy(),
             self.output / "bundle",
             config.name,
-            {"steps": self.step, "training_images": len(self.images), "validation_loss": self.best},
+            description,
         )
+        return self._told(bundle)
+
+    def _told(self, bundle: Bundle) -> Bundle:
         print(f"model written to {bundle.folder}, fingerprint {bundle.priors[0].fingerprint.hex()[:8]}", flush=True)
         return bundle
 
@@ -190,7 +208,7 @@ class Trainer:
     def loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
         """Bits per pixel + beta * (MSE on 0..255 / 400 + w * LPIPS), evened out over qualities."""
         config = self.config
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.autocast):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.model(images, quality)
             perceptual = self.lpips.distance(output.images, images)
         reconstructed = output.images.float()
@@ -278,6 +296,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     state = torch.load(path, map_location="cpu", weights_only=True)
     weights: dict[str, Tensor] = state.get("average", state["model"])
     return weights
+
+
+def _source(start_from: str) -> Bundle | None:
+    """The bundle that a run begins with, by its name or folder; None for a checkpoint, or for nothing."""
+    return None if not start_from or start_from.endswith(".pt") else find(start_from)
 
 
 def _is_trained(name: str, only: str) -> bool:

@@ -1,0 +1,158 @@
+"""`sdcodec models`: what is installed, and adding models of the diffusers library."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from sdcodec.bundles.store import Bundle
+
+
+@click.group(no_args_is_help=True)
+def models() -> None:
+    """List, add and remove models.
+
+    Models that you add live in $SDCODEC_HOME (by default a folder among your
+    user data). Files find the model that they were coded with by themselves,
+    whatever it is called.
+    """
+
+
+@models.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each model.")
+def list_models(as_json: bool) -> None:
+    """List the models that are installed."""
+    from sdcodec.bundles.store import installed
+
+    rows = [_summary(bundle) for bundle in installed()]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        click.echo(
+            f"{row['name']:{width}}  {row['latents']}, {row['family']}, prior {row['priors'][0]}"
+            f"{', UNet' if row['unet'] else ''}, {row['megabytes']:.1f} MB, {row['licence']}"
+        )
+
+
+@models.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def show(name: str, as_json: bool) -> None:
+    """Show what is known of a model: NAME, or a folder."""
+    from sdcodec.bundles.store import find
+
+    bundle = find(name)
+    values = _summary(bundle) | {"description": bundle.description, "configuration": bundle.configuration}
+    if as_json:
+        click.echo(json.dumps(values))
+        return
+    click.echo(f"{values['name']}: {values['latents']}, {values['family']}, {values['megabytes']:.1f} MB")
+    click.echo(f"  folder       {click.format_filename(values['folder'])}")
+    for key, value in bundle.description.items():
+        shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        click.echo(f"  {key:12} {shown}")
+    for kind, fingerprint in zip(values["priors"], values["fingerprints"], strict=True):
+        click.echo(f"  prior        {kind}, fingerprint {fingerprint}")
+    click.echo(f"  UNet         {'yes: decode --denoise works' if values['unet'] else 'no'}")
+
+
+@models.command(no_args_is_help=True)
+@click.argument("name")
+@click.option(
+    "--from", "source", metavar="FOLDER|HUB_ID", required=True, help="A diffusers folder, or OWNER/NAME on the hub."
+)
+@click.option("--unet", is_flag=True, help="Also its UNet, for decode --denoise.")
+@click.option("--revision", metavar="R", help="Branch, tag or commit on the hub.")
+@click.option("--subfolder", metavar="S", help="Where the autoencoder is.  [default: vae, or the folder itself]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    help="What weights are stored in.  [default: as they are]",
+)
+@click.option(
+    "--calibrate",
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Photographs to measure the quantiser's steps on.  [default: pictures made for it]",
+)
+@click.option("--force", is_flag=True, help="Replace a model of this name.")
+def add(
+    name: str,
+    source: str,
+    unet: bool,
+    revision: str | None,
+    subfolder: str | None,
+    dtype: str | None,
+    calibrate: Path | None,
+    force: bool,
+) -> None:
+    """Make a model of an autoencoder that diffusers wrote.
+
+    FOLDER holds a pipeline (with vae/ in it) or an autoencoder alone:
+    AutoencoderKL, AutoencoderTiny, AutoencoderDC or AutoencoderKLFlux2. Only
+    safetensors files are read. This needs the extra: pip install 'sdcodec[sd]'
+
+    \b
+    Examples:
+      sdcodec models add sd15 --from ./stable-diffusion-v1-5 --unet
+      sdcodec models add taesd --from madebyollin/taesd --dtype float16
+    """
+    from sdcodec.bundles import importing
+
+    bundle = importing.add(
+        name,
+        source,
+        unet=unet,
+        revision=revision,
+        subfolder=subfolder,
+        dtype=dtype,
+        calibrate=calibrate,
+        force=force,
+    )
+    row = _summary(bundle)
+    click.echo(f"{name}: {row['latents']}, {row['family']}, {row['megabytes']:.1f} MB, in {row['folder']}")
+    click.echo(f"licence of the weights: {row['licence']}")
+
+
+@models.command()
+@click.argument("name")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def remove(name: str, yes: bool) -> None:
+    """Delete a model that was added.
+
+    Files that were coded with it need it again to be decoded; priors that were
+    fitted to it are lost.
+    """
+    from sdcodec.bundles import store
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("give --yes to remove a model without being asked.")
+        click.confirm(f"Delete the model {name!r}?", abort=True)
+    click.echo(f"removed {click.format_filename(str(store.remove(name)))}")
+
+
+def _summary(bundle: Bundle) -> dict[str, Any]:
+    """What `list` shows of a model."""
+    configuration = bundle.configuration
+    channels, factor = configuration["latent_channels"], configuration.get("factor", 8)
+    files = [path for path in bundle.folder.iterdir() if path.is_file()]
+    return {
+        "name": bundle.folder.name,
+        "latents": f"{channels} channels at 1/{factor}",
+        "family": configuration.get("family", bundle.autoencoder),
+        "priors": [entry.kind for entry in bundle.priors],
+        "fingerprints": [entry.fingerprint.hex()[:8] for entry in bundle.priors],
+        "unet": getattr(bundle, "denoiser", None) is not None,
+        "megabytes": sum(path.stat().st_size for path in files) / 1e6,
+        "licence": bundle.description.get("licence", "not stated"),
+        "folder": str(bundle.folder),
+    }

@@ -1,0 +1,250 @@
+"""The adaptive prior: no network, nothing to train; integers predicted from neighbours, a few parameters in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdcodec.coding.tables import FrequencyTables
+from sdcodec.errors import BundleError
+from sdcodec.priors.integer import MEAN_BITS, MEAN_LIMIT
+from sdcodec.priors.lattices import LATTICES, Lattice, lattice
+from sdcodec.priors.protocol import SymbolSource
+from sdcodec.priors.sources import CostEstimator, Quantiser
+
+WEIGHT_BITS = 10  # weights of neighbours count in 2**-10
+SIZE_BITS = 12  # expected sizes of symbols count in 2**-12 of a step
+FINE_BITS = 8  # what they are computed from counts in 2**-8 of a step
+LOWEST_TABLE = 1  # under table 0 nothing is coded: what it did not expect could never be said
+OFFSET_LIMIT = 63
+CENTRE_LIMIT = 1 << 14
+OFFSETS_TRIED = 5  # table offsets from -5 to 5: scales from 0.57 to 1.75 times what the weights say
+REGIME_SAMPLE = 32  # latents along a side of what the choice of a regime looks at
+
+LATTICE_COUNT = len(LATTICES)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What the side information of each block says, int64.
+
+    `regime` `[B]` chooses a set of weights; `lattice_offset` `[B, 7]` and `channel_offset` `[B, C]` are added to table
+    indices; `centre` `[B, C]` is the middle of a channel's values, in whole steps.
+    """
+
+    regime: Tensor
+    lattice_offset: Tensor
+    channel_offset: Tensor
+    centre: Tensor
+
+    @classmethod
+    def from_numbers(cls, numbers: Tensor, regimes: int) -> Parameters:
+        """From `[B, 8 + 2C]`, in the order of the file; what damaged data says is brought into range."""
+        channels = (numbers.shape[1] - 1 - LATTICE_COUNT) // 2
+        regime, lattices, offsets, centre = torch.split(numbers, [1, LATTICE_COUNT, channels, channels], 1)
+        return cls(
+            regime[:, 0].clamp(0, regimes - 1),
+            lattices.clamp(-OFFSET_LIMIT, OFFSET_LIMIT),
+            offsets.clamp(-OFFSET_LIMIT, OFFSET_LIMIT),
+            centre.clamp(-CENTRE_LIMIT, CENTRE_LIMIT),
+        )
+
+    def numbers(self) -> Tensor:
+        """The inverse of `from_numbers`."""
+        return torch.cat([self.regime[:, None], self.lattice_offset, self.channel_offset, self.centre], 1)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a pass sees of its neighbours, int64 `[B, C, rows, columns]`; those not decoded yet count as zero.
+
+    Values less the centre, in 1/16 of a step: `beside`, the sum of two in the row; `over`, of two in the column; `across`,
+    of four diagonal ones. In 1/256 of a step, summed over all eight: `own`, the absolute symbols of the channel; `every`,
+    their mean over all channels; `level`, the mean of all channels' absolute values. `bend` is |beside - over|.
+    """
+
+    beside: Tensor
+    over: Tensor
+    across: Tensor
+    own: Tensor
+    every: Tensor
+    level: Tensor
+    bend: Tensor
+
+
+def surroundings(values: Tensor, sizes: Tensor, place: Lattice) -> Surroundings:
+    """From values less the centre and absolute symbols, int64 `[B, C, h, w]`, zeros where nothing is decoded."""
+    channels = values.shape[1]
+    beside, over, across = place.beside(values), place.over(values), place.across(values)
+    every = torch.div(sizes.sum(1, keepdim=True) << FINE_BITS, channels, rounding_mode="floor")
+    level = torch.div(values.abs().sum(1, keepdim=True) << (FINE_BITS - MEAN_BITS), channels, rounding_mode="floor")
+    return Surroundings(
+        beside,
+        over,
+        across,
+        _around(sizes, place) << FINE_BITS,
+        _around(every, place),
+        _around(level, place),
+        (beside - over).abs() << (FINE_BITS - MEAN_BITS),
+    )
+
+
+class AdaptivePrior:
+    """Built from the tensors that `sdcodec.priors.adaptive_tables` makes for a number of channels."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device) -> None:
+        """Raises BundleError where a tensor is missing."""
+        self.tables = tables
+        self.device = device
+        try:
+            self._mean_weights = tensors["mean_weights"].to(device).long()  # [regimes, 7, 3]
+            self._size_weights = tensors["size_weights"].to(device).long()  # [regimes, 7, 5]
+            self._edges = tensors["size_edges"].to(device).long()  # [63]
+            self._side_middle = tensors["side_middle"].to(device).long()  # [8 + 2C]
+            self._side_table = tensors["side_table"].to(device).long()  # [8 + 2C]
+        except KeyError as error:
+            raise BundleError(
+                f"the prior lacks the tensor {error}; the bundle is incomplete, install it again"
+            ) from error
+        self.regimes = self._mean_weights.shape[0]
+        self.channels = (self._side_table.shape[0] - 1 - LATTICE_COUNT) // 2
+
+    @torch.no_grad()
+    def walk(self, shape: tuple[int, int, int], half_steps: int, source: SymbolSource) -> Tensor:
+        """The parameters first, then seven passes of symbols, coarse to fine.
+
+        `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a step,
+        int64 `[B, C, h, w]`. `half_steps` says nothing here: the parameters do.
+        """
+        batch = shape[0]
+        middle = (self._side_middle << MEAN_BITS).expand(batch, -1)
+        numbers = source.hyper(middle, self._side_table.expand(batch, -1)) + self._side_middle
+        return self._passes(shape, Parameters.from_numbers(numbers, self.regimes), source)
+
+    def _passes(self, shape: tuple[int, int, int], parameters: Parameters, source: SymbolSource) -> Tensor:
+        batch, height, width = shape
+        values = torch.zeros(batch, self.channels, height, width, dtype=torch.int64, device=self.device)
+        sizes = torch.zeros_like(values)
+        flat_values, flat_sizes = values.view(batch, -1), sizes.view(batch, -1)
+        for index in range(LATTICE_COUNT):
+            place = lattice(index, height, width, self.device)
+            positions = place.flat(self.channels, height, width)
+            means, tables = self._predicted(index, surroundings(values, sizes, place), parameters)
+            centre = (parameters.centre << MEAN_BITS).repeat_interleave(means.shape[1] // self.channels, 1)
+            symbols = source.latents(positions, means + centre, tables)
+            flat_values[:, positions] = (symbols << MEAN_BITS) + means
+            flat_sizes[:, positions] = symbols.abs()
+        return values + (parameters.centre << MEAN_BITS)[:, :, None, None]
+
+    def _predicted(self, index: int, seen: Surroundings, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """Means less the centre, in 1/16 of a step, and table indices of lattice `index`, `[B, C * rows * columns]`."""
+        a = _spread_out(self._mean_weights[parameters.regime, index])
+        mean = a[0] * seen.beside + a[1] * seen.over + a[2] * seen.across
+        mean = ((mean + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS).clamp_(-MEAN_LIMIT, MEAN_LIMIT)
+        b = _spread_out(self._size_weights[parameters.regime, index])
+        size = b[1] * seen.own + b[2] * seen.every + b[3] * seen.level + b[4] * seen.bend
+        table = torch.bucketize((size >> FINE_BITS) + b[0], self._edges, right=True)
+        table += (parameters.lattice_offset[:, index, None] + parameters.channel_offset)[:, :, None, None]
+        return mean.flatten(1), table.clamp_(LOWEST_TABLE, self.tables.count - 1).flatten(1)
+
+    # The encoder's side
+
+    @torch.no_grad()
+    def hyper_latents(self, steps: Tensor, half_steps: int) -> Tensor:
+        """Latents in steps `[B, C, h, w]` → the parameters that code each item best, float `[B, 8 + 2C]`."""
+        return torch.cat([self._fitted(own[None]) for own in steps.float()]).float()
+
+    def _fitted(self, steps: Tensor) -> Tensor:
+        """The parameters of one block `[1, C, h, w]`."""
+        centre = steps.mean((2, 3)).round().long().clamp_(-CENTRE_LIMIT, CENTRE_LIMIT)
+        regime = self._cheapest_regime(steps, centre)
+        watch = _OffsetCosts(steps, self)
+        self._passes((1, *steps.shape[2:]), self._without_offsets(regime, centre), watch)
+        lattices, channels = _best_offsets(np.stack(watch.costs), *self._side_costs())
+        return Parameters(
+            torch.tensor([regime], device=self.device),
+            torch.from_numpy(lattices)[None].to(self.device),
+            torch.from_numpy(channels)[None].to(self.device),
+            centre,
+        ).numbers()
+
+    def _cheapest_regime(self, steps: Tensor, centre: Tensor) -> int:
+        """Downhill from a guess: bits are nearly convex in the regime. A part of the block tells as much as the whole."""
+        height, width = (min(side, REGIME_SAMPLE) for side in steps.shape[2:])
+        sample = steps[:, :, :height, :width]
+        bits: dict[int, float] = {}
+
+        def cost(regime: int) -> float:
+            if regime not in bits:
+                counter = CostEstimator(sample, torch.zeros(1, 0), self.tables)
+                self._passes((1, height, width), self._without_offsets(regime, centre), counter)
+                bits[regime] = counter.bits
+            return bits[regime]
+
+        # Without neighbours a symbol's size is what the first lattice's weight says.
+        size = float((sample - centre[:, :, None, None]).abs().mean()) * (1 << SIZE_BITS)
+        regime = int((self._size_weights[:, 0, 0] - size).abs().argmin())
+        for direction in (-1, 1):
+            while 0 <= regime + direction < self.regimes and cost(regime + direction) < cost(regime):
+                regime += direction
+        return regime
+
+    def _without_offsets(self, regime: int, centre: Tensor) -> Parameters:
+        none = torch.zeros(1, LATTICE_COUNT, dtype=torch.int64, device=self.device)
+        return Parameters(torch.tensor([regime], device=self.device), none, torch.zeros_like(centre), centre)
+
+    def _side_costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Bits of each offset from -5 to 5, of a lattice and of a channel."""
+        tried = np.arange(-OFFSETS_TRIED, OFFSETS_TRIED + 1)
+        tables = self._side_table.cpu().numpy()
+        lattice_costs, channel_costs = (
+            np.array([self.tables.log2_cost(np.array([v]), tables[i : i + 1]) for v in tried])
+            for i in (1, 1 + LATTICE_COUNT)
+        )
+        return lattice_costs, channel_costs
+
+
+class _OffsetCosts(Quantiser):
+    """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -6 to 6."""
+
+    def __init__(self, steps: Tensor, prior: AdaptivePrior) -> None:
+        super().__init__(steps, torch.zeros(steps.shape[0], 0))
+        self._tables, self._channels = prior.tables, prior.channels
+        self.costs: list[NDArray[np.float64]] = []  # of each lattice, [C, 11]
+
+    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+        own_symbols, own_tables = symbols.reshape(self._channels, -1), tables.reshape(self._channels, -1)
+        tried = range(-OFFSETS_TRIED, OFFSETS_TRIED + 1)
+        moved = [(own_tables + offset).clip(LOWEST_TABLE, self._tables.count - 1) for offset in tried]
+        self.costs.append(np.stack([self._tables.costs(own_symbols, own).sum(1) for own in moved], 1))
+
+
+def _best_offsets(
+    costs: NDArray[np.float64], lattice_costs: NDArray[np.float64], channel_costs: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Offsets of the lattices and of the channels that together cost least, for `costs` `[7, C, 11]`, by turns."""
+    count, channels, tried = costs.shape
+    lattices, own = np.zeros(count, np.int64), np.zeros(channels, np.int64)
+    offsets = np.arange(tried) - OFFSETS_TRIED
+    for _ in range(3):
+        places = (own[None, :] + offsets[:, None] + OFFSETS_TRIED).clip(0, tried - 1)  # [11, C]
+        totals = costs[:, np.arange(channels), places].sum(2) + lattice_costs
+        lattices = offsets[totals.argmin(1)]
+        places = (lattices[None, :] + offsets[:, None] + OFFSETS_TRIED).clip(0, tried - 1)  # [11, 7]
+        totals = costs[np.arange(count)[None, :], :, places].sum(1).T + channel_costs
+        own = offsets[totals.argmin(1)]
+    return lattices, own
+
+
+def _around(plane: Tensor, place: Lattice) -> Tensor:
+    return place.beside(plane) + place.over(plane) + place.across(plane)
+
+
+def _spread_out(weights: Tensor) -> list[Tensor]:
+    """`[B, n]` → n tensors `[B, 1, 1, 1]`."""
+    return [own[:, None, None, None] for own in weights.unbind(1)]

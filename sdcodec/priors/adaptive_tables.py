@@ -1,0 +1,69 @@
+"""What the adaptive prior is born with: weights of its regimes, frequency tables, and how its side information is coded."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdcodec.coding.tables import FrequencyTables, gaussian_mixture_tables
+from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS
+
+SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64  # standard deviations of the tables, in steps
+SPREAD = 0.3  # standard deviation of the logarithm of a symbol's true scale around the predicted one
+
+# Found by `sdcodec.training.adaptive_weights` on latents of two autoencoders at steps from fine to coarse. A row for each
+# regime; in it, for each lattice, the weights of (beside, over, across) in 1/1024, then of (1, own, every, level, bend) in
+# 1/4096.
+# fmt: off
+_MEAN_WEIGHTS = (
+    ((0, 0, 0), (0, 0, 178), (220, 209, 0), (197, 174, 47), (0, 0, 225), (263, 227, 0), (230, 188, 44)),
+    ((0, 0, 0), (0, 0, 178), (220, 209, 0), (196, 173, 48), (0, 0, 224), (263, 227, 0), (228, 187, 46)),
+    ((0, 0, 0), (0, 0, 178), (219, 209, 0), (193, 170, 51), (0, 0, 223), (260, 227, 0), (222, 183, 50)),
+    ((0, 0, 0), (0, 0, 180), (218, 208, 0), (188, 164, 56), (0, 0, 222), (254, 229, 0), (211, 177, 59)),
+    ((0, 0, 0), (0, 0, 177), (209, 207, 0), (179, 152, 65), (0, 0, 218), (244, 231, 0), (196, 166, 71)),
+    ((0, 0, 0), (0, 0, 170), (198, 203, 0), (167, 136, 79), (0, 0, 213), (229, 237, 0), (182, 146, 88)),
+    ((0, 0, 0), (0, 0, 159), (181, 204, 0), (156, 116, 97), (0, 0, 207), (208, 252, 0), (169, 119, 116)),
+    ((0, 0, 0), (0, 0, 149), (162, 209, 0), (151, 98, 122), (0, 0, 205), (186, 275, 0), (153, 85, 155)),
+)
+_SIZE_WEIGHTS = (
+    ((15777, 0, 0, 0, 0), (1430, 238, 292, 292, 0), (0, 234, 583, 0, 139), (0, 213, 230, 0, 106),
+     (307, 287, 558, 17, 0), (0, 234, 545, 0, 151), (0, 210, 218, 0, 141)),
+    ((9496, 0, 0, 0, 0), (1023, 230, 287, 287, 0), (0, 226, 596, 0, 136), (0, 206, 239, 0, 103),
+     (376, 275, 551, 15, 0), (0, 224, 562, 0, 146), (0, 198, 233, 0, 142)),
+    ((5981, 0, 0, 0, 0), (735, 219, 286, 286, 0), (0, 207, 624, 0, 133), (0, 186, 265, 0, 100),
+     (473, 252, 553, 0, 0), (161, 201, 567, 0, 135), (229, 181, 232, 0, 133)),
+    ((3750, 0, 0, 0, 0), (628, 182, 284, 284, 0), (172, 175, 630, 0, 112), (262, 163, 260, 0, 89),
+     (573, 215, 524, 0, 0), (419, 171, 527, 0, 110), (457, 156, 220, 0, 111)),
+    ((2486, 0, 0, 0, 0), (584, 144, 281, 281, 0), (376, 133, 601, 0, 102), (426, 135, 258, 0, 71),
+     (633, 172, 494, 0, 0), (553, 127, 499, 0, 91), (543, 128, 224, 0, 82)),
+    ((1693, 0, 0, 0, 0), (761, 105, 214, 214, 0), (622, 91, 483, 0, 93), (543, 109, 256, 0, 45),
+     (691, 130, 446, 0, 0), (603, 83, 365, 79, 78), (616, 100, 218, 0, 61)),
+    ((1161, 0, 0, 0, 0), (776, 97, 167, 167, 0), (715, 50, 363, 0, 110), (647, 99, 216, 0, 26),
+     (693, 102, 218, 131, 0), (661, 30, 213, 120, 102), (646, 77, 211, 0, 42)),
+    ((798, 0, 0, 0, 0), (687, 124, 156, 156, 0), (652, 0, 0, 303, 183), (611, 91, 108, 94, 56),
+     (631, 98, 0, 301, 0), (613, 0, 8, 258, 130), (587, 53, 99, 88, 60)),
+)
+# fmt: on
+
+
+def adaptive_prior_tensors(channels: int) -> tuple[dict[str, Tensor], FrequencyTables]:
+    """The tensors of `AdaptivePrior` and its tables for latents of so many channels. For making a bundle."""
+    sigmas = np.geomspace(SCALE_MIN, SCALE_MAX, SCALE_COUNT)
+    edges = np.sqrt(sigmas[:-1] * sigmas[1:]) * math.sqrt(2 / math.pi) * (1 << SIZE_BITS)
+
+    def nearest(sigma: float) -> int:
+        return int(np.abs(np.log(sigmas / sigma)).argmin())
+
+    regimes = len(_MEAN_WEIGHTS)
+    kinds = ((1, regimes // 2, nearest(regimes / 3)), (LATTICE_COUNT, 0, nearest(0.7)), (2 * channels, 0, nearest(0.7)))
+    tensors = {
+        "mean_weights": torch.tensor(_MEAN_WEIGHTS, dtype=torch.int32),
+        "size_weights": torch.tensor(_SIZE_WEIGHTS, dtype=torch.int32),
+        "size_edges": torch.from_numpy(edges.round()).to(torch.int32),
+        "side_middle": torch.tensor([middle for count, middle, _ in kinds for _ in range(count)], dtype=torch.int32),
+        "side_table": torch.tensor([table for count, _, table in kinds for _ in range(count)], dtype=torch.int32),
+    }
+    return tensors, gaussian_mixture_tables(sigmas, SPREAD)
