@@ -14,14 +14,15 @@ from PIL import Image
 
 import sdcodec
 from conftest import photograph
-from sdcodec.bundles import store, writing
+from pipelines import network
+from sdcodec.bundles import importing, store, writing
 from sdcodec.codec import read_picture
 from sdcodec.container import Container
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.importing import import_unet
 from sdcodec.denoisers.schedule import noise_schedule
 from test_cli import invoke
-from unet_pipelines import save_pipeline
+from unet_pipelines import FAMILIES, save_pipeline
 
 pytest.importorskip("diffusers", reason="the extra sd is not installed")
 pytest.importorskip("transformers", reason="the extra sd is not installed")
@@ -265,7 +266,7 @@ def test_a_missing_package_is_named(bundles, monkeypatch):
     codec = sdcodec.Codec(bundles["sd15"], device="cpu")
     data = codec.encode(PICTURE, quality=LOW).data
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(sdcodec.BundleError, match=r"package diffusers.*extra: sd"):
+    with pytest.raises(sdcodec.BundleError, match=r"package diffusers.*'sdcodec\[sd\]'"):
         codec.decode(data, denoise=1)
 
 
@@ -371,3 +372,24 @@ def test_a_file_whose_model_has_no_unet_fails_in_one_line(folder, random_bundle)
 
 def test_info_names_the_chunk(folder):
     assert "error deviation (n) 4 bytes" in invoke("info", "a.sdc")
+
+
+# From a pipeline's folder to a picture
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_goes_from_its_folder_to_a_denoised_picture(family, tmp_path, monkeypatch):
+    """Added as a whole; no text encoder is left, and nothing of transformers is asked for afterwards."""
+    monkeypatch.setenv("SDCODEC_HOME", str(tmp_path / "home"))
+    folder = save_pipeline(family, tmp_path / family, channels=4)
+    network("sd1").save_pretrained(folder / "vae")
+    bundle = importing.add("whole", str(folder), unet=True)
+    assert sorted(path.suffix for path in bundle.folder.iterdir()) == [".json"] + [".safetensors"] * 3
+    shutil.rmtree(folder)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    codec = sdcodec.Codec("whole", device="cpu", precision="float32")
+    data = codec.encode(PICTURE, quality=LOW).data
+    # Strength, because the latents of a random VAE are small, and their error is below the smallest sigma.
+    plain, cleaned = pixels(codec.decode(data)), pixels(codec.decode(data, denoise=2, strength=50))
+    assert cleaned.shape == plain.shape == PICTURE.shape and (cleaned != plain).any()
+    assert (pixels(codec.decode(data, denoise=2, strength=50)) == cleaned).all()

@@ -73,7 +73,9 @@ def build_unet(name: str, configuration: Mapping[str, Any]) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise BundleError(f"a UNet needs the package {error.name}; install sdcodec with its extra: sd") from error
+        raise BundleError(
+            f"a UNet needs the package {error.name}; install sdcodec with its extra: pip install 'sdcodec[sd]'"
+        ) from error
     with torch.device("meta"):
         return getattr(diffusers, name).from_config(dict(configuration)).eval().requires_grad_(False)
 
