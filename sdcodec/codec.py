@@ -241,7 +241,9 @@ class Codec:
             self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
         )  # not one: both are learned
         latents = self._latents([picture]) * scale[:, None, None]
-        pixels = self._pixels(latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height))
+        pixels = self._pixels(
+            latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height, factor=self._model.autoencoder.factor)
+        )
         return Image.fromarray(pixels[0])
 
     def encode_batch(

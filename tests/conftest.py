@@ -19,6 +19,10 @@ from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_network import PriorConfig
+from sdcodec_eval.codecs.registry import parse
+from sdcodec_eval.pictures import Source
+from sdcodec_eval.plan import Plan
+from sdcodec_eval.run import evaluate
 
 SMALL = TinyConfig(
     latent_channels=8,
@@ -72,6 +76,23 @@ def random_bundle(random_model: TrainingModel, tmp_path_factory: pytest.TempPath
     images = np.stack([photograph(128, 128, seed) for seed in range(4)])
     export(random_model.state_dict(), SMALL, SMALL_PRIOR, images, folder, "random", {})
     return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder: two crops of the photograph and a broken file, three codecs, at sizes that JPEG partly cannot reach."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with Image.open(Path(__file__).parents[1] / "images" / "raccoon.png") as image:
+        photo = image.convert("RGB")
+    inputs = {"eye": (160, 140), "ear": (300, 40)}
+    for name, (left, top) in inputs.items():
+        photo.crop((left, top, left + 128, top + 128)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    sources = [Source(name, folder / f"{name}.png") for name in (*inputs, "broken")]
+    codecs = tuple(parse(text) for text in ("sdcodec=sdcodec,device=cpu,precision=float32", "jpeg", "avif"))
+    plan = Plan(codecs, budgets=(500, 1000, 2000), metrics=("psnr", "ssim", "lpips"))
+    evaluate(plan, sources, folder / "results")
+    return folder / "results"
 
 
 @pytest.fixture

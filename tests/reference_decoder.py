@@ -306,7 +306,7 @@ def opposite(place: int, reach: int, size: int) -> tuple[int, int]:
     return (after if before < 0 else before), (before if after >= size else after)
 
 
-# Section 7
+# Section 8
 
 
 def palette(payload: bytes, channels: int, rows: int, columns: int) -> NDArray[np.int32]:

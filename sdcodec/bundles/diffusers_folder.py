@@ -34,8 +34,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def weight_files(folder: Path, prefer: torch.dtype | None = None) -> tuple[str, list[Path]]:
+def weight_files(folder: Path, prefer: torch.dtype | None = None, stem: str = WEIGHTS) -> tuple[str, list[Path]]:
     """The variant ("", "fp16", "bf16") and its safetensors files; where there are several, the one of the type `prefer`.
+
+    stem: what their names begin with; transformers has `model`.
 
     Raises BundleError where there are none, or only pickled ones.
     """
@@ -44,9 +46,9 @@ def weight_files(folder: Path, prefer: torch.dtype | None = None) -> tuple[str, 
         order.sort(key=lambda variant: variant != {torch.float16: "fp16", torch.bfloat16: "bf16"}[prefer])
     for variant in order:
         infix = f".{variant}" if variant else ""
-        files = [folder / f"{WEIGHTS}{infix}.safetensors"]
+        files = [folder / f"{stem}{infix}.safetensors"]
         if not files[0].is_file():
-            files = sorted(folder.glob(f"{WEIGHTS}{infix}-*-of-*.safetensors"))
+            files = sorted(folder.glob(f"{stem}{infix}-*-of-*.safetensors"))
         if files:
             return variant, files
     if folder.is_dir() and any(path.suffix in PICKLES for path in folder.iterdir()):
@@ -54,7 +56,7 @@ def weight_files(folder: Path, prefer: torch.dtype | None = None) -> tuple[str, 
             f"{folder}: its weights are pickled, which may run code, and are not loaded; look for the model's safetensors "
             "files, or convert it where you trust it"
         )
-    raise BundleError(f"{folder}: no weights there ({WEIGHTS}.safetensors); give a folder as diffusers writes it")
+    raise BundleError(f"{folder}: no weights there ({stem}.safetensors); give a folder as diffusers writes it")
 
 
 def stored_dtype(file: Path) -> torch.dtype:

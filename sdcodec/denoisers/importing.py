@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from sdcodec.bundles.diffusers_folder import CONFIGURATION, load_network, read_json, weight_files
 from sdcodec.denoisers.prediction import PREDICTIONS
 from sdcodec.denoisers.schedule import DEFAULTS, noise_schedule
-from sdcodec.denoisers.unet import CLASSES, HIDDEN_STATES, POOLED, UNET_PREFIX, largest_side
+from sdcodec.denoisers.unet import CLASSES, HIDDEN_STATES, POOLED, UNET_PREFIX, build_unet, largest_side
 from sdcodec.errors import BundleError
 from sdcodec.hardware import is_out_of_memory
 
@@ -22,7 +23,6 @@ TOKENS = 77  # CLIP's context: how long the zeros are that some SDXL pipelines u
 TURBO_LEVELS = (
     4  # adversarial diffusion distillation (Sauer et al., 2023) trains at a quarter, half, three quarters, all of T
 )
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
@@ -39,15 +39,18 @@ def import_unet(
 
     Raises BundleError for an unknown class, missing parts, pickled weights, or a UNet for another task than denoising.
     """
-    unet_settings = _json(source / "unet" / "config.json", "a UNet")
-    scheduler = _json(source / "scheduler" / "scheduler_config.json", "the UNet's noise schedule")
-    index = _json(source / "model_index.json", "the pipeline") if (source / "model_index.json").exists() else {}
+    unet_settings = read_json(source / "unet" / CONFIGURATION)
+    scheduler = read_json(source / "scheduler" / "scheduler_config.json")
+    index = read_json(source / "model_index.json") if (source / "model_index.json").exists() else {}
     name = unet_settings.get("_class_name", "")
     if name not in CLASSES:
         raise BundleError(f"{source / 'unet'}: the class {name!r} cannot denoise here; {' and '.join(CLASSES)} can")
-    unet = _load(name, source / "unet", dtype)
-    settings = json.loads(json.dumps({k: v for k, v in unet.config.items() if not k.startswith("_")}))
+    with _explained(source / "unet"):
+        empty = build_unet(name, unet_settings)
+    settings = json.loads(json.dumps({key: value for key, value in empty.config.items() if not key.startswith("_")}))
     _check_task(source / "unet", settings)
+    variant, _ = weight_files(source / "unet", dtype)
+    unet = load_network(type(empty), source / "unet", dtype, variant)
     schedule = _schedule(source / "scheduler", scheduler)
     if turbo is None:
         turbo = scheduler.get("timestep_spacing") == "trailing" and not schedule["rescale_betas_zero_snr"]
@@ -131,64 +134,19 @@ def _encoded(source: Path, encoder: str, tokenizer: str) -> Any:
         import transformers
 
         words = transformers.CLIPTokenizer.from_pretrained(source / tokenizer, local_files_only=True)
-    settings = _json(source / encoder / "config.json", "a text encoder")
+    settings = read_json(source / encoder / CONFIGURATION)
     name = (settings.get("architectures") or [""])[0]
     if name not in TEXT_ENCODERS:
         raise BundleError(f"{source / encoder}: the class {name!r} is not known; {' and '.join(TEXT_ENCODERS)} are")
-    variant = _variant(source / encoder, "model")
+    variant, _ = weight_files(source / encoder, stem="model")
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with _explained(source / encoder):
         network = getattr(transformers, name).from_pretrained(
-            source / encoder, variant=variant, use_safetensors=True, local_files_only=True, dtype=torch.float32
+            source / encoder, variant=variant or None, use_safetensors=True, local_files_only=True, dtype=torch.float32
         )
     length = min(words.model_max_length, network.config.max_position_embeddings)
     ids = words("", padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
     return network.eval()(ids, output_hidden_states=True)
-
-
-def _load(name: str, folder: Path, dtype: torch.dtype) -> Any:
-    """The network with its weights. from_pretrained knows shards and the names of older versions."""
-    variant = _variant(folder, "diffusion_pytorch_model")
-    with _explained(folder):
-        import diffusers
-
-        network, report = getattr(diffusers, name).from_pretrained(
-            folder,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            torch_dtype=dtype,
-            output_loading_info=True,
-        )
-    if wrong := [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]:
-        raise BundleError(f"{folder}: weights and config.json do not fit ({len(wrong)} tensors, such as {wrong[0]})")
-    return network
-
-
-def _variant(folder: Path, stem: str) -> str | None:
-    """None for weights of the usual name, else the part of the name that tells them apart, such as fp16."""
-    for variant in (None, "fp16", "bf16"):
-        name = stem if variant is None else f"{stem}.{variant}"
-        index = f"{stem}.safetensors.index{'' if variant is None else f'.{variant}'}.json"
-        if (folder / f"{name}.safetensors").is_file() or (folder / index).is_file():
-            return variant
-    if any(path.suffix in PICKLES for path in folder.iterdir()):
-        raise BundleError(
-            f"{folder}: the weights are pickled, which can run code and is never loaded; take the safetensors version "
-            "of this model, or convert it"
-        )
-    raise BundleError(f"{folder}: no weights there ({stem}.safetensors); fetch the whole folder")
-
-
-def _json(path: Path, what: str) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BundleError(f"{path}: {what} should be described there and is not ({error.strerror})") from error
-    except ValueError as error:
-        raise BundleError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise BundleError(f"{path}: not a configuration")
-    return values
 
 
 @contextmanager
@@ -197,7 +155,9 @@ def _explained(place: Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise BundleError(f"a UNet needs the package {error.name}; install sdcodec with its extra: sd") from error
+        raise BundleError(
+            f"a UNet needs the package {error.name}; install sdcodec with its extra: pip install 'sdcodec[sd]'"
+        ) from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise

@@ -11,9 +11,9 @@ OVERLAP = 4  # a quarter of a window is shared with its neighbour
 
 
 class WindowedDenoiser:
-    """A denoiser that sees at most `size` x `size` latents at once, and whose guesses are blended where windows overlap.
+    """A denoiser that sees `size` x `size` latents at once, what its UNet was trained on, and blends guesses in overlaps.
 
-    They are blended at every step (MultiDiffusion, Bar-Tal et al., 2023): neighbouring windows agree more from step to step.
+    It does so at every step (MultiDiffusion, Bar-Tal et al., 2023): neighbouring windows agree more from step to step.
     """
 
     def __init__(self, denoiser: Denoiser, size: int) -> None:
@@ -36,7 +36,10 @@ class WindowedDenoiser:
 
 
 def _windows(length: int, size: int) -> list[tuple[slice, Tensor]]:
-    """Windows over one side, evenly spread, each with its weights: a triangle over what it shares, 1 elsewhere."""
+    """Windows over one side, evenly spread, each with its weights: a ramp over what it shares, 1 elsewhere.
+
+    All are of full size, and share more instead of being smaller: a UNet does best at the size that it was trained on.
+    """
     if length <= size:
         return [(slice(0, length), torch.ones(length))]
     overlap = size // OVERLAP
