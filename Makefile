@@ -23,6 +23,8 @@ $(VENV)/run: pyproject.toml constraints.txt
 
 $(VENV)/dev: $(VENV)/run
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[dev]"
+	@# the package lpips, a second opinion in the tests, asks for torchvision, which does not go with every build of PyTorch
+	$(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_ARGS) -c constraints.txt --no-deps lpips
 	@touch $@
 
 demo: $(VENV)/run

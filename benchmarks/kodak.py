@@ -1,87 +1,64 @@
-"""Kodak's centre crops of 512x512 at byte budgets: real files, each within its budget, read back and measured.
+"""Kodak's centre crops of 512x512 at byte budgets: a table of means, and a failure where a budget is not met.
 
-python benchmarks/kodak.py FOLDER [--bytes 2500 5000 10000] [--model tiny] [--out DIR]
+python benchmarks/kodak.py FOLDER [--bytes 2500 5000 10000] [--codecs jpeg webp avif jxl] [--model tiny] [--out DIR]
+
+A short cut to `sdcodec eval`; with --out the results are kept there.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
-from PIL import Image
-
-from sdcodec import Codec
-from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
-from sdcodec_eval.metrics import Pixels, lpips, psnr, ssim
-
-OTHERS = {"jpeg": JPEG, "webp": WEBP, "avif": AVIF}
-Row = tuple[str, str, int, int, float, float, float, float]  # as HEADER names them
-HEADER = ("image", "codec", "budget_bytes", "bytes", "quality", "psnr", "ssim", "lpips_alex")
-
-
-def centre_crop(path: Path, side: int = 512) -> Image.Image:
-    """The middle of an image, RGB."""
-    with Image.open(path) as image:
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        return image.convert("RGB").crop((left, top, left + side, top + side))
+from sdcodec.errors import SdcodecError
+from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, parse
+from sdcodec_eval.pictures import collect
+from sdcodec_eval.plan import Plan
+from sdcodec_eval.rows import OK
+from sdcodec_eval.run import evaluate
+from sdcodec_eval.summary import Summary
+from sdcodec_eval.tables import means_table
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bytes", type=int, nargs="+", default=[2500, 5000, 10000])
-    parser.add_argument("--codecs", nargs="*", choices=sorted(OTHERS), default=[])
+    parser.add_argument("--codecs", nargs="*", choices=CLASSIC, default=[])
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--precision", default="auto")
-    parser.add_argument("--out", type=Path, help="write results.csv and the decoded pictures here")
+    parser.add_argument("--out", type=Path, help="write the tables and the files here")
     options = parser.parse_args()
-    paths = sorted(options.folder.glob("*.png"))
-    if not paths:
-        print(f"{options.folder}: no PNG files there", file=sys.stderr)
-        return 1
-    codec = Codec(options.model, precision=options.precision)
-    print(f"{len(paths)} pictures, model {codec.name} {codec.fingerprint.hex()}")
-    print(f"{'codec':8} {'budget':>7} {'bytes':>8} {'reached':>7} {'PSNR':>7} {'SSIM':>7} {'LPIPS':>7}  worst by LPIPS")
-    rows: list[Row] = []
-    for budget in options.bytes:
-        found: dict[str, list[Row]] = {name: [] for name in ("sdcodec", *options.codecs)}
-        for path in paths:
-            image = centre_crop(path)
-            original = np.asarray(image)
-
-            def measured(codec: str, data: bytes, quality: float, pixels: Pixels) -> Row:
-                values = psnr(original, pixels), ssim(original, pixels), lpips(original, pixels)  # noqa: B023
-                return (path.stem, codec, budget, len(data), quality, *values)  # noqa: B023
-
-            encoded = codec.encode(image, target_bytes=budget)
-            pixels = np.asarray(codec.decode(encoded.data).convert("RGB"))
-            found["sdcodec"].append(measured("sdcodec", encoded.data, encoded.quality, pixels))
-            if options.out:
-                options.out.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(options.out / f"{path.stem}-{budget}.png")
-            for name in options.codecs:
-                best = OTHERS[name].best_within(image, len(encoded.data))
-                if best is not None:
-                    found[name].append(measured(name, best[0], best[1], decoded(best[0])))
-        for name, own in found.items():
-            print(_summary(name, budget, own, len(paths)), flush=True)
-            rows += own
-    if options.out:
-        with (options.out / "results.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([HEADER, *rows])
-    return int(any(row[3] > row[2] for row in rows))
+    ours = CodecSpec("sdcodec", "sdcodec", {"model": options.model, "precision": options.precision})
+    plan = Plan(
+        (ours, *map(parse, options.codecs)),
+        budgets=tuple(options.bytes),
+        crop=512,
+        metrics=("psnr", "ssim", "lpips"),
+        ceiling=False,
+    )
+    with TemporaryDirectory() as temporary:
+        try:
+            summary = evaluate(plan, collect([options.folder]), options.out or Path(temporary), force=True)
+        except SdcodecError as error:
+            print(error, file=sys.stderr)
+            return 1
+    fingerprint = summary.codecs["sdcodec"].settings["fingerprint"]
+    print(f"{len(summary.pictures)} pictures, model {options.model} {fingerprint}\n{means_table(summary)}")
+    for budget in plan.budgets:
+        print(f"worst by LPIPS at {budget}: {_worst(summary, budget)}")
+    return int(any(row.status != OK for row in summary.rows if row.codec == "sdcodec"))
 
 
-def _summary(name: str, budget: int, rows: list[Row], pictures: int) -> str:
-    reached = f"{len(rows)}/{pictures}"
-    if not rows:
-        return f"{name:8} {budget:7d} {'':8} {reached:>7}"
-    size, psnr_mean, ssim_mean, lpips_mean = (float(np.mean([row[i] for row in rows])) for i in (3, 5, 6, 7))
-    worst = ", ".join(f"{row[0]} {row[7]:.3f}" for row in sorted(rows, key=lambda row: -row[7])[:3])
-    return f"{name:8} {budget:7d} {size:8.1f} {reached:>7} {psnr_mean:7.3f} {ssim_mean:7.4f} {lpips_mean:7.4f}  {worst}"
+def _worst(summary: Summary, budget: int) -> str:
+    found = [
+        (value, row.image)
+        for row in summary.rows
+        if row.codec == "sdcodec" and row.budget == budget and (value := row.values.get("lpips_alex")) is not None
+    ]
+    return ", ".join(f"{image} {value:.3f}" for value, image in sorted(found, reverse=True)[:3])
 
 
 if __name__ == "__main__":

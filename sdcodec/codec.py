@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sdcodec import hardware, ratecontrol, tiling, windowed
 from sdcodec.bundles import loading, store
-from sdcodec.container import BLOCK_LATENTS, Container, Header, block_count, latent_grid, padded_size
+from sdcodec.container import BLOCK_LATENTS, HIGHEST_QUALITY, Container, Header, block_count, latent_grid, padded_size
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
@@ -197,6 +197,20 @@ class Codec:
         beyond max_pixels, NotEnoughMemoryError, OptionError.
         """
         return self.decode_batch([data], max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)[0]
+
+    def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+        """What the autoencoder makes of a picture, RGB, when its latents are not quantised: the ceiling of every quality.
+
+        Decoders that depend on quality are given the highest. Raises ImageError for what is no image.
+        """
+        picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
+        height, width = picture.rgb.shape[:2]
+        scale = (
+            self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
+        )  # not one: both are learned
+        latents = self._latents([picture]) * scale[:, None, None]
+        pixels = self._pixels(latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height))
+        return Image.fromarray(pixels[0])
 
     def encode_batch(self, images: Sequence[ImageSource], *, quality: float | None = None) -> list[Encoded]:
         """As `encode` at one quality, several pictures of one size at once: what a GPU wants."""

@@ -203,3 +203,53 @@ def config(folder, data):
     path = folder / "recipe.toml"
     path.write_text(f'data = ["{data}"]\noutput = "run"\n')
     return path
+
+
+def test_eval_writes_its_tables_and_shows_the_means(folder):
+    told = invoke(
+        *("eval", "a.png", "b.png", "--out", "results", "--codecs", "sdcodec,jpeg", "--model", "random"),
+        *("--bytes", "2500", "--metrics", "psnr", "--downscale", "2", "--codec", "444=jpeg,subsampling=4:4:4"),
+    )
+    results = json.loads((folder / "results" / "results.json").read_text())
+    assert [codec["label"] for codec in results["codecs"]] == ["sdcodec", "jpeg", "444", "jpeg-down2", "444-down2"]
+    assert results["codecs"][0]["settings"]["model"] == "random"
+    assert "BD-rate against jpeg" in told and "2/2" in told
+    assert invoke("eval", "a.png", "--out", "results", status=1).startswith("results: holds results already")
+
+
+def test_eval_reports_broken_pictures_and_fails_at_the_end(folder):
+    told = run(
+        *("eval", "a.png", "bad.png", "--out", "results", "--codecs", "jpeg", "--bytes", "2500", "--metrics", "psnr"),
+        status=1,
+    )
+    assert b"jpeg" in told.stdout and b"sdcodec: bad.png: not an image" in told.stderr
+    assert b"1 of 2 rows have errors" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--bytes", "100", "--quality", "5"), "--bytes and --quality exclude each other"),
+        (("--bytes", "many"), "whole numbers with commas between them"),
+        (("--codecs", "jpg"), "unknown codec 'jpg'"),
+        (("--metrics", "vmaf"), "unknown metric vmaf"),
+        (("--anchor", "webp", "--codecs", "jpeg"), "the anchor 'webp' is not among the codecs"),
+        (("--codecs", "jpeg", "--quality", "101"), "jpeg has no quality 101"),
+    ],
+)
+def test_eval_refuses_what_cannot_be_meant(folder, arguments, message):
+    assert message in invoke("eval", "a.png", "--out", "results", *arguments, status=2)
+    assert not (folder / "results").exists()
+
+
+def test_compare_shows_every_codec_at_equal_bytes(folder):
+    told = invoke("compare", "a.png", "--bytes", "3500", "-o", "sheet.png", "--codecs", "jpeg,webp", "--columns", "3")
+    assert "jpeg" in told and "webp" in told
+    assert Image.open("sheet.png").width > 3 * 64
+    assert "exists already" in invoke("compare", "a.png", "-o", "sheet.png", status=1)
+
+
+def test_compare_shows_what_cannot_be_reached(folder):
+    told = invoke("compare", "a.png", "--bytes", "300", "-o", "sheet.png", "--codecs", "jpeg")
+    assert "cannot reach this size" in told
+    assert "bad.png: not an image" in invoke("compare", "bad.png", "-o", "other.png", "--codecs", "jpeg", status=1)

@@ -1,20 +1,58 @@
-"""Metrics: known values, and a classic codec's best file under a budget."""
+"""Metrics: known values, published values, and second implementations."""
 
 from __future__ import annotations
 
 import math
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
 
 from conftest import photograph
-from sdcodec_eval.classic import AVIF, JPEG, WEBP, decoded
-from sdcodec_eval.metrics import lpips, psnr, ssim
+from sdcodec.errors import OptionError
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.perceptual.trunks import VGG16
+from sdcodec.perceptual.vgg import POSITIONS, find_vgg16
+from sdcodec_eval.measuring import METRICS, Meter
+from sdcodec_eval.metrics import lpips, lpips_vgg, ms_ssim, psnr, psnr_y, ssim
 from sdcodec_eval.montage import side_by_side
 
 PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "lpips"
+
+
+def damaged(pixels: np.ndarray) -> np.ndarray:
+    """The same picture as a poor JPEG shows it, more or less: rounded in blocks."""
+    noise = np.random.default_rng(3).normal(0, 9, pixels.shape)
+    return ((pixels + noise) // 16 * 16).clip(0, 255).astype(np.uint8)
+
+
+def published_example() -> list[np.ndarray]:
+    if not PUBLISHED.is_dir():
+        pytest.skip("LPIPS's example images are not here")
+    return [
+        np.asarray(Image.open(next(PUBLISHED.glob(f"{name}.*"))).convert("RGB"))
+        for name in ("ex_ref", "ex_p0", "ex_p1")
+    ]
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory):
+    """Weights of VGG-16's shape, random, named as torchvision names them; and something that is not asked for."""
+    torch.manual_seed(1)
+    tensors, channels = {"classifier.0.bias": torch.zeros(3)}, 3
+    for position, layer in zip(POSITIONS, VGG16, strict=True):
+        tensors[f"features.{position}.weight"] = torch.randn(layer.width, channels, 3, 3) / math.sqrt(9 * channels / 2)
+        tensors[f"features.{position}.bias"] = torch.zeros(layer.width)
+        channels = layer.width
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
+    save_file(tensors, path)
+    return path
 
 
 def test_psnr_of_a_known_error():
@@ -23,35 +61,112 @@ def test_psnr_of_a_known_error():
     assert psnr(one, one) == math.inf
 
 
-def test_equal_pictures_are_equal_by_every_metric():
-    pixels = photograph(64, 64)
-    assert ssim(pixels, pixels) == pytest.approx(1)
-    assert lpips(pixels, pixels) == pytest.approx(0, abs=1e-6)
+def test_psnr_y_weighs_channels_as_luma_does():
+    one = np.full((8, 8, 3), 100, np.uint8)
+    green = one + np.array([0, 10, 0], np.uint8)
+    assert psnr_y(one, one + 5) == pytest.approx(psnr(one, one + 5))
+    assert psnr_y(one, green) == pytest.approx(20 * math.log10(255 / 5.87))
+
+
+def test_equal_pictures_are_equal_by_every_metric(vgg_file):
+    pixels = photograph(176, 176)
+    found = Meter(tuple(METRICS), vgg_file).measure(pixels, pixels)
+    best = dict.fromkeys(("ssim", "ms_ssim"), 1) | {"psnr": math.inf, "psnr_y": math.inf, "ssimulacra2": 100}
+    assert found == pytest.approx({**dict.fromkeys(("lpips_alex", "lpips_vgg", "dists"), 0), **best}, abs=1e-5)
+
+
+def test_more_damage_is_worse_by_every_metric(vgg_file):
+    pixels = photograph(176, 176)
+    slight = (pixels.astype(int) + np.random.default_rng(0).integers(-3, 4, pixels.shape)).clip(0, 255).astype(np.uint8)
+    meter = Meter(tuple(METRICS), vgg_file)
+    better, worse = meter.measure(pixels, slight), meter.measure(pixels, damaged(pixels))
+    for metric in meter.metrics:
+        assert (better[metric.column] > worse[metric.column]) is metric.higher_is_better, metric.name
 
 
 def test_lpips_of_the_published_example():
-    if not PUBLISHED.is_dir():
-        pytest.skip("LPIPS's example images are not here")
-    reference, one, other = (
-        np.asarray(Image.open(next(PUBLISHED.glob(f"{name}.*"))).convert("RGB"))
-        for name in ("ex_ref", "ex_p0", "ex_p1")
-    )
+    reference, one, other = published_example()
     assert lpips(reference, one) == pytest.approx(0.722, abs=0.001)
     assert lpips(reference, other) == pytest.approx(0.138, abs=0.001)
 
 
-@pytest.mark.parametrize("codec", [JPEG, WEBP, AVIF], ids=lambda codec: codec.name)
-def test_the_best_file_within_a_budget(codec):
-    image = Image.fromarray(photograph(96, 96))
-    budget = len(codec.encode(image, 40)) + 10
-    data, quality = codec.best_within(image, budget)
-    assert len(data) <= budget
-    assert all(len(codec.encode(image, q)) > budget for q in range(quality + 1, min(quality + 5, 101)))
-    assert decoded(data).shape == (96, 96, 3)
+def test_lpips_vgg_of_the_published_example():
+    weights = find_vgg16()
+    if weights is None:
+        pytest.skip("VGG-16's weights are not in PyTorch's cache")
+    reference, one, other = published_example()
+    assert lpips_vgg(reference, one, weights) == pytest.approx(0.5686, abs=0.001)
+    assert lpips_vgg(reference, other, weights) == pytest.approx(0.4217, abs=0.001)
 
 
-def test_a_budget_below_the_lowest_quality_is_out_of_reach():
-    assert JPEG.best_within(Image.fromarray(photograph(96, 96)), 100) is None
+def test_lpips_agrees_with_the_package_lpips(monkeypatch):
+    """The package asks torchvision for its trunk: it gets one of the same shape, and then our weights."""
+    alexnet = nn.Sequential(
+        *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU()),
+        *(nn.MaxPool2d(3, 2), nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, 1, 1), nn.ReLU()),
+    )
+    ours = LPIPS()
+    convolutions = [layer for layer in alexnet if isinstance(layer, nn.Conv2d)]
+    for theirs, own in zip(convolutions, ours.features, strict=True):
+        theirs.load_state_dict(own.state_dict())
+    torchvision = types.ModuleType("torchvision")
+    torchvision.models = types.SimpleNamespace(alexnet=lambda pretrained: types.SimpleNamespace(features=alexnet))
+    monkeypatch.setitem(sys.modules, "torchvision", torchvision)
+    package = pytest.importorskip("lpips").LPIPS(net="alex", verbose=False, pnet_rand=True).eval()
+    one, other = photograph(96, 80), damaged(photograph(96, 80))
+    tensors = [torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1 for pixels in (one, other)]
+    with torch.inference_mode():
+        assert lpips(one, other) == pytest.approx(float(package(*tensors)), rel=1e-4)
+
+
+def test_psnr_and_ms_ssim_agree_with_torchmetrics():
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    one = photograph(200, 190)
+    other = damaged(one)
+    tensors = [torch.from_numpy(pixels).permute(2, 0, 1)[None].double() for pixels in (other, one)]
+    theirs = functional.peak_signal_noise_ratio(*tensors, data_range=255.0)
+    assert psnr(one, other) == pytest.approx(float(theirs), abs=1e-4)
+    theirs = functional.multiscale_structural_similarity_index_measure(*tensors, data_range=255.0)
+    assert ms_ssim(one, other) == pytest.approx(float(theirs), abs=2e-3)  # windows over the edge, as above
+
+
+def test_ssim_agrees_with_torchmetrics():
+    functional = pytest.importorskip("torchmetrics.functional.image")
+    one = photograph(64, 80)
+    tensors = [torch.from_numpy(pixels).permute(2, 0, 1)[None].double() for pixels in (damaged(one), one)]
+    _, theirs = functional.structural_similarity_index_measure(*tensors, data_range=255.0, return_full_image=True)
+    inside = theirs[..., 5:-5, 5:-5]  # the paper's windows lie inside; torchmetrics' mean counts others too
+    assert ssim(one, damaged(one)) == pytest.approx(float(inside.mean()), abs=1e-4)
+
+
+def test_a_picture_too_small_for_a_metric_has_no_value():
+    pixels = photograph(40, 300)
+    found = Meter(("psnr", "ms-ssim", "lpips")).measure(pixels, pixels)
+    assert found["ms_ssim"] is None and found["lpips_alex"] == pytest.approx(0, abs=1e-6)
+
+
+def test_metrics_that_cannot_work_here_are_refused_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(OptionError, match="--lpips-vgg-weights"):
+        Meter(("dists",))
+    with pytest.raises(OptionError, match=r"unknown metric vmaf; known are psnr"):
+        Meter(("vmaf",))
+    (tmp_path / "vgg.pth").write_bytes(b"no weights")
+    with pytest.raises(OptionError, match=r"not VGG-16's weights"):
+        Meter(("lpips-vgg",), tmp_path / "vgg.pth")
+
+
+def test_weights_are_found_in_torchvisions_cache(monkeypatch, tmp_path, vgg_file):
+    from safetensors.torch import load_file
+
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(load_file(vgg_file), cache / "vgg16-397923af.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    pixels = photograph(32, 32)
+    found = Meter(("lpips-vgg",)).measure(pixels, damaged(pixels))
+    assert found["lpips_vgg"] == pytest.approx(lpips_vgg(pixels, damaged(pixels), vgg_file))
 
 
 def test_side_by_side_holds_every_picture():

@@ -12,6 +12,7 @@ import click
 from sdcodec.errors import OptionError, SdcodecError
 from sdcodec_cli.decode import decode
 from sdcodec_cli.encode import encode
+from sdcodec_cli.evaluate import compare, evaluate
 from sdcodec_cli.info import info
 from sdcodec_cli.messages import explain, say_error
 from sdcodec_cli.models import models
@@ -40,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (encode, decode, info, models, train):
+for command in (encode, decode, info, evaluate, compare, models, train):
     cli.add_command(command)
 
 

@@ -1,68 +1,97 @@
-"""One picture through several codecs at equal bytes: sdcodec meets the budget, the others may use as much as it did."""
+"""One picture through several codecs at equal bytes: what `compare` and the demo show."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from sdcodec import Codec
-from sdcodec_eval.classic import ClassicCodec, decoded
-from sdcodec_eval.metrics import lpips, psnr, ssim
+from sdcodec.errors import ImageError
+from sdcodec_eval.codecs.protocol import Pixels
+from sdcodec_eval.codecs.registry import CodecSpec
+from sdcodec_eval.evaluation import FILES, ORIGINAL, Evaluator
+from sdcodec_eval.montage import side_by_side
+from sdcodec_eval.pictures import Source
+from sdcodec_eval.plan import Plan
+from sdcodec_eval.rows import ERROR, Row
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One codec's result. Without a file (`data` is None) the codec cannot go so low, and nothing is measured."""
+class Result:
+    """One codec's row, with the file and the pixels that are decoded from it where there is one."""
 
-    codec: str
-    quality: float | None
+    row: Row
+    extension: str
     data: bytes | None
-    pixels: NDArray[np.uint8] | None
-    psnr: float | None = None
-    ssim: float | None = None
-    lpips: float | None = None
+    pixels: Pixels | None
 
     @property
     def label(self) -> str:
         """Two lines for a picture."""
-        if self.data is None:
-            return f"{self.codec}: cannot reach this size"
-        return f"{self.codec}, {len(self.data)} bytes\nPSNR {self.psnr:.2f} dB  LPIPS {self.lpips:.3f}"
+        row = self.row
+        if row.bytes is None:
+            return f"{row.codec}\ncannot reach this size"
+        return f"{row.codec}, {row.bytes} bytes\n" + "  ".join(
+            f"{title} {value:.{digits}f}{unit}"
+            for title, column, digits, unit in (("PSNR", "psnr", 2, " dB"), ("LPIPS", "lpips_alex", 3, ""))
+            if (value := row.values.get(column)) is not None
+        )
 
 
-def compare(image: Image.Image, budget: int, codec: Codec, others: Sequence[ClassicCodec]) -> list[Row]:
-    """Rows for sdcodec and the others; metrics are of the pixels that are read back from the files."""
-    image = image.convert("RGB")
-    original = np.asarray(image)
-    encoded = codec.encode(image, target_bytes=budget)
-    pixels = np.asarray(codec.decode(encoded.data).convert("RGB"))
-    rows = [_measured(f"sdcodec ({codec.name})", encoded.quality, encoded.data, original, pixels)]
-    for other in others:
-        found = other.best_within(image, len(encoded.data))
-        if found is None:
-            rows.append(Row(other.name, None, None, None))
-        else:
-            data, quality = found
-            rows.append(_measured(other.name, quality, data, original, decoded(data)))
-    return rows
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The original, uint8 `[H, W, 3]`, and what each codec makes of it."""
+
+    original: Pixels
+    results: Sequence[Result]
+
+    def picture(self, columns: int | None = None) -> Image.Image:
+        """All of them labelled, the original first; grey where a codec cannot reach the size."""
+        height, width = self.original.shape[:2]
+        empty = np.full_like(self.original, 216)
+        shown = [(f"original\n{width} x {height}", self.original)]
+        shown += [(r.label, empty if r.pixels is None else r.pixels) for r in self.results]
+        return side_by_side(shown, columns)
+
+    def table(self) -> str:
+        """A table in plain text."""
+        lines = [f"{'codec':12} {'quality':>7} {'bytes':>8} {'PSNR':>7} {'SSIM':>7} {'LPIPS':>7}"]
+        for row in (result.row for result in self.results):
+            if row.bytes is None:
+                lines.append(f"{row.codec:12} cannot reach this size")
+            else:
+                cells = [
+                    f"{value:7.{digits}f}" if (value := row.values.get(column)) is not None else " " * 7
+                    for column, digits in (("psnr", 2), ("ssim", 4), ("lpips_alex", 4))
+                ]
+                lines.append(f"{row.codec:12} {row.quality:7g} {row.bytes:8d} {' '.join(cells)}")
+        return "\n".join(lines)
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """A table in plain text."""
-    lines = [f"{'codec':16} {'quality':>7} {'bytes':>7} {'PSNR':>7} {'SSIM':>7} {'LPIPS':>7}"]
-    for row in rows:
-        if row.data is None:
-            lines.append(f"{row.codec:16} cannot reach this size")
-        else:
-            lines.append(
-                f"{row.codec:16} {row.quality:7g} {len(row.data):7d} {row.psnr:7.2f} {row.ssim:7.4f} {row.lpips:7.4f}"
-            )
-    return "\n".join(lines)
+def compare(path: Path, budget: int, codecs: Sequence[CodecSpec], crop: int | None = None) -> Comparison:
+    """One picture at a byte budget, by the rule of `sdcodec_eval.evaluation`.
 
-
-def _measured(name: str, quality: float, data: bytes, original: NDArray[np.uint8], pixels: NDArray[np.uint8]) -> Row:
-    return Row(name, quality, data, pixels, psnr(original, pixels), ssim(original, pixels), lpips(original, pixels))
+    Raises ImageError where the picture cannot be read or a codec fails, and OptionError.
+    """
+    plan = Plan(tuple(codecs), budgets=(budget,), crop=crop, metrics=("psnr", "ssim", "lpips"), ceiling=False)
+    evaluator = Evaluator(plan)
+    with TemporaryDirectory() as folder:
+        source = Source("picture", path)
+        rows = {row.codec: row for row in evaluator.evaluate(source, Path(folder))}
+        for row in rows.values():
+            if row.status.startswith(ERROR):
+                reason = row.status.removeprefix(f"{ERROR}: ")
+                raise ImageError(reason if row.width is None else f"{path}: {row.codec}: {reason}")
+        with Image.open(Path(folder) / FILES / source.name / ORIGINAL) as image:
+            original = np.asarray(image.convert("RGB"))
+        results = []
+        for label, codec in evaluator.codecs.items():
+            file = rows[label].file
+            data = (Path(folder) / file).read_bytes() if file else None
+            pixels = None if data is None else codec.decode(data)[: original.shape[0], : original.shape[1]]
+            results.append(Result(rows[label], codec.extension, data, pixels))
+    return Comparison(original, results)

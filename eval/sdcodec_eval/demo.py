@@ -8,15 +8,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
-from sdcodec import Codec
-from sdcodec_eval.classic import JPEG, WEBP
-from sdcodec_eval.comparison import as_table, compare
-from sdcodec_eval.montage import side_by_side
+from sdcodec_eval.codecs.registry import parse
+from sdcodec_eval.comparison import compare
 
 PHOTOGRAPH = Path("images/raccoon.png")
+CODECS = ("sdcodec", "jpeg", "webp")
 
 
 def main() -> None:
@@ -25,20 +23,15 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=5000)
     parser.add_argument("--out", type=Path, default=Path("demo-output"))
     options = parser.parse_args()
-    with Image.open(options.image) as image:
-        original = image.convert("RGB")
-    rows = compare(original, options.bytes, Codec("tiny"), [JPEG, WEBP])
+    comparison = compare(options.image, options.bytes, [parse(name) for name in CODECS])
     options.out.mkdir(parents=True, exist_ok=True)
-    pictures = [("original\n" + f"{original.width} x {original.height}", np.asarray(original))]
-    for row, name in zip(rows, ("sdcodec", "jpeg", "webp"), strict=True):
-        if row.data is None or row.pixels is None:
+    for result in comparison.results:
+        if result.data is None or result.pixels is None:
             continue
-        suffix = {"sdcodec": ".sdc", "jpeg": ".jpg", "webp": ".webp"}[name]
-        (options.out / (name + suffix)).write_bytes(row.data)
-        Image.fromarray(row.pixels).save(options.out / f"{name}.png")
-        pictures.append((row.label, row.pixels))
-    side_by_side(pictures).save(options.out / "side-by-side.png")
-    print(f"{options.image} at {options.bytes} bytes\n\n{as_table(rows)}\n")
+        (options.out / f"{result.row.codec}.{result.extension}").write_bytes(result.data)
+        Image.fromarray(result.pixels).save(options.out / f"{result.row.codec}.png")
+    comparison.picture().save(options.out / "side-by-side.png")
+    print(f"{options.image} at {options.bytes} bytes\n\n{comparison.table()}\n")
     print(
         f"LPIPS: lower is better. Files and pictures are in {options.out}/; look at {options.out / 'side-by-side.png'}"
     )

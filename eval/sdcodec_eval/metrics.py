@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import math
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from pytorch_msssim import ms_ssim as pytorch_ms_ssim
 from skimage.metrics import structural_similarity
 
+from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.perceptual.vgg import read_vgg16
 
 Pixels = NDArray[np.uint8]
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 in full range, as in JPEG's files (JFIF)
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
     """Peak signal-to-noise ratio in dB, from the mean squared error over all samples; infinite for equal pictures."""
-    error = float(np.mean((one.astype(np.float64) - other) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
+    return _decibels(one.astype(np.float64) - other)
+
+
+def psnr_y(one: Pixels, other: Pixels) -> float:
+    """PSNR of the luma alone, in dB: BT.601 in full range, not rounded."""
+    return _decibels((one.astype(np.float64) - other) @ LUMA)
 
 
 def ssim(one: Pixels, other: Pixels) -> float:
@@ -36,15 +47,64 @@ def ssim(one: Pixels, other: Pixels) -> float:
     )
 
 
+def ms_ssim(one: Pixels, other: Pixels) -> float:
+    """Multi-scale SSIM (Wang et al., 2003) on RGB, five scales, by pytorch-msssim as in CompressAI; sides above 160."""
+    x, y = (torch.from_numpy(pixels.astype(np.float64)).permute(2, 0, 1)[None] for pixels in (one, other))
+    with torch.inference_mode():
+        return float(pytorch_ms_ssim(x, y, data_range=255))
+
+
 def lpips(one: Pixels, other: Pixels) -> float:
     """LPIPS 0.1 with AlexNet (Zhang et al., 2018), in float32; 0 for equal pictures, larger is worse."""
     with torch.inference_mode():
-        return float(_network().distance(_tensor(one), _tensor(other)))
+        return float(_alex().distance(_tensor(one), _tensor(other)))
+
+
+def lpips_vgg(one: Pixels, other: Pixels, weights: Path) -> float:
+    """LPIPS 0.1 with VGG-16, in float32; `weights` as `sdcodec.perceptual.vgg.read_vgg16` takes them."""
+    with torch.inference_mode():
+        return float(_vgg(weights).distance(_tensor(one), _tensor(other)))
+
+
+def dists(one: Pixels, other: Pixels, weights: Path) -> float:
+    """DISTS (Ding et al., 2020), in float32, of the pictures as they are; `weights` as for `lpips_vgg`."""
+    with torch.inference_mode():
+        return float(_dists(weights).distance(_tensor(one), _tensor(other)))
+
+
+def ssimulacra2(one: Pixels, other: Pixels) -> float:
+    """SSIMULACRA 2.1 by the package of that name: 100 for equal pictures, 90 hard to tell apart, below 0 very bad."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    return float(compute_ssimulacra2(_file(one), _file(other)))
+
+
+def _decibels(difference: NDArray[np.float64]) -> float:
+    error = float(np.mean(difference**2))
+    return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def _file(pixels: Pixels) -> io.BytesIO:
+    """What the package ssimulacra2 takes: an image file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PPM")
+    file.seek(0)
+    return file
 
 
 @cache
-def _network() -> LPIPS:
+def _alex() -> LPIPS:
     return LPIPS()
+
+
+@cache
+def _vgg(weights: Path) -> LPIPS:
+    return LPIPS("vgg", read_vgg16(weights))
+
+
+@cache
+def _dists(weights: Path) -> DISTS:
+    return DISTS(read_vgg16(weights))
 
 
 def _tensor(pixels: Pixels) -> torch.Tensor:

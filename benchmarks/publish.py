@@ -1,0 +1,74 @@
+"""What a run of `sdcodec eval` has found, into the documentation: its tables and plots, and a table into Markdown pages.
+
+    python benchmarks/publish.py RESULTS docs/results/kodak-crops README.md sdcodec/bundles/tiny/README.md
+
+Copies CSV, JSON and plots, none of the pictures. In each page the lines between `<!-- NAME -->` and `<!-- end NAME -->`
+become the table of means (NAME is the last part of the folder), so that no figure is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {"psnr": ("PSNR", 2), "ssim": ("SSIM", 3), "ms_ssim": ("MS-SSIM", 4), "lpips_alex": ("LPIPS", 4)}
+TITLES = {"sdcodec": "**sdcodec**", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """A row for each point and codec, points first, so that codecs of the same size stand together."""
+    columns = {name: how for name, how in COLUMNS.items() if name in {m["column"] for m in results["metrics"]}}
+    first = "budget, bytes" if results["rate"] == "bytes" else "quality"
+    lines = [
+        f"| {first} | codec | files | mean bytes | bpp | " + " | ".join(title for title, _ in columns.values()) + " |",
+        "|" + "---|" * (5 + len(columns)),
+    ]
+    codecs, pictures = results["codecs"], results["pictures"]["count"]
+    by_budget = results["rate"] == "bytes"
+    rows = [(point["budget_bytes"] if by_budget else 0, codec, point) for codec in codecs for point in codec["points"]]
+    for budget, codec, point in sorted(rows, key=lambda row: row[0] or 0):  # stable: codecs stay in their order
+        place = f"{budget:,}" if by_budget else f"{point['quality']:g}"
+        title = TITLES.get(codec["label"], codec["label"])
+        if not point["pictures"]:
+            lines.append(f"| {place} | {title} | none of {pictures} fits |" + " |" * (2 + len(columns)))
+            continue
+        values = [f"{point[name]:.{digits}f}" for name, (_, digits) in columns.items()]
+        files = f"{point['pictures']} of {pictures}" + ("*" if point["unreachable"] and point["complete"] else "")
+        lines.append(
+            f"| {place} | {title} | {files} | {point['bytes']:,.0f} | {point['bpp']:.4f} | {' | '.join(values)} |"
+        )
+    return "\n".join(lines)
+
+
+def insert(page: Path, name: str, table: str) -> None:
+    """Puts the table between the page's marks; fails where there are none."""
+    text = page.read_text(encoding="utf-8")
+    marked = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
+    if not marked.search(text):
+        sys.exit(f"{page}: no lines <!-- {name} --> and <!-- end {name} --> in it")
+    page.write_text(marked.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("destination", type=Path)
+    parser.add_argument("pages", type=Path, nargs="*")
+    options = parser.parse_args()
+    options.destination.mkdir(parents=True, exist_ok=True)
+    for name in ("results.csv", "results.json", "environment.json"):
+        shutil.copyfile(options.results / name, options.destination / name)
+    for plot in (options.results / "plots").glob("*.png"):
+        shutil.copyfile(plot, options.destination / plot.name)
+    results = json.loads((options.results / "results.json").read_text(encoding="utf-8"))
+    for page in options.pages:
+        insert(page, options.destination.name, markdown(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The codecs that are compared, behind one small interface."""

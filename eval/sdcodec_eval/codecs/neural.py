@@ -1,0 +1,68 @@
+"""sdcodec as a codec among others: any model, any options of `Codec.encode` and `Codec.decode`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from sdcodec import BudgetError, Codec, OptionError
+from sdcodec.hardware import dtype
+from sdcodec_eval.codecs.protocol import Pixels, Setting
+
+RATE = {"quality", "target_bytes", "target_bpp"}  # what the harness itself decides
+NOT_OFFERED = RATE | {"metadata", "max_pixels"}  # pixels are all that is compared
+
+
+class Sdcodec:
+    """A model with its options. Files meet a byte budget by the model's own search."""
+
+    name, extension = "sdcodec", "sdc"
+    qualities = tuple(half / 2 for half in range(201))
+
+    def __init__(self, model: str = "tiny", device: str = "auto", precision: str = "auto", **options: Setting) -> None:
+        """
+        model, device, precision: as `Codec` takes them.
+        options: keyword arguments of `Codec.encode` and `Codec.decode`, each given to those that have it.
+        """
+        encoding, decoding = _offered(Codec.encode), _offered(Codec.decode)
+        if unknown := options.keys() - encoding - decoding:
+            known = ", ".join(sorted({"model", "device", "precision"} | encoding | decoding))
+            raise OptionError(f"sdcodec has no option {', '.join(sorted(unknown))}; it has {known}")
+        self.codec = Codec(model, device=device, precision=precision)
+        self._encoding: dict[str, Any] = {key: value for key, value in options.items() if key in encoding}
+        self._decoding: dict[str, Any] = {key: value for key, value in options.items() if key in decoding}
+        self.settings: dict[str, Setting] = {
+            "model": self.codec.name,
+            "fingerprint": self.codec.fingerprint.hex(),
+            "device": self.codec.device.type,
+            "precision": str(dtype(precision, self.codec.device)).removeprefix("torch."),
+            **options,
+        }
+
+    def encode(self, pixels: Pixels, quality: float) -> bytes:
+        """The bytes of a file."""
+        return self.codec.encode(pixels, quality=quality, **self._encoding).data
+
+    def encode_within(self, pixels: Pixels, limit: int) -> tuple[bytes, float] | None:
+        """The best file of at most `limit` bytes, and its quality."""
+        try:
+            encoded = self.codec.encode(pixels, target_bytes=limit, **self._encoding)
+        except BudgetError:
+            return None
+        return encoded.data, encoded.quality
+
+    def decode(self, data: bytes) -> Pixels:
+        """The decoded pixels."""
+        return np.asarray(self.codec.decode(data, **self._decoding).convert("RGB"))
+
+    def round_trip(self, pixels: Pixels) -> Pixels:
+        """Through the autoencoder and back, nothing quantised."""
+        return np.asarray(self.codec.round_trip(pixels))
+
+
+def _offered(method: Callable[..., Any]) -> set[str]:
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY} - NOT_OFFERED

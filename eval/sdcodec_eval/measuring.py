@@ -1,0 +1,121 @@
+"""The metrics by name: their columns, which way is better, what they need, and where they are defined."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdcodec.errors import OptionError
+from sdcodec_eval.codecs.protocol import Pixels
+
+Value = float | None
+DEFAULT = ("psnr", "psnr-y", "ssim", "ms-ssim", "lpips")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric.
+
+    name: on the command line; column: in the CSV; key: in CompressAI's JSON; title and unit: in tables and plots.
+    smallest: the side in pixels below which it is not defined.
+    """
+
+    name: str
+    column: str
+    key: str
+    title: str
+    unit: str = ""
+    higher_is_better: bool = True
+    smallest: int = 1
+    needs_vgg: bool = False
+
+    @property
+    def label(self) -> str:
+        """Title and unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("psnr", "psnr", "psnr-rgb", "PSNR", "dB"),
+        Metric("psnr-y", "psnr_y", "psnr-y", "PSNR-Y", "dB"),
+        Metric("ssim", "ssim", "ssim-rgb", "SSIM", smallest=11),
+        Metric("ms-ssim", "ms_ssim", "ms-ssim-rgb", "MS-SSIM", smallest=161),
+        Metric("lpips", "lpips_alex", "lpips-alex", "LPIPS-Alex", higher_is_better=False, smallest=31),
+        Metric("lpips-vgg", "lpips_vgg", "lpips-vgg", "LPIPS-VGG", higher_is_better=False, smallest=16, needs_vgg=True),
+        Metric("dists", "dists", "dists", "DISTS", higher_is_better=False, smallest=16, needs_vgg=True),
+        Metric("ssimulacra2", "ssimulacra2", "ssimulacra2", "SSIMULACRA 2", smallest=8),
+    )
+}
+BY_COLUMN = {metric.column: metric for metric in METRICS.values()}
+
+
+def chosen(names: Sequence[str]) -> list[Metric]:
+    """Metrics by name, in their own order, each once. Raises OptionError for an unknown name."""
+    if unknown := set(names) - METRICS.keys():
+        raise OptionError(f"unknown metric {', '.join(sorted(unknown))}; known are {', '.join(METRICS)}")
+    return [metric for name, metric in METRICS.items() if name in names]
+
+
+class Meter:
+    """Measures with chosen metrics; networks are loaded when they are first needed, and kept."""
+
+    def __init__(self, names: Sequence[str], vgg_weights: Path | None = None) -> None:
+        """
+        vgg_weights: VGG-16's convolutions; None looks in torchvision's cache.
+
+        Raises OptionError where a metric cannot work here, saying what it needs.
+        """
+        self.metrics = chosen(names)
+        if any(metric.name == "ssimulacra2" for metric in self.metrics) and not _installed("ssimulacra2"):
+            raise OptionError(
+                "ssimulacra2 needs the package of that name; install sdcodec[ssimulacra2], or leave it out"
+            )
+        if needing := [metric.name for metric in self.metrics if metric.needs_vgg]:
+            vgg_weights = _vgg_weights(vgg_weights, needing[0])
+        self._functions = _functions(vgg_weights)
+
+    def measure(self, original: Pixels, decoded: Pixels) -> dict[str, Value]:
+        """Values by column, of two uint8 `[H, W, 3]`; None where the pictures are too small for a metric."""
+        side = min(original.shape[:2])
+        return {
+            metric.column: self._functions[metric.name](original, decoded) if side >= metric.smallest else None
+            for metric in self.metrics
+        }
+
+
+def _vgg_weights(given: Path | None, metric: str) -> Path:
+    from sdcodec.perceptual.vgg import TORCHVISION_FILE, find_vgg16, read_vgg16
+
+    found = given or find_vgg16()
+    if found is None:
+        raise OptionError(
+            f"{metric} needs VGG-16's weights, which do not ship: give {TORCHVISION_FILE} or the same as safetensors "
+            "with --lpips-vgg-weights, or leave the metric out"
+        )
+    read_vgg16(found)  # before the run begins, not after its first hour
+    return found
+
+
+def _functions(vgg_weights: Path | None) -> Mapping[str, Callable[[Pixels, Pixels], float]]:
+    from sdcodec_eval import metrics
+
+    functions: dict[str, Callable[[Pixels, Pixels], float]] = {
+        "psnr": metrics.psnr,
+        "psnr-y": metrics.psnr_y,
+        "ssim": metrics.ssim,
+        "ms-ssim": metrics.ms_ssim,
+        "lpips": metrics.lpips,
+        "ssimulacra2": metrics.ssimulacra2,
+    }
+    if vgg_weights is not None:
+        functions["lpips-vgg"] = lambda one, other: metrics.lpips_vgg(one, other, vgg_weights)
+        functions["dists"] = lambda one, other: metrics.dists(one, other, vgg_weights)
+    return functions
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

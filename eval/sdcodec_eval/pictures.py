@@ -1,0 +1,85 @@
+"""The pictures of a run: which they are, what they are called, and their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sdcodec.errors import ImageError, OptionError
+from sdcodec.pixels import read_picture
+from sdcodec_eval.codecs.protocol import Pixels
+
+EXTENSIONS = frozenset(["png", "jpg", "jpeg", "webp", "avif", "jxl", "tif", "tiff", "bmp", "ppm", "heic", "heif"])
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture's file, and the name that it has in the results: distinct, and good as a folder's name."""
+
+    name: str
+    path: Path
+
+
+def collect(inputs: Sequence[Path], *, apart_from: Path | None = None) -> list[Source]:
+    """Files as they are given, folders with all pictures in and below them, in the order of their paths.
+
+    A second file of the same stem is called `stem-2`. `apart_from`: a folder that is left out, the results' own.
+    Raises OptionError where an input does not exist or a folder has no pictures.
+    """
+    paths: list[Path] = []
+    for given in inputs:
+        if given.is_dir():
+            found = list(_below(given, apart_from))
+            if not found:
+                raise OptionError(f"{given}: no pictures there")
+            paths += found
+        elif given.exists():
+            paths.append(given)
+        else:
+            raise OptionError(f"{given}: no such file or folder")
+    sources: dict[str, Source] = {}
+    for path in paths:
+        name, number = path.stem, 1
+        while name.casefold() in sources:
+            number += 1
+            name = f"{path.stem}-{number}"
+        sources[name.casefold()] = Source(name, path)
+    return list(sources.values())
+
+
+def _below(folder: Path, apart_from: Path | None) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        left_out = apart_from is not None and path.resolve().is_relative_to(apart_from.resolve())
+        if path.suffix[1:].lower() in EXTENSIONS and not hidden and not left_out and path.is_file():
+            yield path
+
+
+def read(source: Source) -> Pixels:
+    """uint8 `[H, W, 3]`, sRGB, upright; transparent parts over white. Raises ImageError, OSError."""
+    picture = read_picture(source.path)
+    if picture.alpha is None:
+        return picture.rgb
+    alpha = picture.alpha[:, :, None].astype(np.uint16)
+    return ((picture.rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
+    """The middle `[side, side, 3]`, rounded up and left; all of it where `side` is None. Raises ImageError if it is smaller."""
+    if side is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    if min(height, width) < side:
+        raise ImageError(f"{width} x {height} pixels are less than the crop of {side} x {side}; choose a smaller crop")
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(pixels[top : top + side, left : left + side])
+
+
+def pixel_digest(pixels: Pixels) -> str:
+    """SHA-256 of the size and the RGB samples: the same for one picture in whatever lossless file."""
+    height, width = pixels.shape[:2]
+    return hashlib.sha256(f"{width}x{height}\n".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()

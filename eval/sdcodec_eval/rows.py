@@ -1,0 +1,207 @@
+"""The rows of a run: one for each picture, codec and point; their journal on disk, and the CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from sdcodec_eval.measuring import METRICS, Metric
+from sdcodec_eval.plan import Point
+
+OK, UNREACHABLE, ERROR = "ok", "unreachable", "error"
+JOURNAL = "rows.jsonl"
+# The first thirteen are those that every results.csv has, in this order; then the rest.
+LEADING = ("image", "codec", "settings", "budget_bytes", "bytes", "bpp", "psnr", "ssim", "ms_ssim", "lpips_alex")
+TRAILING = ("encode_seconds", "decode_seconds", "status", "quality", "width", "height", "file", "limit_bytes")
+TIMINGS = ("encode_seconds", "decode_seconds")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file of one codec, or why there is none.
+
+    budget: in bytes, None in a run over qualities. limit: the length that the file must not exceed, the reference's or
+        the budget. quality: on the codec's scale.
+    bytes: length of the file; file: its path in the results folder. Without a file both are None, and values are empty.
+    values: metrics by column. encode_seconds: of the file that was kept; where a codec searches for its budget itself,
+        its search included. decode_seconds: from the bytes in memory to pixels.
+    status: "ok"; "unreachable", where no quality meets the limit; "error: " and a line that says why.
+    """
+
+    image: str
+    codec: str
+    settings: str
+    budget: int | None
+    quality: float | None
+    status: str
+    width: int | None = None
+    height: int | None = None
+    limit: int | None = None
+    bytes: int | None = None
+    file: str | None = None
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    encode_seconds: float | None = None
+    decode_seconds: float | None = None
+    point: str = ""
+
+    @property
+    def bpp(self) -> float | None:
+        """Bits of the file per pixel of the original."""
+        return 8 * self.bytes / (self.width * self.height) if self.bytes and self.width and self.height else None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is the row of."""
+        return self.image, self.codec, self.point
+
+    def cells(self) -> dict[str, Any]:
+        """By the CSV's columns; None for an empty cell."""
+        values = {
+            "image": self.image,
+            "codec": self.codec,
+            "settings": self.settings,
+            "budget_bytes": self.budget,
+            "bytes": self.bytes,
+            "bpp": self.bpp,
+            "encode_seconds": self.encode_seconds,
+            "decode_seconds": self.decode_seconds,
+            "status": self.status,
+            "quality": self.quality,
+            "width": self.width,
+            "height": self.height,
+            "file": self.file,
+            "limit_bytes": self.limit,
+        }
+        return {**values, **self.values}
+
+
+def error_status(error: BaseException) -> str:
+    """The status of a row that failed."""
+    return f"{ERROR}: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def columns(metrics: Iterable[Metric]) -> list[str]:
+    """The CSV's columns: those that are always there, and one for each further metric."""
+    further = [metric.column for metric in metrics if metric.column not in LEADING]
+    return [*LEADING, *TRAILING, *further]
+
+
+def to_csv(rows: Iterable[Row], metrics: Sequence[Metric]) -> str:
+    """The whole file, with a header."""
+    names = columns(metrics)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        cells = row.cells()
+        writer.writerow([_cell(name, cells.get(name)) for name in names])
+    return text.getvalue()
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        # Beyond the sixth digit float32 networks differ with the number of threads.
+        return f"{value:g}" if column == "quality" else f"{value:.4f}" if column in TIMINGS else f"{value:.6g}"
+    return str(value)
+
+
+@dataclass
+class Record:
+    """What one picture's journal holds.
+
+    rows by key; ceilings: values by label; digest: of the picture's pixels before cropping, None where it is broken.
+    """
+
+    rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
+    ceilings: dict[str, Mapping[str, float | None]] = field(default_factory=dict)
+    digest: str | None = None
+
+
+class Journal:
+    """One picture's rows on disk, a line each, appended as they are computed. Only one process writes to it.
+
+    A line that was cut short by a kill is forgotten, and its row computed again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / JOURNAL
+        self.record = read_journal(path)
+        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
+        self._file.truncate(whole)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, row: Row) -> None:
+        """A row that is complete, file and all."""
+        self.record.rows[row.key] = row
+        self._append({"row": asdict(row)})
+
+    def add_digest(self, digest: str) -> None:
+        """The picture's pixels."""
+        self.record.digest = digest
+        self._append({"digest": digest})
+
+    def add_ceiling(self, label: str, values: Mapping[str, float | None]) -> None:
+        """The metrics of a codec's unquantised round trip."""
+        self.record.ceilings[label] = values
+        self._append({"ceiling": label, "values": values})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+
+
+def read_journal(path: Path) -> Record:
+    """What a journal holds; nothing where there is none."""
+    record = Record()
+    for line in _whole_lines(path):
+        values = json.loads(line)
+        if "row" in values:
+            row = Row(**values["row"])
+            record.rows[row.key] = row
+        elif "ceiling" in values:
+            record.ceilings[values["ceiling"]] = values["values"]
+        else:
+            record.digest = values["digest"]
+    return record
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    if path.exists():
+        yield from path.read_text(encoding="utf-8").split("\n")[:-1]
+
+
+def means(rows: Sequence[Row], column: str) -> float | None:
+    """The mean of a column over rows; None where a cell is empty."""
+    cells = [row.cells().get(column) for row in rows]
+    if not cells or any(cell is None for cell in cells):
+        return None
+    return math.fsum(cell for cell in cells if cell is not None) / len(cells)
+
+
+def in_order(records: Mapping[str, Record], labels: Sequence[str], points: Mapping[str, Sequence[Point]]) -> list[Row]:
+    """All rows by picture, codec, point: the same however the run was split up."""
+    return [
+        record.rows[image, label, point.text]
+        for image, record in records.items()
+        for label in labels
+        for point in points[label]
+        if (image, label, point.text) in record.rows
+    ]
+
+
+ALL_COLUMNS = tuple(columns(METRICS.values()))

@@ -1,0 +1,70 @@
+"""DISTS over VGG-16: structure and texture similarity, with the weights that its authors published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sdcodec.perceptual.trunks import VGG16
+
+STABILITY = 1e-6  # c1 and c2 of the paper
+POOLING = (0.25, 0.5, 0.25)  # a Hann window of three: pooling without aliasing in the place of max-pooling
+
+
+class DISTS(nn.Module):
+    """Deep image structure and texture similarity (Ding et al., TPAMI 2020); 0 for equal images, larger is worse.
+
+    The image and five activations of VGG-16 are compared by their means (texture) and correlations (structure), per
+    channel, with learned weights. Inputs are float images `[B, 3, H, W]` in [0, 1], H and W at least 16; as in the
+    published figures of codecs they are not scaled to 256 pixels first.
+    """
+
+    def __init__(self, trunk: Mapping[str, Tensor]) -> None:
+        """trunk: VGG's convolutions, as `sdcodec.perceptual.vgg.read_vgg16` returns them."""
+        super().__init__()
+        self.trunk = [(trunk[f"features.{i}.weight"], trunk[f"features.{i}.bias"]) for i in range(len(VGG16))]
+        with as_file(files(__package__) / "dists.safetensors") as path:
+            weights = load_file(path)
+        total = weights["alpha"].sum() + weights["beta"].sum()
+        widths = [3, *(layer.width for layer in VGG16 if layer.compared)]
+        self.alpha, self.beta = (list((weights[name] / total).split(widths)) for name in ("alpha", "beta"))
+        self.mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+        self.deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+    def distance(self, images: Tensor, references: Tensor) -> Tensor:
+        """DISTS of each pair, `[B]`."""
+        similarity = images.new_zeros(images.shape[0])
+        pairs = zip(self._activations(images), self._activations(references), self.alpha, self.beta, strict=True)
+        for x, y, alpha, beta in pairs:
+            x_mean, y_mean = x.mean((2, 3)), y.mean((2, 3))
+            x_variance, y_variance = x.var((2, 3), correction=0), y.var((2, 3), correction=0)
+            covariance = (x * y).mean((2, 3)) - x_mean * y_mean
+            texture = (2 * x_mean * y_mean + STABILITY) / (x_mean**2 + y_mean**2 + STABILITY)
+            structure = (2 * covariance + STABILITY) / (x_variance + y_variance + STABILITY)
+            similarity = similarity + (alpha * texture + beta * structure).sum(1)
+        return 1 - similarity
+
+    forward = distance
+
+    def _activations(self, images: Tensor) -> list[Tensor]:
+        """The image itself and VGG's five last activations before each pooling, `[B, C_i, H_i, W_i]`."""
+        x, found = (images - self.mean) / self.deviation, [images]
+        for layer, (weight, bias) in zip(VGG16, self.trunk, strict=True):
+            if layer.pool_before:
+                x = _l2_pooled(x)
+            x = F.relu(F.conv2d(x, weight, bias, padding=layer.padding))
+            if layer.compared:
+                found.append(x)
+        return found
+
+
+def _l2_pooled(x: Tensor) -> Tensor:
+    """Half the size by the root of a weighted mean of squares (Henaff and Simoncelli 2016)."""
+    window = torch.tensor(POOLING)
+    kernel = torch.outer(window, window).expand(x.shape[1], 1, 3, 3)
+    return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()
