@@ -17,7 +17,15 @@ from torch import Tensor
 
 from sdcodec import hardware, ratecontrol, tiling, windowed
 from sdcodec.bundles import loading, store
-from sdcodec.container import BLOCK_LATENTS, HIGHEST_QUALITY, Container, Header, block_count, latent_grid, padded_size
+from sdcodec.container import (
+    BLOCK_LATENTS,
+    HIGHEST_QUALITY,
+    Container,
+    Header,
+    block_count,
+    latent_grid,
+    padded_size,
+)
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
@@ -209,7 +217,9 @@ class Codec:
             self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
         )  # not one: both are learned
         latents = self._latents([picture]) * scale[:, None, None]
-        pixels = self._pixels(latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height))
+        pixels = self._pixels(
+            latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height, factor=self._model.autoencoder.factor)
+        )
         return Image.fromarray(pixels[0])
 
     def encode_batch(self, images: Sequence[ImageSource], *, quality: float | None = None) -> list[Encoded]:

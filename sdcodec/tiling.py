@@ -44,40 +44,47 @@ def windows(height: int, width: int, size: int, margin: int) -> Iterator[Window]
 
 @dataclass(frozen=True)
 class Span:
-    """One side of a window that fades into its neighbours: it counts in full between the fades, which are as wide as what
-    is seen beyond `start` and `end`, on both sides of these."""
+    """One side of a window that fades into its neighbours, in latents: it sees `[seen_start, seen_end)`.
+
+    Its weight goes from 0 to 1 over `2 * fade` latents around `start`, and back to 0 around `end`; at the picture's own
+    edges there is nothing to fade into.
+    """
 
     start: int
     end: int
     seen_start: int
     seen_end: int
+    fade: int
+
+    def weights(self, scale: int) -> NDArray[np.float32]:
+        """float32 `[scale * (seen_end - seen_start)]`; those of all spans of a side add up to 1 everywhere.
+
+        `scale`: samples a latent, 1 in latent space, the autoencoder's factor in pixel space.
+        """
+        place = (np.arange(scale * self.seen_start, scale * self.seen_end) + 0.5) / scale
+        weights = np.ones(len(place))
+        if self.start > self.seen_start:
+            weights *= _ramp(place, self.start, self.fade)
+        if self.end < self.seen_end:
+            weights *= 1 - _ramp(place, self.end, self.fade)
+        return weights.astype(np.float32)
 
 
-def fading_spans(length: int, size: int, margin: int) -> list[Span]:
-    """Covers `length` latents with windows that see at most `size`, cross-fading over `2 * margin` where two of them meet.
+def _ramp(place: NDArray[np.float64], middle: int, fade: int) -> NDArray[np.float64]:
+    return np.clip((place - (middle - fade)) / max(2 * fade, 1), 0, 1)
 
-    Up to `size` there is one window, which sees everything. `size - 2 * margin` must be a multiple of 4 and at least
-    `4 * margin`, so that no latent is seen by three windows.
+
+def fading_spans(length: int, size: int, fade: int, guard: int) -> list[Span]:
+    """Covers `length` latents with windows that see at most `size`, and fade into each other over `2 * fade`.
+
+    What a window sees beyond the fade, `guard`, counts nothing: there its network meets an edge that the picture does not
+    have. Up to `size` there is one window, which sees everything. `size` must leave parts that no three windows share.
     """
-    parts = _spans(length, length if length <= size else size - 2 * margin)
-    return [Span(start, end, max(0, start - margin), min(length, end + margin)) for start, end in parts]
-
-
-def fade(span: Span, scale: int) -> NDArray[np.float32]:
-    """Weights of what a span sees, float32 `[scale * (seen_end - seen_start)]`: those of all spans add up to 1 everywhere.
-
-    `scale`: samples a latent, 1 in latent space, the autoencoder's factor in pixel space.
-    """
-    weights = np.ones(scale * (span.seen_end - span.seen_start), np.float32)
-    for seen, inverted in ((span.start - span.seen_start, False), (span.seen_end - span.end, True)):
-        width = 2 * scale * seen
-        if width:
-            ramp = (np.arange(width, dtype=np.float32) + 0.5) / width
-            if inverted:
-                weights[-width:] = 1 - ramp
-            else:
-                weights[:width] = ramp
-    return weights
+    margin = fade + guard
+    part = length if length <= size else (size - 2 * margin) // 4 * 4
+    return [
+        Span(start, end, max(0, start - margin), min(length, end + margin), fade) for start, end in _spans(length, part)
+    ]
 
 
 def blocks(height: int, width: int, size: int) -> Iterator[tuple[slice, slice]]:

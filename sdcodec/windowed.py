@@ -15,6 +15,7 @@ WINDOW_PIXELS = 1280
 # Side of what a network with global operations sees at once: Stable Diffusion's, in float32, needs 3 GB for it.
 BLENDED_PIXELS = 768
 FADE_PIXELS = 64  # to both sides of where two such windows meet
+GUARD_PIXELS = 32  # what they see beyond it
 
 
 def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
@@ -66,21 +67,21 @@ def _decode_blended(autoencoder: Autoencoder, latents: Tensor, half_steps: int, 
         band[:, :, : carried.shape[2]] = carried
         for columns in _fading(width, f):
             seen = latents[:, :, rows.seen_start : rows.seen_end, columns.seen_start : columns.seen_end]
-            images = autoencoder.decode(seen, half_steps).mul_(_weights(rows, columns, f, latents.device))
+            images = autoencoder.decode(seen, half_steps) * _weights(rows, columns, f, latents.device)
             band[:, :, :, f * columns.seen_start : f * columns.seen_end] += images
-        overlap = 2 * f * (rows.seen_end - rows.end)
+        overlap = 2 * f * (rows.seen_end - rows.end)  # the next row of windows begins so far above this one's end
         done, carried = band[:, :, : band.shape[2] - overlap], band[:, :, band.shape[2] - overlap :]
         top = f * rows.seen_start
         pixels[:, top : top + done.shape[2]] = _levels(done)
 
 
 def _fading(length: int, factor: int) -> list[tiling.Span]:
-    return tiling.fading_spans(length, BLENDED_PIXELS // factor, FADE_PIXELS // factor)
+    return tiling.fading_spans(length, BLENDED_PIXELS // factor, FADE_PIXELS // factor, GUARD_PIXELS // factor)
 
 
 def _weights(rows: tiling.Span, columns: tiling.Span, scale: int, device: torch.device) -> Tensor:
     """`[scale * rows, scale * columns]`."""
-    down, across = (torch.from_numpy(tiling.fade(span, scale)).to(device) for span in (rows, columns))
+    down, across = (torch.from_numpy(span.weights(scale)).to(device) for span in (rows, columns))
     return down[:, None] * across
 
 
@@ -94,4 +95,4 @@ def _counted(w: tiling.Window, scale: int) -> tuple[slice, slice]:
 
 def _levels(images: Tensor) -> NDArray[np.uint8]:
     """`[B, 3, H, W]` in [0, 1] → uint8 `[B, H, W, 3]`."""
-    return images.mul(255).round_().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

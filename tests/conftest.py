@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file
 
 from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.bundles.store import read_manifest
+from sdcodec.bundles.writing import add_prior
+from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_network import PriorConfig
+from sdcodec_eval.codecs.registry import parse
+from sdcodec_eval.pictures import Source
+from sdcodec_eval.plan import Plan
+from sdcodec_eval.run import evaluate
 
 SMALL = TinyConfig(
     latent_channels=8,
@@ -40,6 +50,13 @@ def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
     return pixels.clip(0, 255).astype(np.uint8)
 
 
+def save_photographs(folder: Path, count: int, side: int = 96) -> None:
+    """So many PNG files in a new folder."""
+    folder.mkdir()
+    for seed in range(count):
+        Image.fromarray(photograph(side, side, seed)).save(folder / f"{seed:02}.png")
+
+
 @pytest.fixture(scope="session")
 def random_model() -> TrainingModel:
     """A small model with random weights and gains that make symbols of every size."""
@@ -58,4 +75,34 @@ def random_bundle(random_model: TrainingModel, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("bundles") / "random"
     images = np.stack([photograph(128, 128, seed) for seed in range(4)])
     export(random_model.state_dict(), SMALL, SMALL_PRIOR, images, folder, "random", {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder: two crops of the photograph and a broken file, three codecs, at sizes that JPEG partly cannot reach."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    with Image.open(Path(__file__).parents[1] / "images" / "raccoon.png") as image:
+        photo = image.convert("RGB")
+    inputs = {"eye": (160, 140), "ear": (300, 40)}
+    for name, (left, top) in inputs.items():
+        photo.crop((left, top, left + 128, top + 128)).save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    sources = [Source(name, folder / f"{name}.png") for name in (*inputs, "broken")]
+    codecs = tuple(parse(text) for text in ("sdcodec=sdcodec,device=cpu,precision=float32", "jpeg", "avif"))
+    plan = Plan(codecs, budgets=(500, 1000, 2000), metrics=("psnr", "ssim", "lpips"))
+    evaluate(plan, sources, folder / "results")
+    return folder / "results"
+
+
+@pytest.fixture
+def adaptive_bundle(random_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `random_bundle` that encodes with an adaptive prior; the learned one comes second."""
+    folder = tmp_path / "adaptive"
+    shutil.copytree(random_bundle, folder)
+    bundle = read_manifest(folder)
+    stored = load_file(folder / bundle.priors[0].file)
+    prior_tensors, tables = adaptive_prior_tensors(SMALL.latent_channels)
+    gains = {name: stored[name] for name in ("gain", "inverse_gain")}
+    add_prior(bundle, prior="adaptive", prior_tensors=prior_tensors, tables=tables, **gains)
     return folder

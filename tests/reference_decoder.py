@@ -19,7 +19,8 @@ def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
     """The integers of section 5, `[C, h, w]`."""
     factor, quality, width, height, payload = parse(data)
     rows, columns = -(-height // (4 * factor)) * 4, -(-width // (4 * factor)) * 4
-    model = Model(load_file(prior_file), quality)
+    tensors = load_file(prior_file)
+    model = AdaptiveModel(tensors) if "prior.size_edges" in tensors else Model(tensors, quality)
     places = [(top, left) for top in range(0, rows, 64) for left in range(0, columns, 64)]
     result = np.zeros((model.channels, rows, columns), np.int32)
     for (top, left), block in zip(places, split_blocks(payload, len(places)), strict=True):
@@ -138,7 +139,7 @@ class Tables:
         return symbols
 
 
-# Section 4
+# Section 4.1
 
 
 def fixed(value: Integers, multiplier: Integers, offset: Integers | int = 0) -> Integers:
@@ -201,7 +202,12 @@ class Model:
             mask = rank[None] == ((k + group) % 4)[:, None, None]
             channel = np.nonzero(mask)[0]
             sums = self.one_pass(k, context, features, rank)
-            mean = fixed(sums[: self.channels][mask], self.row(f"pass{k}.mean_multiplier")[channel])
+            offset: Integers | int = 0
+            if f"pass{k}.direct.weight" in self.tensors:
+                kernel = round((self.tensors[f"pass{k}.direct.weight"].shape[1] / self.channels) ** 0.5)
+                direct = self.sums(f"pass{k}.direct", seen(context, kernel))[mask]
+                offset = direct * self.row(f"pass{k}.direct_multiplier")[channel]
+            mean = fixed(sums[: self.channels][mask], self.row(f"pass{k}.mean_multiplier")[channel], offset)
             mean = np.clip(mean, -(1 << 19), 1 << 19)
             multiplier = self.tensors[f"pass{k}.table_multiplier"][0][channel]
             table = fixed(sums[self.channels :][mask], multiplier, self.row("table_offset")[channel])
@@ -234,3 +240,64 @@ class Model:
             x = signed(x + self.layer(f"{name}.project{b}", relu(self.layer(f"{name}.expand{b}", x))))
             b += 1
         return self.sums(f"{name}.head", x)
+
+
+# Section 4.2
+
+LATTICES = ((0, 0, 4, 2), (2, 2, 4, 2), (0, 2, 4, 2), (2, 0, 4, 2), (1, 1, 2, 1), (0, 1, 2, 1), (1, 0, 2, 1))
+
+
+class AdaptiveModel:
+    def __init__(self, tensors: dict[str, NDArray[np.generic]]) -> None:
+        self.tables = Tables(tensors["tables.radii"], tensors["tables.frequencies"])  # type: ignore[arg-type]
+        prior = {name.removeprefix("prior."): value for name, value in tensors.items() if name.startswith("prior.")}
+        self.tensors = {name: value.astype(np.int64) for name, value in prior.items()}
+        self.channels = (len(self.tensors["side_table"]) - 8) // 2
+
+    def block(self, data: bytes, height: int, width: int) -> Integers:
+        t, count = self.tensors, self.channels
+        decoder = RangeDecoder(data)
+        numbers = self.tables.batch(decoder, t["side_table"]) + t["side_middle"]
+        regime = min(max(int(numbers[0]), 0), len(t["mean_weights"]) - 1)
+        lattice_offset, channel_offset = np.clip(numbers[1:8], -63, 63), np.clip(numbers[8 : 8 + count], -63, 63)
+        centre = np.clip(numbers[8 + count :], -(1 << 14), 1 << 14)
+        values = np.zeros((count, height, width), np.int64)
+        sizes = np.zeros_like(values)
+        for m, (first_row, first_column, stride, reach) in enumerate(LATTICES):
+            positions = [
+                (row, column)
+                for row in range(first_row, height, stride)
+                for column in range(first_column, width, stride)
+            ]
+            every, level = 256 * sizes.sum(0) // count, 16 * np.abs(values).sum(0) // count
+            means, tables = [], []
+            for channel in range(count):
+                for row, column in positions:
+                    above, below = opposite(row, reach, height)
+                    left, right = opposite(column, reach, width)
+
+                    def sums(plane: Integers) -> tuple[int, int, int]:
+                        beside = plane[row, left] + plane[row, right]  # noqa: B023
+                        over = plane[above, column] + plane[below, column]  # noqa: B023
+                        across = plane[[above, above, below, below], [left, right, left, right]].sum()  # noqa: B023
+                        return int(beside), int(over), int(across)
+
+                    beside, over, across = sums(values[channel])
+                    a, b = t["mean_weights"][regime, m], t["size_weights"][regime, m]
+                    mean = (int(a[0]) * beside + int(a[1]) * over + int(a[2]) * across + (1 << 9)) >> 10
+                    size = b[1] * 256 * sum(sums(sizes[channel])) + b[2] * sum(sums(every)) + b[3] * sum(sums(level))
+                    size = int(b[0]) + ((int(size) + int(b[4]) * 16 * abs(beside - over)) >> 8)
+                    table = int((t["size_edges"] <= size).sum()) + lattice_offset[m] + channel_offset[channel]
+                    means.append(min(max(mean, -(1 << 19)), 1 << 19))
+                    tables.append(min(max(table, 1), 63))
+            symbols = self.tables.batch(decoder, np.array(tables)).reshape(count, -1)
+            decoded = 16 * symbols + np.array(means).reshape(count, -1)
+            for index, (row, column) in enumerate(positions):
+                values[:, row, column], sizes[:, row, column] = decoded[:, index], np.abs(symbols[:, index])
+        return values + 16 * centre[:, None, None]
+
+
+def opposite(place: int, reach: int, size: int) -> tuple[int, int]:
+    """The neighbours before and after; one that is outside is replaced by the other."""
+    before, after = place - reach, place + reach
+    return (after if before < 0 else before), (before if after >= size else after)

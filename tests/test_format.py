@@ -12,8 +12,9 @@ from safetensors.numpy import load_file
 
 import reference_decoder
 import sdcodec
-from conftest import photograph
+from conftest import photograph, save_photographs
 from sdcodec.bundles import store
+from sdcodec.training.prior_fit import FitConfig, fit_prior
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("*.sdc"))
@@ -28,6 +29,26 @@ def test_a_decoder_from_the_specification_agrees(random_bundle, size, quality):
     expected = codec.symbols(data)
     found = reference_decoder.decode(data, random_bundle / "prior.safetensors")
     assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "quality"), [((1, 1), 50), ((40, 64), 0), ((64, 40), 37.5), ((40, 64), 100), ((520, 64), 30)]
+)
+def test_it_agrees_under_the_adaptive_prior(adaptive_bundle, size, quality):
+    codec = sdcodec.Codec(adaptive_bundle, device="cpu")
+    data = codec.encode(photograph(*size), quality=quality).data
+    prior_file = adaptive_bundle / store.read_manifest(adaptive_bundle).priors[0].file
+    assert np.array_equal(reference_decoder.decode(data, prior_file), codec.symbols(data))
+
+
+def test_it_agrees_under_a_fitted_prior(adaptive_bundle, tmp_path):
+    save_photographs(tmp_path / "photographs", 4)
+    config = FitConfig(steps=2, width=8, hyper_channels=4, crop=8, batch=2)
+    fitted = fit_prior(store.read_manifest(adaptive_bundle), [tmp_path / "photographs"], config, only_if_better=False)
+    codec = sdcodec.Codec(adaptive_bundle, device="cpu")
+    data = codec.encode(photograph(40, 64), quality=60).data
+    prior_file = adaptive_bundle / fitted.bundle.priors[0].file
+    assert np.array_equal(reference_decoder.decode(data, prior_file), codec.symbols(data))
 
 
 def test_it_agrees_on_escapes_too(random_bundle):

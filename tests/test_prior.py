@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def prior(random_model):
-    return LearnedPrior(prior_tensors(random_model), TABLES, CPU)
+    return LearnedPrior(prior_tensors(random_model.prior), TABLES, CPU)
 
 
 def latents(batch: int, height: int = 16, width: int = 24, seed: int = 0) -> torch.Tensor:
@@ -127,14 +127,14 @@ def test_rows_of_quality_meet_the_knots(random_model):
 
 
 def test_a_missing_tensor_is_named(random_model):
-    tensors = prior_tensors(random_model)
+    tensors = prior_tensors(random_model.prior)
     del tensors["hyper_mean"]
     with pytest.raises(BundleError, match="hyper_mean"):
         LearnedPrior(tensors, TABLES, CPU)
 
 
 def test_sums_beyond_what_float32_holds_are_refused(random_model):
-    tensors = prior_tensors(random_model)
+    tensors = prior_tensors(random_model.prior)
     tensors["pass0.head.bias"] = tensors["pass0.head.bias"] + (1 << 24)
     with pytest.raises(BundleError, match=r"2\*\*24"):
         LearnedPrior(tensors, TABLES, CPU)

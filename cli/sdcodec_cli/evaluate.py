@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
@@ -161,6 +160,7 @@ def evaluate(
 
     from sdcodec_eval.pictures import collect
     from sdcodec_eval.plan import Plan, common_qualities
+    from sdcodec_eval.report import write_report
     from sdcodec_eval.rows import ERROR
     from sdcodec_eval.run import evaluate as run
     from sdcodec_eval.tables import bd_rate_table, means_table
@@ -191,12 +191,12 @@ def evaluate(
             begun=begun,
             progress=progress,
         )
-    report = _report(out)
+    report = write_report(out)
     if not quiet:
         click.echo(means_table(summary))
         if told := bd_rate_table(summary):
             click.echo(f"\n{told}")
-        click.echo(f"\nresults in {out}" + (f"; look at {report}" if report else ""))
+        click.echo(f"\nresults in {out}; look at {report}")
     failed = [row for row in summary.rows if row.status.startswith(ERROR)]
     for image, status in dict.fromkeys((row.image, row.status) for row in failed):
         reason = status.removeprefix(f"{ERROR}: ")
@@ -293,19 +293,11 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[in
             bars[0].__exit__(None, None, None)
 
 
-def _report(folder: Path) -> Path | None:
-    """report.html, by the harness's report."""
-    if importlib.util.find_spec("sdcodec_eval.report") is None:
-        return None
-    report: Any = importlib.import_module("sdcodec_eval.report")
-    path: Path = report.write_report(folder)
-    return path
-
-
 def _require_eval() -> None:
     """The harness's packages are an extra; say so before the first import fails."""
     needed = {
         "bjontegaard": "bjontegaard",
+        "jinja2": "jinja2",
         "matplotlib": "matplotlib",
         "pytorch_msssim": "pytorch-msssim",
         "skimage": "scikit-image",

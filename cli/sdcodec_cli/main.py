@@ -41,7 +41,7 @@ def cli() -> None:
     """
 
 
-for command in (encode, decode, info, evaluate, compare, models, train):
+for command in (encode, decode, info, models, evaluate, compare, train):
     cli.add_command(command)
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdcodec_cli.models_fit import fit
+
 if TYPE_CHECKING:
     from sdcodec.bundles.store import Bundle
 
@@ -21,6 +23,9 @@ def models() -> None:
     user data). Files find the model that they were coded with by themselves,
     whatever it is called.
     """
+
+
+models.add_command(fit)
 
 
 @models.command("list")

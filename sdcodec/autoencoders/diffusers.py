@@ -126,12 +126,12 @@ FAMILIES: dict[str, type[Family]] = {
 class DiffusersAutoencoder:
     """A family's network, ready to run; latents are in the space that its UNet knows (see `Family`)."""
 
-    def __init__(self, family: Family, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, family: Family, device: torch.device, dtype: torch.dtype, force_upcast: bool = False) -> None:
         """The precision is `dtype` where the network bears it: see `running_dtype`."""
         self._family = family
         self.channels, self.factor, self.margin = family.channels, family.factor, family.margin
         self.device = device
-        self.dtype = running_dtype(family.network.config, device, dtype)
+        self.dtype = running_dtype(dtype, device, force_upcast)
         offset, multiplier = (values.to(device)[:, None, None] for values in family.scaling())
         self._offset, self._multiplier = offset, multiplier
         network = family.network.requires_grad_(False).eval()
@@ -167,11 +167,9 @@ class DiffusersAutoencoder:
         return values
 
 
-def running_dtype(config: Mapping[str, Any], device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """float32 in the place of float16 where the network overflows in it (`force_upcast`, SDXL), and on CPUs, which emulate it."""
-    if dtype == torch.float16 and (config.get("force_upcast") or device.type == "cpu"):
-        return torch.float32
-    return dtype
+def running_dtype(dtype: torch.dtype, device: torch.device, force_upcast: bool) -> torch.dtype:
+    """float32 in the place of float16 where the network overflows in it (`force_upcast`: SDXL), and on CPUs, which emulate it."""
+    return torch.float32 if dtype == torch.float16 and (force_upcast or device.type == "cpu") else dtype
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
@@ -204,7 +202,8 @@ def load(
     try:
         network = build(configuration["family"], configuration["arguments"])
         network.load_state_dict(weights, assign=True)
-        autoencoder = DiffusersAutoencoder(FAMILIES[configuration["family"]](network), device, dtype)
+        family = FAMILIES[configuration["family"]](network)
+        autoencoder = DiffusersAutoencoder(family, device, dtype, bool(configuration.get("force_upcast")))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
             f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}"

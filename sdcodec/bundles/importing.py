@@ -51,7 +51,10 @@ def add(
     target = _target(name, force)
     wanted = None if dtype is None else _dtype(dtype)
     found = origin.find(source, revision=revision, unet=unet, half=wanted == torch.float16)
-    network, family_name = _network(_autoencoder_folder(found, subfolder), wanted)
+    folder = _autoencoder_folder(found, subfolder)
+    settings = diffusers_folder.read_json(folder / diffusers_folder.CONFIGURATION)
+    family_name = str(settings.get("_class_name"))
+    network = _network(folder, family_name, wanted)
     weights = _stored_weights(network)
     family = diffusers.FAMILIES[family_name](network)
     # In float32 and on the CPU, wherever this runs: the steps, and with them the fingerprint, are to be the same everywhere.
@@ -70,6 +73,8 @@ def add(
                 "family": family_name,
                 "latent_channels": autoencoder.channels,
                 "factor": autoencoder.factor,
+                # Of the file, not of the class, whose default says yes for all that do not say.
+                "force_upcast": bool(settings.get("force_upcast", False)),
                 "arguments": _arguments(network),
             },
             weights=weights,
@@ -140,16 +145,15 @@ def _autoencoder_folder(found: origin.Origin, subfolder: str | None) -> Path:
     return inside if (inside / diffusers_folder.CONFIGURATION).is_file() else found.folder
 
 
-def _network(folder: Path, wanted: torch.dtype | None) -> tuple[Any, str]:
-    """The network with its weights as they will be stored, and its class."""
-    name = str(diffusers_folder.read_json(folder / diffusers_folder.CONFIGURATION).get("_class_name"))
+def _network(folder: Path, name: str, wanted: torch.dtype | None) -> Any:
+    """The network of the class `name`, with its weights as they will be stored."""
     kind = diffusers.network_class(name)
     variant, files = diffusers_folder.weight_files(folder, wanted)
     dtype = wanted or diffusers_folder.stored_dtype(files[0])
     network = diffusers_folder.load_network(kind, folder, dtype, variant)
     if network.config.get("in_channels", 3) != 3:
         raise BundleError(f"{folder}: an autoencoder of {network.config.in_channels} channels, not of pictures in RGB")
-    return network, name
+    return network
 
 
 def _stored_weights(network: Any) -> dict[str, Tensor]:

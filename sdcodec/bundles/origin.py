@@ -98,10 +98,7 @@ def _fetched(name: str, revision: str | None, unet: bool, half: bool) -> Path:
             f"the hub needs the package {error.name}; install sdcodec with its extra, pip install 'sdcodec[sd]', or give a folder"
         ) from error
     try:
-        try:
-            about = hub.HfApi().model_info(name, revision=revision)
-        except errors.OfflineModeIsEnabled:  # the user set HF_HUB_OFFLINE: what was fetched before is all there is
-            return Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
+        about = hub.HfApi().model_info(name, revision=revision)
         files = [sibling.rfilename for sibling in about.siblings or []]
         _refuse_pickles(name, files)
         chosen = wanted_files(files, unet, half)
@@ -114,21 +111,22 @@ def _fetched(name: str, revision: str | None, unet: bool, half: bool) -> Path:
         raise BundleError(f"{name}: no revision {revision!r}; give a branch, a tag or a commit") from error
     except errors.RepositoryNotFoundError as error:
         raise BundleError(f"{name}: no such folder, and no such repository on the hub (or a private one)") from error
-    except errors.LocalEntryNotFoundError as error:
-        raise BundleError(
-            f"{name}: not in the hub's cache, and the hub is switched off or cannot be reached; {_point_at_a_folder()}"
-        ) from error
-    except (OSError, errors.HFValidationError, hub.errors.RevisionResolutionError) as error:
-        raise BundleError(
-            f"{name}: the hub cannot be reached ({_first_line(error)}); {_point_at_a_folder()}"
-        ) from error
     except Exception as error:
-        # The HTTP client is the hub package's own choice and changed between its versions; its errors are no OSErrors.
-        if type(error).__module__.split(".")[0] not in ("httpx", "httpcore", "requests", "urllib3"):
+        if not _is_no_connection(error):
             raise
+        reason = "is switched off" if isinstance(error, errors.OfflineModeIsEnabled) else "cannot be reached"
+    try:
+        return Path(hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError) as error:
         raise BundleError(
-            f"{name}: the hub cannot be reached ({_first_line(error)}); {_point_at_a_folder()}"
+            f"{name}: the hub {reason}, and the model is not in its cache; fetch the model's folder on a machine that reaches "
+            "it, copy it here, and give it: --from FOLDER"
         ) from error
+
+
+def _is_no_connection(error: Exception) -> bool:
+    """The HTTP client is the hub package's own choice and changed between its versions; not all of its errors are OSErrors."""
+    return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
 
 
 def _refuse_pickles(name: str, files: list[str]) -> None:
@@ -137,10 +135,6 @@ def _refuse_pickles(name: str, files: list[str]) -> None:
         raise BundleError(
             f"{name}: its weights are pickled, which may run code, and are not loaded; look for a revision with safetensors"
         )
-
-
-def _point_at_a_folder() -> str:
-    return "fetch the model's folder on a machine that reaches it, copy it here, and give it: --from FOLDER"
 
 
 def _described(folder: Path, name: str, revision: str | None) -> Origin:
@@ -155,18 +149,13 @@ def _described(folder: Path, name: str, revision: str | None) -> Origin:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """What the model card says in its front matter; nothing where there is none."""
+    """What the model card says in its front matter, between two lines of dashes; nothing where there is none."""
+    import yaml  # the hub's package brings it along
+
     try:
-        from huggingface_hub import ModelCard
-
         text = (folder / "README.md").read_text(encoding="utf-8")
-        if not text.startswith("---"):
-            return {}
-        values: dict[str, Any] = vars(ModelCard(text, ignore_metadata_errors=True).data)
-    except (ImportError, OSError, ValueError):
+        front = text.split("---", 2)[1] if text.startswith("---") else ""
+        values = yaml.safe_load(front)
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
         return {}
-    return dict(values)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return values if isinstance(values, dict) else {}

@@ -15,7 +15,7 @@ from torch import Tensor
 from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint
 from sdcodec.bundles.store import LAYOUT, MANIFEST, Bundle, read_manifest
 from sdcodec.coding.tables import FrequencyTables
-from sdcodec.errors import BundleError
+from sdcodec.errors import BundleError, OutputError
 
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
 DENOISER_FILE = "denoiser.safetensors"
@@ -39,10 +39,7 @@ def write_bundle(
 
     `autoencoder` and `prior` name classes of `sdcodec.bundles.loading`; `description` is free: licence, figures, origin.
     """
-    tensors = {PRIOR_PREFIX + key: value for key, value in prior_tensors.items()}
-    tensors |= {TABLES_PREFIX + key: torch.from_numpy(value) for key, value in tables.to_arrays().items()}
-    tensors |= {"gain": gain.float(), "inverse_gain": inverse_gain.float()}
-    tensors = {key: value.cpu().contiguous() for key, value in tensors.items()}
+    tensors = _prior_file(prior_tensors, tables, gain, inverse_gain)
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / AUTOENCODER_FILE, dict(weights))
     _replace(folder / PRIOR_FILE, tensors)
@@ -79,6 +76,47 @@ def add_denoiser(
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
     manifest["denoiser"] = {"class": kind, "file": DENOISER_FILE, "configuration": configuration}
     return _write_manifest(bundle.folder, manifest)
+
+
+def add_prior(
+    bundle: Bundle,
+    *,
+    prior: str,
+    prior_tensors: Mapping[str, Tensor],
+    tables: FrequencyTables,
+    gain: Tensor,
+    inverse_gain: Tensor,
+) -> Bundle:
+    """Puts a prior before the bundle's others: it encodes from now on; files coded with the others still decode.
+
+    Its file is called after its fingerprint. A prior that the bundle has already only moves to the front. Nothing of the
+    manifest but its list of priors changes. Raises BundleError where the folder cannot be read, OutputError where nothing
+    can be written into it.
+    """
+    tensors = _prior_file(prior_tensors, tables, gain, inverse_gain)
+    identity = fingerprint(tensors, bundle.configuration).hex()
+    manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
+    known = [entry for entry in manifest["priors"] if entry["fingerprint"] == identity]
+    entry = (
+        known[0] if known else {"class": prior, "file": f"prior-{identity[:8]}.safetensors", "fingerprint": identity}
+    )
+    try:
+        _replace(bundle.folder / entry["file"], tensors)
+        manifest["priors"] = [entry, *(other for other in manifest["priors"] if other is not entry)]
+        return _write_manifest(bundle.folder, manifest)
+    except OSError as error:
+        raise OutputError(
+            f"{bundle.folder}: cannot be written ({error.strerror or error}); copy the model first"
+        ) from error
+
+
+def _prior_file(
+    prior_tensors: Mapping[str, Tensor], tables: FrequencyTables, gain: Tensor, inverse_gain: Tensor
+) -> dict[str, Tensor]:
+    tensors = {PRIOR_PREFIX + key: value for key, value in prior_tensors.items()}
+    tensors |= {TABLES_PREFIX + key: torch.from_numpy(value) for key, value in tables.to_arrays().items()}
+    tensors |= {"gain": gain.float(), "inverse_gain": inverse_gain.float()}
+    return {key: value.cpu().contiguous() for key, value in tensors.items()}
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:

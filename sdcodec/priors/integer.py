@@ -1,9 +1,9 @@
 """Layers whose every result is an exact integer, the same on every device: 8-bit weights and activations, exact sums.
 
-A product of 8-bit integers summed over a fan-in of at most 1,024 stays below 2**24, so float32 holds every partial sum
-exactly, whatever the order of summation, with TF32 and with any number of threads; where int8 products are at hand and
-exact, they are quicker. Scales are powers of two: rescaling
-is a shift. `conv2d` is never used here: its Winograd and FFT kernels are not exact.
+Where 127 times an output's absolute weights, and its bias, add up to less than 2**24 (a bundle's weights are checked for
+it; a fan-in of 1,040 can't exceed it at all), float32 holds every partial sum exactly, whatever the order of summation,
+with TF32 and with any number of threads; where int8 products are at hand and exact, they are quicker. Scales are powers of
+two: rescaling is a shift. `conv2d` is never used here: its Winograd and FFT kernels are not exact.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Tensor
 
 ACTIVATION_BITS = 5  # an activation of 1.0 is the integer 32
 ACTIVATION_LIMIT = 127
-FAN_IN_LIMIT = 1024
 RATIO_BITS = 24  # fixed-point multipliers that depend on quality count in 2**-24
 MEAN_BITS = 4  # means and dequantised symbols count in 1/16 of a step
 MEAN_LIMIT = 1 << 19

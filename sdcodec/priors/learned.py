@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -13,7 +14,6 @@ from torch import Tensor
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.errors import BundleError
 from sdcodec.priors.integer import (
-    FAN_IN_LIMIT,
     MEAN_BITS,
     MEAN_LIMIT,
     IntegerLayer,
@@ -37,7 +37,7 @@ class LearnedPrior:
         self.device = device
         try:
             self._layers = {name: _layer(tensors, name, device) for name in _layer_names(tensors)}
-            self._constants = {name: tensors[name].to(device).long() for name in _CONSTANTS}
+            self._constants = {name: tensors[name].to(device).long() for name in _constants(self._layers)}
             self._cells = [tensors[f"pass{k}.cell"].to(device).float() for k in range(PASSES)]
             self._analysis = {name: tensors[name].to(device).float() for name in tensors if name.startswith("analyse")}
         except KeyError as error:
@@ -77,7 +77,8 @@ class LearnedPrior:
                 positions, channel = _positions(self.channels, height, width, k)
                 positions, channel = positions.to(self.device), channel.to(self.device)
                 sums = self._pass(k, features, context, cells, half_steps)
-                means, tables = self._parameters(k, sums, positions, channel, half_steps)
+                direct = self._direct(k, context, half_steps)
+                means, tables = self._parameters(k, sums, direct, positions, channel, half_steps)
                 symbols = source.latents(positions, means, tables)
                 values = (symbols << MEAN_BITS) + means
                 flat_decoded[:, positions] = values
@@ -118,27 +119,32 @@ class LearnedPrior:
     def _context_kernel(self, entry: IntegerLayer, features: Tensor) -> int:
         return int(((entry.weight.shape[1] - features.shape[1]) // self.channels) ** 0.5)
 
+    def _direct(self, k: int, context: Tensor, half_steps: int) -> Tensor | None:
+        """The sums `[B, C, h * w]` of pass k's linear path from context to means, where the prior has one."""
+        layer = self._layers.get(f"pass{k}.direct")
+        return None if layer is None else layer.sums(columns_of(context, layer.kernel), half_steps)
+
     def _parameters(
-        self, k: int, sums: Tensor, positions: Tensor, channel: Tensor, half_steps: int
+        self, k: int, sums: Tensor, direct: Tensor | None, positions: Tensor, channel: Tensor, half_steps: int
     ) -> tuple[Tensor, Tensor]:
         """Means in 1/16 of a step and table indices of the pass's positions, int64 `[B, N]` each."""
         flat = sums.view(sums.shape[0], 2, -1)
         c = self._constants
-        mean = scaled(flat[:, 0, positions], c[f"pass{k}.mean_multiplier"][half_steps][channel])
+        offset: Tensor | int = 0
+        if direct is not None:
+            offset = direct.flatten(1)[:, positions].long() * c[f"pass{k}.direct_multiplier"][half_steps][channel]
+        mean = scaled(flat[:, 0, positions], c[f"pass{k}.mean_multiplier"][half_steps][channel], offset)
         table = scaled(
             flat[:, 1, positions], c[f"pass{k}.table_multiplier"][0][channel], c["table_offset"][half_steps][channel]
         )
         return mean.clamp_(-MEAN_LIMIT, MEAN_LIMIT), table.clamp_(0, self.tables.count - 1)
 
 
-_CONSTANTS = (
-    "hyper_mean",
-    "hyper_table",
-    "hyper_multiplier",
-    "context_multiplier",
-    "table_offset",
-    *(f"pass{k}.{what}_multiplier" for k in range(PASSES) for what in ("mean", "table")),
-)
+def _constants(layers: Mapping[str, IntegerLayer]) -> list[str]:
+    """The names of the tensors that belong to no layer."""
+    names = ["hyper_mean", "hyper_table", "hyper_multiplier", "context_multiplier", "table_offset"]
+    names += [f"pass{k}.{what}_multiplier" for k in range(PASSES) for what in ("mean", "table")]
+    return names + [f"{name}_multiplier" for name in layers if name.endswith(".direct")]
 
 
 @lru_cache(maxsize=64)
@@ -154,13 +160,14 @@ def _layer_names(tensors: Mapping[str, Tensor]) -> list[str]:
 
 def _layer(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> IntegerLayer:
     weight = tensors[f"{name}.weight"]
-    if weight.shape[1] > FAN_IN_LIMIT:
-        raise BundleError(f"the prior's layer {name} sums {weight.shape[1]} products; {FAN_IN_LIMIT} are exact")
     bias = tensors[f"{name}.bias"]
     largest = weight.float().abs().sum(1).max() * 127 + bias.abs().max()
     if largest >= 1 << 24:
         raise BundleError(f"the prior's layer {name} can exceed 2**24; it was not exported by this library")
+    # Contexts of `entry` are made into columns by whoever calls it, together with features that have no window.
     kernel = 3 if name.startswith("synthesise") else 1
+    if name.endswith(".direct"):
+        kernel = math.isqrt(weight.shape[1] // weight.shape[0])
     weight = weight.to(device)
     shift = tensors[f"{name}.shift"].to(device)
     return IntegerLayer(weight, bias.to(device).float(), shift, kernel, multiplies_exactly(weight))

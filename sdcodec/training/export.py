@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.sources import Quantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.prior_network import SCALE_COUNT, SCALE_MIN, SCALE_RATIO, PriorConfig, weight_shift
+from sdcodec.training.prior_network import SCALE_COUNT, SCALE_MIN, SCALE_RATIO, PriorConfig, PriorNetwork, weight_shift
 from sdcodec.training.restore import restore
 
 HALF_STEPS = 201
@@ -41,9 +42,8 @@ def quality_rows(knots: Knots) -> Tensor:
         return values[low] * (1 - weight) + values[low + 1] * weight
 
 
-def prior_tensors(model: TrainingModel) -> dict[str, Tensor]:
+def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
     """Every tensor that `LearnedPrior` reads, by name; whole numbers but for the encoder's `analyse` layers."""
-    prior = model.prior
     tensors: dict[str, Tensor] = {}
 
     def layer(name: str, weight: Tensor, bias: Tensor | None, rows: Knots | None = None, repeat: int = 1) -> Tensor:
@@ -94,6 +94,10 @@ def prior_tensors(model: TrainingModel) -> dict[str, Tensor]:
         channels = gain.shape[1]
         tensors[f"pass{k}.mean_multiplier"] = ratio(gain * unit[:channels])
         tensors[f"pass{k}.table_multiplier"] = ratio(unit[None, channels:])
+        if step.direct is not None:
+            shift = layer(f"pass{k}.direct", step.direct.weight, None)
+            tensors[f"pass{k}.direct.bias"].zero_()  # its sums are not shifted either
+            tensors[f"pass{k}.direct_multiplier"] = ratio(gain * torch.exp2(-shift.double()) / ACTIVATION_ONE)
     tensors["analyse_input"] = quality_rows(prior.context_gain).exp().float()
     tensors["analyse_output"] = quality_rows(prior.hyper_gain).exp().float()
     for name in ("analyse_1", "analyse_2", "analyse_3"):
@@ -126,24 +130,29 @@ class _Counter(Quantiser):
 
 
 @torch.no_grad()
-def observed_tables(model: TrainingModel, tensors: dict[str, Tensor], images: NDArray[np.uint8]) -> FrequencyTables:
-    """Gaussian tables, drawn towards what photographs `[N, H, W, 3]` show at all qualities under the integer prior."""
+def observed_tables(tensors: dict[str, Tensor], batches: Iterable[tuple[Tensor, int]]) -> FrequencyTables:
+    """Gaussian tables, drawn towards what falls under each of them in `batches` of (latents in steps, half steps of quality)."""
     base = gaussian_tables(scales())
     prior = LearnedPrior(tensors, base, torch.device("cpu"))
-    model.eval()
-    gains = quality_rows(model.gain).exp().float()
     counts: list[NDArray[np.float64]] | None = None
+    for steps, half_steps in batches:
+        counter = _Counter(steps, prior.hyper_latents(steps, half_steps), base.radius)
+        prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, counter)
+        counts = counter.counts if counts is None else [a + b for a, b in zip(counts, counter.counts, strict=True)]
+    if counts is None:
+        raise TrainingError("no images to fit the frequency tables to; give the export a folder of photographs")
+    return blended_tables(base, counts)
+
+
+@torch.no_grad()
+def _in_steps(model: TrainingModel, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, int]]:
+    """Latents of photographs `[N, H, W, 3]` at qualities that cover the range, four photographs a batch."""
+    gains = quality_rows(model.gain).exp().float()
     for start in range(0, len(images), 4):
         batch = torch.from_numpy(images[start : start + 4]).permute(0, 3, 1, 2).float() / 255
         latents = model.encoder(batch).float()
         for half_steps in range((start // 4) % 20, HALF_STEPS, 20):
-            steps = latents * gains[half_steps][None, :, None, None]
-            counter = _Counter(steps, prior.hyper_latents(steps, half_steps), base.radius)
-            prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, counter)
-            counts = counter.counts if counts is None else [a + b for a, b in zip(counts, counter.counts, strict=True)]
-    if counts is None:
-        raise TrainingError("no images to fit the frequency tables to; give the export a folder of photographs")
-    return blended_tables(base, counts)
+            yield latents * gains[half_steps][None, :, None, None], half_steps
 
 
 def export(
@@ -159,8 +168,8 @@ def export(
     model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
     model.float().eval()
-    tensors = prior_tensors(model)
-    tables = observed_tables(model, tensors, images)
+    tensors = prior_tensors(model.prior)
+    tables = observed_tables(tensors, _in_steps(model, images))
     return write_bundle(
         folder,
         name=name,

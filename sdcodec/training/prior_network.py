@@ -30,6 +30,7 @@ class PriorConfig:
     expansion: int = 2
     blocks: int = 2
     context_kernel: int = 5
+    direct_kernel: int = 0  # of a linear path from context to means, 0: none; it can be solved for before training
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -97,6 +98,16 @@ class ContextPass(IntegerReady):
         self.expand = nn.ModuleList([nn.Conv2d(width, config.expansion * width, 1) for _ in range(config.blocks)])
         self.project = nn.ModuleList([nn.Conv2d(config.expansion * width, width, 1) for _ in range(config.blocks)])
         self.head = nn.Conv2d(width, 2 * config.latent_channels, 1)
+        self.direct: nn.Conv2d | None = None
+        if config.direct_kernel and not first:
+            self.direct = nn.Conv2d(
+                config.latent_channels,
+                config.latent_channels,
+                config.direct_kernel,
+                padding=config.direct_kernel // 2,
+                bias=False,
+            )
+            nn.init.zeros_(self.direct.weight)
         with torch.no_grad():
             for layer in self.project:
                 layer.weight.mul_(0.3)
@@ -120,6 +131,8 @@ class ContextPass(IntegerReady):
             inner = self.activation(F.conv2d(x, self.weight_of(expand.weight), expand.bias))
             x = self.signed(x + F.conv2d(inner, self.weight_of(project.weight), project.bias))
         mean, scale = F.conv2d(x, self.weight_of(self.head.weight), self.head.bias).float().chunk(2, 1)
+        if self.direct is not None:
+            mean = mean + F.conv2d(context, self.weight_of(self.direct.weight), padding=self.direct.padding).float()
         return mean, scale
 
 
@@ -141,6 +154,7 @@ class PriorNetwork(IntegerReady):
         """`slope`: how the logarithm of the gain begins to grow from quality 0 to 100."""
         super().__init__()
         self.config = config
+        self.latents_are_given = False
         channels, hyper, width, middle = config.latent_channels, config.hyper_channels, config.width, config.middle
         # Encoder's side only: may stay in floating point.
         self.analyse_1 = nn.Conv2d(channels, width, 4, stride=2, padding=1)
@@ -187,7 +201,9 @@ class PriorNetwork(IntegerReady):
     def forward(self, steps: Tensor, quality: Tensor) -> Coded:
         """`steps`: latents times gain, `[B, C, h, w]`, h and w multiples of 4; `quality`: `[B]`.
 
-        Rates come from uniform noise while training and from rounding in evaluation mode.
+        Rates come from uniform noise while training and from rounding in evaluation mode. Where latents are given, no gradient
+        for them is needed: set `latents_are_given`, and the rates of training come from rounding as well, with gradients for
+        the scales from the symbols and gradients for the means from what was rounded.
         """
         steps = steps.float()
         hyper = self.hyper_latents(steps, quality)
@@ -226,10 +242,21 @@ class PriorNetwork(IntegerReady):
 
     def _bits(self, values: Tensor, decoded: Tensor, means: Tensor, index: Tensor) -> Tensor:
         """Bits `[B]` of values under Gaussians of the given means and scale indices, integrated over a step."""
-        noisy = values + torch.rand_like(values) - 0.5 if self.training else decoded
         inverse = torch.exp(-SCALE_RATIO * index) / SCALE_MIN
-        # By symmetry, on the side of the lower tail, where the difference of the two values keeps its digits.
-        distance = -(noisy - means).abs()
-        upper = torch.special.ndtr((distance + 0.5) * inverse)
-        lower = torch.special.ndtr((distance - 0.5) * inverse)
-        return -torch.log2(lower_bound(upper - lower, 2.0**-18)).sum(dim=(1, 2, 3))
+        if self.training and self.latents_are_given:
+            bits = _code_length((decoded - means).detach(), inverse)
+            towards = _code_length(values - means, inverse.detach())
+            bits = bits + towards - towards.detach()
+        else:
+            noisy = values + torch.rand_like(values) - 0.5 if self.training else decoded
+            bits = _code_length(noisy - means, inverse)
+        return bits.sum(dim=(1, 2, 3))
+
+
+def _code_length(residual: Tensor, inverse: Tensor) -> Tensor:
+    """Bits of each residual under a Gaussian of standard deviation 1 / inverse, integrated over a step."""
+    # By symmetry, on the side of the lower tail, where the difference of the two values keeps its digits.
+    distance = -residual.abs()
+    upper = torch.special.ndtr((distance + 0.5) * inverse)
+    lower = torch.special.ndtr((distance - 0.5) * inverse)
+    return -torch.log2(lower_bound(upper - lower, 2.0**-18))

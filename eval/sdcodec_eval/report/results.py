@@ -1,0 +1,296 @@
+"""A results folder read back: rows, curves and environment as typed values; a file that lies or is missing is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sdcodec.errors import SdcodecError
+
+OK, UNREACHABLE = "ok", "unreachable"
+HEADLINE = "lpips_alex"
+
+
+class ResultsError(SdcodecError):
+    """The results folder is incomplete, damaged, or written by a later version."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the results: what it is called, its unit, and which direction is better."""
+
+    column: str
+    name: str
+    unit: str
+    higher_is_better: bool
+
+    @property
+    def digits(self) -> int:
+        """Decimals that are worth printing: decibels and scores to 0.01, ratios to 0.0001."""
+        return 2 if self.unit or self.column == "ssimulacra2" else 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture through one codec at one budget or quality; what was not measured is None, an endless PSNR is inf."""
+
+    image: str
+    codec: str
+    budget: int | None
+    limit: int | None
+    quality: float | None
+    status: str
+    bytes: int | None
+    bpp: float | None
+    values: Mapping[str, float | None]
+    encode_seconds: float | None
+    decode_seconds: float | None
+    width: int | None
+    height: int | None
+    file: str
+
+    @property
+    def over_budget(self) -> bool:
+        """The codec could not go low enough, and this is its smallest file, which is longer than it may be."""
+        return self.status == UNREACHABLE and self.bytes is not None
+
+
+@dataclass(frozen=True)
+class Point:
+    """Means of one codec over pictures at one budget or quality.
+
+    pictures: how many of the `total` went into them; unreachable: how many are beyond the codec, whether they are left out
+    or are in the means with their smallest file; complete: none is left out.
+    """
+
+    budget: int | None
+    quality: float | None
+    pictures: int
+    unreachable: int
+    errors: int
+    total: int
+    complete: bool
+    bytes: float | None
+    bpp: float | None
+    values: Mapping[str, float | None]
+    encode_seconds: float | None
+    decode_seconds: float | None
+
+    @property
+    def fair(self) -> bool:
+        """Every picture met the budget, so that the means may be compared."""
+        return self.complete and not self.unreachable
+
+
+@dataclass(frozen=True)
+class CodecResults:
+    """A codec by its label in the run, its settings, its curve, and the ceiling that its transform sets, if it has one."""
+
+    label: str
+    codec: str
+    settings: Mapping[str, Any]
+    reference: bool
+    points: tuple[Point, ...]
+    ceiling: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class BdRate:
+    """Bjøntegaard's mean difference in rate at equal quality, in percent; or the reason why there is none."""
+
+    codec: str
+    anchor: str
+    metric: str
+    percent: float | None
+    overlap: float | None
+    range: tuple[float, float] | None
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published curve over the same pictures: `points` hold `bpp` and columns of metrics."""
+
+    name: str
+    source: str
+    note: str
+    points: tuple[Mapping[str, float | None], ...]
+
+
+@dataclass(frozen=True)
+class Results:
+    """All of a results folder."""
+
+    folder: Path
+    rows: tuple[Row, ...]
+    metrics: tuple[Metric, ...]
+    codecs: tuple[CodecResults, ...]
+    budgets: tuple[int, ...]
+    dataset: str | None
+    crop: int | None
+    anchor: str | None
+    bd_rate: tuple[BdRate, ...]
+    published: tuple[Published, ...]
+    published_note: str
+    environment: Mapping[str, Any]
+
+    @property
+    def images(self) -> list[str]:
+        """Names in the order of the CSV; broken inputs are among them."""
+        return list(dict.fromkeys(row.image for row in self.rows))
+
+    @property
+    def readable_images(self) -> list[str]:
+        """Those that were measured, by any codec."""
+        return list(dict.fromkeys(row.image for row in self.rows if row.width))
+
+    @property
+    def reference(self) -> CodecResults:
+        """The codec that meets the budget first; without one, the first of the run."""
+        return next((codec for codec in self.codecs if codec.reference), self.codecs[0])
+
+    @property
+    def headline(self) -> Metric:
+        """LPIPS-Alex where it was measured, else the run's first metric."""
+        return next((metric for metric in self.metrics if metric.column == HEADLINE), self.metrics[0])
+
+
+def read_results(folder: Path) -> Results:
+    """Reads `results.csv`, `results.json` and `environment.json`. Raises ResultsError."""
+    summary = _json(folder / "results.json")
+    if summary.get("schema") != 1:
+        raise ResultsError(
+            f"{folder / 'results.json'}: schema {summary.get('schema')!r} is not known here; update sdcodec"
+        )
+    try:
+        metrics = tuple(
+            Metric(entry["column"], entry["title"], entry["unit"], entry["better"] == "higher")
+            for entry in summary["metrics"]
+        )
+        columns = [metric.column for metric in metrics]
+        lowest = summary["unreachable"] == "lowest"
+        codecs = tuple(_codec(entry, columns, lowest) for entry in summary["codecs"])
+        pictures = summary["pictures"]
+        results = Results(
+            folder=folder,
+            rows=_rows(folder / "results.csv", columns),
+            metrics=metrics,
+            codecs=codecs,
+            budgets=tuple(summary["budgets"]),
+            dataset=pictures["dataset"],
+            crop=pictures["crop"],
+            anchor=summary["anchor"],
+            bd_rate=tuple(_bd_rate(entry) for entry in summary["bd_rate"]),
+            published=tuple(_published(entry) for entry in summary["published"]),
+            published_note=summary["published_note"] or "",
+            environment=_json(folder / "environment.json"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ResultsError(f"{folder}: the results are damaged ({error!r}); run the evaluation again") from error
+    if not results.codecs or not results.metrics or not results.rows:
+        raise ResultsError(f"{folder}: no codec, no metric or no picture in the results; nothing to report")
+    return results
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: cannot be read ({error.strerror}); a complete run of `sdcodec eval` writes it"
+        ) from error
+    except ValueError as error:
+        raise ResultsError(f"{path}: is damaged ({error}); run the evaluation again") from error
+    if not isinstance(data, dict):
+        raise ResultsError(f"{path}: is damaged (no object); run the evaluation again")
+    return data
+
+
+def _rows(path: Path, columns: list[str]) -> tuple[Row, ...]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return tuple(_row(cells, columns) for cells in csv.DictReader(file))
+    except OSError as error:
+        raise ResultsError(
+            f"{path}: cannot be read ({error.strerror}); a complete run of `sdcodec eval` writes it"
+        ) from error
+
+
+def _row(cells: Mapping[str, str], columns: list[str]) -> Row:
+    return Row(
+        image=cells["image"],
+        codec=cells["codec"],
+        budget=_integer(cells["budget_bytes"]),
+        limit=_integer(cells.get("limit_bytes")),
+        quality=_number(cells["quality"]),
+        status=cells["status"],
+        bytes=_integer(cells["bytes"]),
+        bpp=_number(cells["bpp"]),
+        values={column: _number(cells.get(column)) for column in columns},
+        encode_seconds=_number(cells["encode_seconds"]),
+        decode_seconds=_number(cells["decode_seconds"]),
+        width=_integer(cells["width"]),
+        height=_integer(cells["height"]),
+        file=cells["file"],
+    )
+
+
+def _number(cell: str | None) -> float | None:
+    value = float(cell) if cell else math.nan
+    return None if math.isnan(value) else value
+
+
+def _integer(cell: str | None) -> int | None:
+    value = _number(cell)
+    return None if value is None else int(value)
+
+
+def _codec(entry: Mapping[str, Any], columns: list[str], lowest: bool) -> CodecResults:
+    return CodecResults(
+        label=entry["label"],
+        codec=entry["codec"],
+        settings=entry["settings"],
+        reference=entry["reference"],
+        points=tuple(_point(point, columns, lowest) for point in entry["points"]),
+        ceiling=entry["ceiling"] or {},
+    )
+
+
+def _point(point: Mapping[str, Any], columns: list[str], lowest: bool) -> Point:
+    return Point(
+        budget=point["budget_bytes"],
+        quality=point["quality"],
+        pictures=point["pictures"],
+        unreachable=point["unreachable"],
+        errors=point["errors"],
+        total=point["pictures"] + point["errors"] + (0 if lowest else point["unreachable"]),
+        complete=point["complete"],
+        bytes=point["bytes"],
+        bpp=point["bpp"],
+        values={column: point.get(column) for column in columns},
+        encode_seconds=point["encode_seconds"],
+        decode_seconds=point["decode_seconds"],
+    )
+
+
+def _bd_rate(entry: Mapping[str, Any]) -> BdRate:
+    common = entry["range"]
+    return BdRate(
+        codec=entry["codec"],
+        anchor=entry["anchor"],
+        metric=entry["metric"],
+        percent=entry["percent"],
+        overlap=entry["overlap"],
+        range=(common[0], common[1]) if common else None,
+        refused=entry["refused"],
+    )
+
+
+def _published(entry: Mapping[str, Any]) -> Published:
+    points = tuple(dict(point) for point in entry["points"])
+    return Published(entry["name"], entry["source"], entry["note"], points)
