@@ -44,6 +44,7 @@ from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 
 DEFAULT_QUALITY = 50.0
+SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # where memory is exhausted
 BLOCKS_AT_ONCE = 8
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 
@@ -106,7 +107,8 @@ class Codec:
                 "offload spares a GPU's memory, and this runs on the CPU; leave it out, or choose a device"
             )
         self._bundle, self._offload = bundle, offload
-        self._model = loading.load(bundle, entry, self.device, self._dtype)
+        with hardware.explained_memory(SMALLER):
+            self._model = loading.load(bundle, entry, self.device, self._dtype)
 
     @classmethod
     def for_file(
@@ -275,12 +277,14 @@ class Codec:
 
     # Pictures and latents
 
+    @hardware.explained_memory(SMALLER)
     def _latents(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures of one size → latents `[B, C, h, w]`, float32; sides padded by edge replication."""
         model = self._model.autoencoder
         pixels = np.stack([_padded(_visible(picture), model.factor) for picture in pictures])
         return windowed.encode(model, pixels, self.device)
 
+    @hardware.explained_memory(SMALLER)
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
         """Latents `[B, C, h, w]` → uint8 `[B, H, W, 3]`, cropped to the picture."""
         pixels = windowed.decode(self._model.autoencoder, latents, header.quality)

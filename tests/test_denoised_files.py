@@ -296,6 +296,18 @@ def test_every_kind_of_exhausted_memory_is_explained(bundles, monkeypatch, error
         codec.decode(data, denoise=1)
 
 
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_memory_that_an_autoencoder_lacks_is_explained(bundles, monkeypatch, way):
+    def fail(*arguments: object) -> torch.Tensor:
+        return torch.empty(1 << 50)
+
+    codec = sdcodec.Codec(bundles["sd15"], device="cpu")
+    data = codec.encode(PICTURE, quality=LOW).data
+    monkeypatch.setattr(codec._model.autoencoder, way, fail)
+    with pytest.raises(sdcodec.NotEnoughMemoryError, match="smaller picture"):
+        codec.encode(PICTURE) if way == "encode" else codec.decode(data)
+
+
 @pytest.mark.parametrize("options", [{"denoise": -1}, {"strength": -0.5}, {"strength": float("nan")}, {"seed": -1}])
 def test_options_out_of_range_are_refused(codec, options):
     with pytest.raises(sdcodec.OptionError):
