@@ -37,12 +37,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import Codec
+from sdcodec import Codec, blocks
 from sdcodec.bundles import calibration, loading, store
 from sdcodec.bundles.writing import write_bundle
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import Coder, Decoder
 from sdcodec.training.prior_fit import FitConfig, fit_prior
 from sdcodec_eval.metrics import lpips, psnr
@@ -170,9 +171,8 @@ def _measured(path: Path, codecs: Mapping[str, Codec], qualities: list[float], p
             rows.append((path.stem, quality, name, size, error, *nothing))
         rows.append((path.stem, quality, "same", _same_integers(whole), error, *nothing))
         for name, codec in codecs.items():
-            [coded] = codec._code_blocks(latents[None], half_steps)
-            container = codec._container(read_picture(crop), half_steps, coded)
-            data = container.to_bytes()
+            [coded] = blocks.code(codec._model, latents[None], half_steps, Rounding())
+            data = codec._filed(read_picture(crop), half_steps, coded).to_bytes()
             symbols = codec.symbols(data)
             own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
             figures = nothing
