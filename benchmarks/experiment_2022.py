@@ -28,7 +28,7 @@ import taef2_model
 from effort import crops
 from sdcodec import Codec
 from sdcodec.bundles.loading import load
-from sdcodec.palette import MIDDLE, VALUE_BITS, palettised
+from sdcodec.palette import MIDDLE, OFFSET_BITS, VALUE_BITS, Palettised, palettised
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
@@ -133,23 +133,37 @@ def at_error(method: Method, steps: Tensor, wanted: float, gains: Tensor) -> flo
     return float(few * (many / few) ** share)
 
 
+def nearest_error(steps: NDArray[np.float32], chosen: Palettised) -> float:
+    """Mean squared error of the same palette without dithering."""
+    entries = (chosen.palette * float(chosen.unit) / (1 << VALUE_BITS) + chosen.offsets / (1 << OFFSET_BITS)).astype(
+        np.float32
+    )
+    vectors = steps.reshape(len(steps), -1).T
+    squares = np.array([np.square(own - entries).sum(1).min() for own in vectors])
+    return float(squares.mean()) / len(steps)
+
+
 def compare(space: Space, colours: int) -> None:
     """Prints one space's table."""
 
     methods: dict[str, Method] = {"uniform, deflate": deflated, "uniform, zero-order entropy": zero_order}
     methods |= {f"uniform, {name} prior": by_prior(prior) for name, prior in space.priors.items()}
     sizes: dict[str, list[float]] = {f"palette of {colours}, dithered": []}
-    errors = []
+    errors, growths = [], []
     for steps in space.pictures:
         chosen = palettised(steps.numpy(), colours)
         error = float(np.square(chosen.values() / (1 << VALUE_BITS) - steps.numpy()).mean())
         errors.append(error / float(steps.var()))
+        growths.append(error / nearest_error(steps.numpy(), chosen))
         sizes[f"palette of {colours}, dithered"].append(len(chosen.to_bytes()))
         for name, method in methods.items():
             sizes.setdefault(name, []).append(at_error(method, steps, error, space.gains))
     first = np.mean(next(iter(sizes.values())))
     print(f"\n{space.name}: {len(space.pictures)} pictures, latents {list(space.pictures[0].shape)}, ", end="")
-    print(f"error {100 * np.mean(errors):.1f}% of the latents' variance")
+    print(
+        f"error {100 * np.mean(errors):.1f}% of the latents' variance, "
+        f"{np.mean(growths):.2f} times what the nearest vectors make"
+    )
     before = first
     for name, own in sizes.items():
         mean = float(np.mean(own))

@@ -52,11 +52,11 @@ def measured(refiner, latents, half_steps):
 
 @pytest.mark.parametrize("effort", [1, 3, 4])
 def test_files_of_every_effort_are_ordinary(tiny, crop, effort):
-    data = tiny.encode(crop[:32, :33], quality=30, effort=effort).data
-    assert data != tiny.encode(crop[:32, :33], quality=30, effort=0).data
+    data = tiny.encode(crop[:32, :31], quality=30, effort=effort).data
+    assert data != tiny.encode(crop[:32, :31], quality=30, effort=0).data
     found = reference_decoder.decode(data, store.SHIPPED / "tiny" / "prior.safetensors")
     assert np.array_equal(found, tiny.symbols(data))
-    assert tiny.decode(data).size == (33, 32)
+    assert tiny.decode(data).size == (31, 32)
 
 
 def test_the_default_rounds_to_the_nearest(codec):
@@ -145,7 +145,7 @@ def test_weighing_bits_makes_files_smaller(tiny, crop, half_steps):
 # Refining
 
 
-@pytest.mark.parametrize(("iterations", "least"), [(2, 0.995), (8, 0.98)])
+@pytest.mark.parametrize(("iterations", "least"), [(2, 0.995), (8, 0.99)])
 def test_refining_lowers_bits_and_distortion_together(tiny, crop, iterations, least):
     by, latents = refiner(tiny, crop, 90)
     bits, distortion = measured(by, latents, 90)
