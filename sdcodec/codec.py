@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, palette, ratecontrol, tiling, windowed
+from sdcodec import blocks, hardware, palette, ratecontrol, tiling, windowed
 from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
 from sdcodec.bundles import loading, store
 from sdcodec.container import (
-    BLOCK_LATENTS,
     HIGHEST_QUALITY,
     Container,
     Header,
@@ -44,10 +43,9 @@ from sdcodec.pixels import (
 )
 from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.rounding import Rounding
-from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 
 DEFAULT_QUALITY = 50.0
-BLOCKS_AT_ONCE = 8
+SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # where memory is exhausted
 MODES = ("latents", "palette")
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 
@@ -65,14 +63,6 @@ class Encoded:
     def bpp(self) -> float:
         """Bits of the whole file per pixel."""
         return 8 * len(self.data) / (self.width * self.height)
-
-
-@dataclass(frozen=True)
-class _Coded:
-    """A picture's entropy-coded blocks in raster order and, for bundles with a denoiser, the packed deviations of the error."""
-
-    blocks: tuple[bytes, ...]
-    deviations: bytes | None
 
 
 class Codec:
@@ -110,7 +100,8 @@ class Codec:
                 "offload spares a GPU's memory, and this runs on the CPU; leave it out, or choose a device"
             )
         self._bundle, self._offload = bundle, offload
-        self._model = loading.load(bundle, entry, self.device, self._dtype)
+        with hardware.explained_memory(SMALLER):
+            self._model = loading.load(bundle, entry, self.device, self._dtype)
 
     @classmethod
     def for_file(
@@ -181,7 +172,7 @@ class Codec:
         if mode == "palette":
             return self._palettised(picture, latents, target_bytes)
         count = block_count(width, height, self._model.autoencoder.factor)
-        empty = self._container(picture, 0, _Coded((b"",) * count, self._no_deviations()))
+        empty = self._container(picture, 0, (b"",) * count, self._no_deviations())
         if target_bytes is None:
             half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
             latents = self._refined(picture, latents, half_steps, plan.iterations)
@@ -193,7 +184,7 @@ class Codec:
                 return ratecontrol.largest_within(
                     target_bytes,
                     width * height,
-                    lambda h: overhead + self._estimated_bytes(latents, h, plan.rounding),
+                    lambda h: overhead + blocks.estimated_bytes(self._model, latents, h, plan.rounding),
                 )
 
             half_steps = largest_within_budget(latents)
@@ -237,9 +228,8 @@ class Codec:
         """
         picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
-        scale = (
-            self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
-        )  # not one: both are learned
+        # Gains and their inverses are learned apart: their product is not one.
+        scale = self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
         latents = self._latents([picture]) * scale[:, None, None]
         pixels = self._pixels(
             latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height, factor=self._model.autoencoder.factor)
@@ -260,10 +250,10 @@ class Codec:
             latents = self._latents(chosen)
             for own, picture in zip(latents, chosen, strict=True):
                 own.copy_(self._refined(picture, own, half_steps, plan.iterations))
-            coded = self._code_blocks(latents, half_steps, plan.rounding)
+            coded = blocks.code(self._model, latents, half_steps, plan.rounding)
             for i, picture, result in zip(group, chosen, coded, strict=True):
                 height, width = picture.rgb.shape[:2]
-                data = self._container(picture, half_steps, result).to_bytes()
+                data = self._filed(picture, half_steps, result).to_bytes()
                 encoded.append((i, Encoded(data, width, height, half_steps / 2)))
         return [result for _, result in sorted(encoded, key=lambda pair: pair[0])]
 
@@ -283,7 +273,7 @@ class Codec:
         _check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
         images: dict[int, Image.Image] = {}
-        for group in _alike([(c.header.width, c.header.height, c.header.quality) for c in containers]):
+        for group in tiling.alike([(c.header.width, c.header.height, c.header.quality) for c in containers]):
             headers = [containers[i].header for i in group]
             latents = self._decoded_latents([containers[i] for i in group])
             if denoise:
@@ -299,7 +289,9 @@ class Codec:
         Symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file, what `palette.Palettised.values` says.
         """
         container = self._parsed(data, DEFAULT_MAX_PIXELS)
-        return self._decode_blocks([container])[0] if container.palette is None else self._palette(container).values()
+        if container.palette is not None:
+            return self._palette(container).values()
+        return blocks.decode(self._model, [container], self.device)[0]
 
     def symbols_sha256(self, data: bytes) -> str:
         """A digest of `symbols` as little-endian int32, in hexadecimal: equal wherever the file is decoded."""
@@ -307,12 +299,14 @@ class Codec:
 
     # Pictures and latents
 
+    @hardware.explained_memory(SMALLER)
     def _latents(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures of one size → latents `[B, C, h, w]`, float32; sides padded by edge replication."""
         model = self._model.autoencoder
         pixels = np.stack([_padded(_visible(picture), model.factor) for picture in pictures])
         return windowed.encode(model, pixels, self.device)
 
+    @hardware.explained_memory(SMALLER)
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
         """Latents `[B, C, h, w]` → uint8 `[B, H, W, 3]`, cropped to the picture."""
         pixels = windowed.decode(self._model.autoencoder, latents, header.quality)
@@ -385,80 +379,17 @@ class Codec:
         return best
 
     def _coded(self, picture: Picture, latents: Tensor, half_steps: int, rounding: Rounding) -> Container:
-        [coded] = self._code_blocks(latents[None], half_steps, rounding)
-        return self._container(picture, half_steps, coded)
-
-    def _code_blocks(self, latents: Tensor, half_steps: int, rounding: Rounding) -> list[_Coded]:
-        """Latents `[B, C, h, w]` → each item coded."""
-        prior = self._model.prior
-        places = list(tiling.blocks(latents.shape[2], latents.shape[3], BLOCK_LATENTS))
-        coded: dict[tuple[int, int], bytes] = {}
-        squares = torch.zeros(latents.shape[:2], dtype=torch.float64)
-        for chunk in _chunks_of_one_shape(places, latents.shape[0]):
-            steps = self._steps(latents, places, chunk, half_steps)
-            coder = Coder(steps, prior.hyper_latents(steps, half_steps), prior.tables, rounding)
-            values = prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, coder)
-            coded |= dict(zip(chunk, coder.finish(), strict=True))
-            if self._bundle.denoiser:
-                for (item, _), own in zip(chunk, self._squared_error(steps, values, half_steps), strict=True):
-                    squares[item] += own
-        count = latents.shape[2] * latents.shape[3]
-        return [
-            _Coded(
-                tuple(coded[item, place] for place in range(len(places))),
-                error_levels.pack_deviations(own / count) if self._bundle.denoiser else None,
-            )
-            for item, own in enumerate(squares)
-        ]
-
-    def _squared_error(self, steps: Tensor, values: Tensor, half_steps: int) -> Tensor:
-        """Of what a decoder will see, in squared units of latents, summed over each channel of a block: `[B, C]`, on the CPU."""
-        given = steps / self._model.gain[half_steps][:, None, None]
-        seen = values.float() * (self._model.inverse_gain[half_steps][:, None, None] / (1 << MEAN_BITS))
-        return (seen - given).square_().sum((2, 3)).cpu()
+        [coded] = blocks.code(self._model, latents[None], half_steps, rounding)
+        return self._filed(picture, half_steps, coded)
 
     def _no_deviations(self) -> bytes | None:
         """As long as what a file will say of the error."""
         return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._bundle.denoiser else None
 
-    def _estimated_bytes(self, latents: Tensor, half_steps: int, rounding: Rounding) -> float:
-        """Ideal code length of one picture's latents `[C, h, w]`; real blocks are about two bytes longer."""
-        prior = self._model.prior
-        places = list(tiling.blocks(latents.shape[1], latents.shape[2], BLOCK_LATENTS))
-        total = 0.0
-        for chunk in _chunks_of_one_shape(places, 1):
-            steps = self._steps(latents[None], places, chunk, half_steps)
-            estimator = CostEstimator(steps, prior.hyper_latents(steps, half_steps), prior.tables, rounding)
-            prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, estimator)
-            total += estimator.bits / 8 + len(chunk) * (2 if len(places) > 1 else 1)
-        return total
-
-    def _steps(
-        self, latents: Tensor, places: list[tuple[slice, slice]], chunk: list[tuple[int, int]], half_steps: int
-    ) -> Tensor:
-        chosen = torch.stack([latents[item][:, places[place][0], places[place][1]] for item, place in chunk])
-        return chosen * self._model.gain[half_steps][:, None, None]
-
-    def _decode_blocks(self, containers: Sequence[Container]) -> list[NDArray[np.int32]]:
-        """Containers of one size and quality → what `symbols` returns, for each."""
-        prior, header = self._model.prior, containers[0].header
-        height, width = latent_grid(header.width, header.height, header.factor)
-        places = list(tiling.blocks(height, width, BLOCK_LATENTS))
-        channels = self._model.autoencoder.channels
-        symbols = [np.empty((channels, height, width), np.int32) for _ in containers]
-        for chunk in _chunks_of_one_shape(places, len(containers)):
-            rows, columns = places[chunk[0][1]]
-            source = Decoder([containers[item].blocks[place] for item, place in chunk], prior.tables, self.device)
-            shape = (len(chunk), rows.stop - rows.start, columns.stop - columns.start)
-            decoded = prior.walk(shape, header.quality, source).to(torch.int32).cpu().numpy()
-            for (item, place), values in zip(chunk, decoded, strict=True):
-                symbols[item][:, places[place][0], places[place][1]] = values
-        return symbols
-
     def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
         """Containers of one size and quality → latents `[B, C, h, w]`."""
-        blocks = [container for container in containers if container.palette is None]
-        symbols = iter(self._decode_blocks(blocks) if blocks else ())
+        coded = [container for container in containers if container.palette is None]
+        symbols = iter(blocks.decode(self._model, coded, self.device) if coded else ())
         return torch.stack(
             [
                 self._dequantised(next(symbols), container.header.quality, MEAN_BITS)
@@ -489,7 +420,7 @@ class Codec:
             deviations = None
             if self._bundle.denoiser:
                 deviations = error_levels.pack_deviations(error / self._model.gain[palette.MIDDLE].cpu().square())
-            container = self._container(picture, quality, _Coded((), deviations))
+            container = self._container(picture, quality, (), deviations)
             return replace(container, palette=chosen.to_bytes()).to_bytes()
 
         data = coded(palette.MOST_COLOURS)
@@ -505,13 +436,17 @@ class Codec:
 
     # Files
 
-    def _container(self, picture: Picture, half_steps: int, coded: _Coded) -> Container:
+    def _filed(self, picture: Picture, half_steps: int, coded: blocks.CodedLatents) -> Container:
+        deviations = error_levels.pack_deviations(coded.squared_error) if self._bundle.denoiser else None
+        return self._container(picture, half_steps, coded.blocks, deviations)
+
+    def _container(
+        self, picture: Picture, half_steps: int, coded: tuple[bytes, ...], deviations: bytes | None
+    ) -> Container:
         height, width = picture.rgb.shape[:2]
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
         header = Header(self.fingerprint, half_steps, width, height, factor=self._model.autoencoder.factor)
-        return Container(
-            header, coded.blocks, alpha, picture.icc, picture.exif, picture.xmp, deviations=coded.deviations
-        )
+        return Container(header, coded, alpha, picture.icc, picture.exif, picture.xmp, deviations=deviations)
 
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
@@ -577,22 +512,5 @@ def _picture(pixels: NDArray[np.uint8], container: Container) -> Picture:
     return Picture(pixels, alpha, container.icc, container.exif, container.xmp)
 
 
-def _alike(keys: Iterable[tuple[int, ...]]) -> list[list[int]]:
-    """Indices of equal keys together, in order of first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    return list(groups.values())
-
-
 def _of_one_size(pictures: Sequence[Picture]) -> list[list[int]]:
-    return _alike([picture.rgb.shape[:2] for picture in pictures])
-
-
-def _chunks_of_one_shape(places: list[tuple[slice, slice]], items: int) -> Iterator[list[tuple[int, int]]]:
-    """(item, place) pairs whose blocks have one shape, a few at a time."""
-    shapes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in places]
-    for group in _alike(shapes):
-        pairs = [(item, place) for place in group for item in range(items)]
-        for start in range(0, len(pairs), BLOCKS_AT_ONCE):
-            yield pairs[start : start + BLOCKS_AT_ONCE]
+    return tiling.alike([picture.rgb.shape[:2] for picture in pictures])

@@ -201,8 +201,13 @@ class Model:
         group = np.arange(self.channels) * 4 // self.channels
         values = np.zeros((self.channels, height, width), np.int64)
         context = np.zeros_like(values)
-        for k in range(4):
-            mask = rank[None] == ((k + group) % 4)[:, None, None]
+        row, column = np.mgrid[0:height, 0:width] // 2 % 2
+        cell = np.array([[0, 2], [3, 1]])[row, column]
+        parts = 4 if "pass4.entry.weight" in self.tensors else 1
+        for k in range(3 + parts):
+            mask = rank[None] == ((max(k - parts + 1, 0) + group) % 4)[:, None, None]
+            if parts == 4 and k < 4:
+                mask &= cell == k
             channel = np.nonzero(mask)[0]
             sums = self.one_pass(k, context, features, rank)
             offset: Integers | int = 0
