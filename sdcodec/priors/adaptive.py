@@ -214,8 +214,8 @@ class _OffsetCosts(Quantiser):
     """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -6 to 6."""
 
     def __init__(self, steps: Tensor, prior: AdaptivePrior) -> None:
-        super().__init__(steps, torch.zeros(steps.shape[0], 0))
-        self._tables, self._channels = prior.tables, prior.channels
+        super().__init__(steps, torch.zeros(steps.shape[0], 0), prior.tables)
+        self._channels = prior.channels
         self.costs: list[NDArray[np.float64]] = []  # of each lattice, [C, 11]
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:

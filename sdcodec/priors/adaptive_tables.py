@@ -12,7 +12,7 @@ from sdcodec.coding.tables import FrequencyTables, gaussian_mixture_tables
 from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS
 
 SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64  # standard deviations of the tables, in steps
-SPREAD = 0.3  # standard deviation of the logarithm of a symbol's true scale around the predicted one
+SPREAD = 0.25  # standard deviation of the logarithm of a symbol's true scale around the predicted one
 
 # Found by `sdcodec.training.adaptive_weights` on latents of photographs: nine regimes of an autoencoder whose channels are of
 # about one size (TAEF2, FLUX.2's), then six of one whose channels are not (`tiny`), each from fine steps to coarse ones. In a
