@@ -119,9 +119,9 @@ def test_quality_orders_sizes_and_errors(codecs, family):
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 50
 
 
-@families
+@pytest.mark.parametrize("family", ["sd1", "taesd", "dc", "flux2"])
 def test_budgets_are_met_and_used(codecs, family):
-    codec, pixels = codecs[family], photograph(128, 160)
+    codec, pixels = codecs[family], photograph(128, 128)
     low, high = (len(codec.encode(pixels, quality=quality).data) for quality in (0, 100))
     target = (low + high) // 2
     encoded = codec.encode(pixels, target_bytes=target)
