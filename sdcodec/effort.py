@@ -16,12 +16,12 @@ class Effort:
     iterations: int = 0
 
 
-# Steps of descent double from level to level; `benchmarks/effort.py` measures what each gains and costs.
+# Below a worth of 40 bits or so, `tiny` loses more by LPIPS than it gains by PSNR. Steps of descent double from level to level; `benchmarks/effort.py` measures what each gains and costs.
 EFFORTS = (
     Effort(),
+    Effort(Rounding(worth=120.0)),
     Effort(Rounding(worth=60.0)),
-    Effort(Rounding(worth=30.0)),
-    Effort(Rounding(worth=15.0)),
+    Effort(Rounding(worth=40.0)),
     *(Effort(iterations=2**k) for k in range(1, 7)),
 )
 HIGHEST = len(EFFORTS) - 1
