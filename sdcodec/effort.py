@@ -16,7 +16,8 @@ class Effort:
     iterations: int = 0
 
 
-# Below a worth of 40 bits or so, `tiny` loses more by LPIPS than it gains by PSNR. Steps of descent double from level to level; `benchmarks/effort.py` measures what each gains and costs.
+# Below a worth of 40 bits or so, `tiny` loses more by LPIPS than it gains by PSNR. Steps of descent double from level to
+# level; `benchmarks/effort.py` measures what each gains and costs.
 EFFORTS = (
     Effort(),
     Effort(Rounding(worth=120.0)),
