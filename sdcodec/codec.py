@@ -213,9 +213,8 @@ class Codec:
         """
         picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
-        scale = (
-            self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
-        )  # not one: both are learned
+        # Gains and their inverses are learned apart: their product is not one.
+        scale = self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
         latents = self._latents([picture]) * scale[:, None, None]
         pixels = self._pixels(
             latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height, factor=self._model.autoencoder.factor)
