@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 import sdcodec
+from sdcodec import blocks
 from sdcodec.pixels import Picture, read_picture
+from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import CostEstimator
 from sdcodec.training.config import PriorConfig, TinyConfig
 from sdcodec.training.model import TrainingModel
@@ -51,8 +53,8 @@ def main() -> None:
             estimator = CostEstimator(steps, prior.hyper_latents(steps, half_steps), prior.tables)
             prior.walk((1, *own.shape[1:]), half_steps, estimator)
             integers.append(estimator.bits / 8)
-            [blocks] = codec._code_blocks(own[None], half_steps)
-            real.append(sum(map(len, blocks)))
+            [coded] = blocks.code(codec._model, own[None], half_steps, Rounding())
+            real.append(sum(map(len, coded.blocks)))
         a, b, c = np.mean(floats), np.mean(integers), np.mean(real)
         print(f"{quality:7g} {a:9.1f} {b:9.1f} {b / a - 1:7.2%} {c:9.1f} {c / b - 1:10.2%}")
 

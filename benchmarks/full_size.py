@@ -196,11 +196,11 @@ def _warm(codec: Any, side: int) -> dict[str, Any]:
 def make_bundle(folder: Path, model: str, dtype: Any) -> dict[str, int]:
     """Writes a bundle with random weights; returns how many parameters its networks have."""
     import torch
-    from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
     from sdcodec.autoencoders import diffusers
     from sdcodec.bundles import writing
     from sdcodec.denoisers.unet import HIDDEN_STATES, POOLED, UNET_PREFIX, build_unet
+    from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
     vae, unet, prediction, turbo = MODELS[model]
     weights = _random(diffusers.build("AutoencoderKL", vae), dtype)

@@ -6,8 +6,8 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, ratecontrol, tiling, windowed
+from sdcodec import blocks, hardware, palette, ratecontrol, tiling, windowed
+from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
 from sdcodec.bundles import loading, store
 from sdcodec.container import (
-    BLOCK_LATENTS,
     HIGHEST_QUALITY,
     Container,
     Header,
@@ -29,6 +29,7 @@ from sdcodec.container import (
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
+from sdcodec.effort import effort_of
 from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
@@ -41,10 +42,11 @@ from sdcodec.pixels import (
     unpack_alpha,
 )
 from sdcodec.priors.integer import MEAN_BITS
-from sdcodec.priors.sources import Coder, CostEstimator, Decoder
+from sdcodec.priors.rounding import Rounding
 
 DEFAULT_QUALITY = 50.0
-BLOCKS_AT_ONCE = 8
+SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # where memory is exhausted
+MODES = ("latents", "palette")
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 
 
@@ -61,14 +63,6 @@ class Encoded:
     def bpp(self) -> float:
         """Bits of the whole file per pixel."""
         return 8 * len(self.data) / (self.width * self.height)
-
-
-@dataclass(frozen=True)
-class _Coded:
-    """A picture's entropy-coded blocks in raster order and, for bundles with a denoiser, the packed deviations of the error."""
-
-    blocks: tuple[bytes, ...]
-    deviations: bytes | None
 
 
 class Codec:
@@ -106,7 +100,8 @@ class Codec:
                 "offload spares a GPU's memory, and this runs on the CPU; leave it out, or choose a device"
             )
         self._bundle, self._offload = bundle, offload
-        self._model = loading.load(bundle, entry, self.device, self._dtype)
+        with hardware.explained_memory(SMALLER):
+            self._model = loading.load(bundle, entry, self.device, self._dtype)
 
     @classmethod
     def for_file(
@@ -148,6 +143,8 @@ class Codec:
         quality: float | None = None,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
+        effort: int | None = None,
+        mode: str = "latents",
         metadata: frozenset[str] = frozenset(),
         max_pixels: int | None = None,
     ) -> Encoded:
@@ -156,31 +153,49 @@ class Codec:
         image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
         quality: 0..100 in half steps (default 50). Or target_bytes: the best quality whose file is at most so long; or
             target_bpp: the same in bits per pixel.
+        effort: 0..9 (default 0), how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the
+            latents by gradient descent, twice the steps a level. Files of every effort decode alike.
+        mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with target_bytes or
+            target_bpp as many as fit; it has no quality and no effort.
         metadata: what to keep of "icc", "exif" and "xmp".
 
         Raises ImageError for what is no image, BudgetError for a budget that cannot be met, OptionError.
         """
         _check_rate(quality, target_bytes, target_bpp)
+        _check_mode(mode, quality, effort)
+        plan = effort_of(effort)
         picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
         if target_bpp is not None:
             target_bytes = math.floor(target_bpp * width * height / 8)
         [latents] = self._latents([picture])
+        if mode == "palette":
+            return self._palettised(picture, latents, target_bytes)
         count = block_count(width, height, self._model.autoencoder.factor)
-        empty = self._container(picture, 0, _Coded((b"",) * count, self._no_deviations()))
+        empty = self._container(picture, 0, (b"",) * count, self._no_deviations())
         if target_bytes is None:
             half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
-            data = self._coded(picture, latents, half_steps).to_bytes()
+            latents = self._refined(picture, latents, half_steps, plan.iterations)
+            data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
         else:
             overhead = len(empty.to_bytes())
-            half_steps = ratecontrol.largest_within(
-                target_bytes, width * height, lambda h: overhead + self._estimated_bytes(latents, h)
-            )
-            data = self._coded(picture, latents, half_steps).to_bytes()
+
+            def largest_within_budget(latents: Tensor) -> int:
+                return ratecontrol.largest_within(
+                    target_bytes,
+                    width * height,
+                    lambda h: overhead + blocks.estimated_bytes(self._model, latents, h, plan.rounding),
+                )
+
+            half_steps = largest_within_budget(latents)
+            if plan.iterations:
+                latents = self._refined(picture, latents, half_steps, plan.iterations, target_bytes - overhead)
+                half_steps = largest_within_budget(latents)
+            data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
             while len(data) > target_bytes and half_steps > 0:  # the estimate was a few bytes short
                 half_steps -= 1
-                data = self._coded(picture, latents, half_steps).to_bytes()
-            data = self._filled(picture, latents, half_steps, data, target_bytes)
+                data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
+            data = self._filled(picture, latents, half_steps, data, target_bytes, plan.rounding)
             if len(data) > target_bytes:
                 raise ratecontrol.too_few(target_bytes, len(data))
         return Encoded(data, width, height, half_steps / 2)
@@ -221,19 +236,24 @@ class Codec:
         )
         return Image.fromarray(pixels[0])
 
-    def encode_batch(self, images: Sequence[ImageSource], *, quality: float | None = None) -> list[Encoded]:
-        """As `encode` at one quality, several pictures of one size at once: what a GPU wants."""
+    def encode_batch(
+        self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
+    ) -> list[Encoded]:
+        """As `encode` at one quality, several pictures of one size at once: what a GPU wants. Refining goes one by one."""
         _check_rate(quality, None, None)
+        plan = effort_of(effort)
         half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
         pictures = [read_picture(image) for image in images]
         encoded = []
         for group in _of_one_size(pictures):
             chosen = [pictures[i] for i in group]
             latents = self._latents(chosen)
-            coded = self._code_blocks(latents, half_steps)
-            for i, picture, own in zip(group, chosen, coded, strict=True):
+            for own, picture in zip(latents, chosen, strict=True):
+                own.copy_(self._refined(picture, own, half_steps, plan.iterations))
+            coded = blocks.code(self._model, latents, half_steps, plan.rounding)
+            for i, picture, result in zip(group, chosen, coded, strict=True):
                 height, width = picture.rgb.shape[:2]
-                data = self._container(picture, half_steps, own).to_bytes()
+                data = self._filed(picture, half_steps, result).to_bytes()
                 encoded.append((i, Encoded(data, width, height, half_steps / 2)))
         return [result for _, result in sorted(encoded, key=lambda pair: pair[0])]
 
@@ -253,10 +273,9 @@ class Codec:
         _check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
         images: dict[int, Image.Image] = {}
-        for group in _alike([(c.header.width, c.header.height, c.header.quality) for c in containers]):
+        for group in tiling.alike([(c.header.width, c.header.height, c.header.quality) for c in containers]):
             headers = [containers[i].header for i in group]
-            symbols = self._decode_blocks([containers[i] for i in group])
-            latents = self._dequantised(symbols, headers[0].quality)
+            latents = self._decoded_latents([containers[i] for i in group])
             if denoise:
                 deviations = [self._deviations(containers[i]) for i in group]
                 latents = self._denoised(latents, deviations, denoise, 1.0 if strength is None else strength, seed)
@@ -265,8 +284,14 @@ class Codec:
         return [images[i] for i in range(len(files))]
 
     def symbols(self, data: bytes) -> NDArray[np.int32]:
-        """The decoded integers of a file, `[C, h, w]`: symbol plus predicted mean, in 1/16 of a quantiser step."""
-        return self._decode_blocks([self._parsed(data, DEFAULT_MAX_PIXELS)])[0]
+        """The decoded integers of a file, `[C, h, w]`.
+
+        Symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file, what `palette.Palettised.values` says.
+        """
+        container = self._parsed(data, DEFAULT_MAX_PIXELS)
+        if container.palette is not None:
+            return self._palette(container).values()
+        return blocks.decode(self._model, [container], self.device)[0]
 
     def symbols_sha256(self, data: bytes) -> str:
         """A digest of `symbols` as little-endian int32, in hexadecimal: equal wherever the file is decoded."""
@@ -274,12 +299,14 @@ class Codec:
 
     # Pictures and latents
 
+    @hardware.explained_memory(SMALLER)
     def _latents(self, pictures: Sequence[Picture]) -> Tensor:
         """Pictures of one size → latents `[B, C, h, w]`, float32; sides padded by edge replication."""
         model = self._model.autoencoder
         pixels = np.stack([_padded(_visible(picture), model.factor) for picture in pictures])
         return windowed.encode(model, pixels, self.device)
 
+    @hardware.explained_memory(SMALLER)
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
         """Latents `[B, C, h, w]` → uint8 `[B, H, W, 3]`, cropped to the picture."""
         pixels = windowed.decode(self._model.autoencoder, latents, header.quality)
@@ -309,7 +336,32 @@ class Codec:
 
     # Latents and bytes
 
-    def _filled(self, picture: Picture, latents: Tensor, half_steps: int, data: bytes, budget: int) -> bytes:
+    def _refined(
+        self, picture: Picture, latents: Tensor, half_steps: int, iterations: int, budget: int | None = None
+    ) -> Tensor:
+        """Latents `[C, h, w]` moved to where the file is better (`sdcodec.refinement`); budget: bytes for the blocks."""
+        if not iterations:
+            return latents
+        if not isinstance(self._model.autoencoder, DifferentiableAutoencoder):
+            raise OptionError(f"the model {self.name!r} has no gradient to refine by; choose an effort from 0 to 3")
+        from sdcodec.refinement import Refiner  # LPIPS comes with it
+
+        pixels = (
+            torch.from_numpy(_padded(_visible(picture), self._model.autoencoder.factor))
+            .to(self.device)
+            .permute(2, 0, 1)
+            .float()
+            .div_(255)
+        )
+        height, width = picture.rgb.shape[:2]
+        bits = (
+            None if budget is None else 8.0 * (budget - 2 * block_count(width, height, self._model.autoencoder.factor))
+        )
+        return Refiner(self._model, half_steps, pixels, (height, width)).run(latents, iterations, bits)
+
+    def _filled(
+        self, picture: Picture, latents: Tensor, half_steps: int, data: bytes, budget: int, rounding: Rounding
+    ) -> bytes:
         """Uses what the step of quality leaves of the budget, by rounding a little more latents away from zero.
 
         A lower threshold costs more than a higher quality does, but over a hundredth of the file it is worth its bytes.
@@ -320,94 +372,81 @@ class Codec:
             if not len(best) / 400 < budget - len(best) < len(best) / 33 or wanted <= 0:
                 break
             lowered = wanted / growth
-            tried = self._coded(picture, latents, half_steps, 0.5 - lowered).to_bytes()
+            tried = self._coded(picture, latents, half_steps, rounding.lower(lowered)).to_bytes()
             growth = max(0.5, math.log(len(tried) / len(data)) / lowered)
             if len(best) < len(tried) <= budget:
                 best = tried
         return best
 
-    def _coded(self, picture: Picture, latents: Tensor, half_steps: int, threshold: float = 0.5) -> Container:
-        [coded] = self._code_blocks(latents[None], half_steps, threshold)
-        return self._container(picture, half_steps, coded)
-
-    def _code_blocks(self, latents: Tensor, half_steps: int, threshold: float = 0.5) -> list[_Coded]:
-        """Latents `[B, C, h, w]` → each item coded."""
-        prior = self._model.prior
-        places = list(tiling.blocks(latents.shape[2], latents.shape[3], BLOCK_LATENTS))
-        coded: dict[tuple[int, int], bytes] = {}
-        squares = torch.zeros(latents.shape[:2], dtype=torch.float64)
-        for chunk in _chunks_of_one_shape(places, latents.shape[0]):
-            steps = self._steps(latents, places, chunk, half_steps)
-            coder = Coder(steps, prior.hyper_latents(steps, half_steps), prior.tables, threshold)
-            values = prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, coder)
-            coded |= dict(zip(chunk, coder.finish(), strict=True))
-            if self._bundle.denoiser:
-                for (item, _), own in zip(chunk, self._squared_error(steps, values, half_steps), strict=True):
-                    squares[item] += own
-        count = latents.shape[2] * latents.shape[3]
-        return [
-            _Coded(
-                tuple(coded[item, place] for place in range(len(places))),
-                error_levels.pack_deviations(own / count) if self._bundle.denoiser else None,
-            )
-            for item, own in enumerate(squares)
-        ]
-
-    def _squared_error(self, steps: Tensor, values: Tensor, half_steps: int) -> Tensor:
-        """Of what a decoder will see, in squared units of latents, summed over each channel of a block: `[B, C]`, on the CPU."""
-        given = steps / self._model.gain[half_steps][:, None, None]
-        seen = values.float() * (self._model.inverse_gain[half_steps][:, None, None] / (1 << MEAN_BITS))
-        return (seen - given).square_().sum((2, 3)).cpu()
+    def _coded(self, picture: Picture, latents: Tensor, half_steps: int, rounding: Rounding) -> Container:
+        [coded] = blocks.code(self._model, latents[None], half_steps, rounding)
+        return self._filed(picture, half_steps, coded)
 
     def _no_deviations(self) -> bytes | None:
         """As long as what a file will say of the error."""
         return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._bundle.denoiser else None
 
-    def _estimated_bytes(self, latents: Tensor, half_steps: int) -> float:
-        """Ideal code length of one picture's latents `[C, h, w]`; real blocks are about two bytes longer."""
-        prior = self._model.prior
-        places = list(tiling.blocks(latents.shape[1], latents.shape[2], BLOCK_LATENTS))
-        total = 0.0
-        for chunk in _chunks_of_one_shape(places, 1):
-            steps = self._steps(latents[None], places, chunk, half_steps)
-            estimator = CostEstimator(steps, prior.hyper_latents(steps, half_steps), prior.tables)
-            prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, estimator)
-            total += estimator.bits / 8 + len(chunk) * (2 if len(places) > 1 else 1)
-        return total
+    def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
+        """Containers of one size and quality → latents `[B, C, h, w]`."""
+        coded = [container for container in containers if container.palette is None]
+        symbols = iter(blocks.decode(self._model, coded, self.device) if coded else ())
+        return torch.stack(
+            [
+                self._dequantised(next(symbols), container.header.quality, MEAN_BITS)
+                if container.palette is None
+                else self._dequantised(self._palette(container).values(), palette.MIDDLE, palette.VALUE_BITS)
+                for container in containers
+            ]
+        )
 
-    def _steps(
-        self, latents: Tensor, places: list[tuple[slice, slice]], chunk: list[tuple[int, int]], half_steps: int
-    ) -> Tensor:
-        chosen = torch.stack([latents[item][:, places[place][0], places[place][1]] for item, place in chunk])
-        return chosen * self._model.gain[half_steps][:, None, None]
+    def _dequantised(self, symbols: NDArray[np.int32], half_steps: int, bits: int) -> Tensor:
+        """Integers `[C, h, w]` that count in 2**-bits steps → latents, float32."""
+        inverse_gain = self._model.inverse_gain[half_steps][:, None, None]
+        return torch.from_numpy(symbols).to(self.device).float().mul_(inverse_gain / (1 << bits))
 
-    def _decode_blocks(self, containers: Sequence[Container]) -> list[NDArray[np.int32]]:
-        """Containers of one size and quality → what `symbols` returns, for each."""
-        prior, header = self._model.prior, containers[0].header
+    # The experiment of 2022
+
+    def _palettised(self, picture: Picture, latents: Tensor, target_bytes: int | None) -> Encoded:
+        """A file of as many colours as fit into `target_bytes`, at most 256."""
+        height, width = picture.rgb.shape[:2]
+        steps = (latents * self._model.gain[palette.MIDDLE][:, None, None]).cpu().numpy()
+        quality = 0
+
+        def coded(colours: int) -> bytes:
+            nonlocal quality
+            chosen = palette.palettised(steps, colours)
+            error = torch.from_numpy(chosen.values() / (1 << palette.VALUE_BITS) - steps).square_().mean((1, 2))
+            quality = palette.quality_of_error(float(error.mean()), self._model.gain)
+            deviations = None
+            if self._bundle.denoiser:
+                deviations = error_levels.pack_deviations(error / self._model.gain[palette.MIDDLE].cpu().square())
+            container = self._container(picture, quality, (), deviations)
+            return replace(container, palette=chosen.to_bytes()).to_bytes()
+
+        data = coded(palette.MOST_COLOURS)
+        if target_bytes is not None and len(data) > target_bytes:
+            data = ratecontrol.most_within(target_bytes, palette.MOST_COLOURS - 1, coded)
+        return Encoded(data, width, height, quality / 2)
+
+    def _palette(self, container: Container) -> palette.Palettised:
+        header = container.header
         height, width = latent_grid(header.width, header.height, header.factor)
-        places = list(tiling.blocks(height, width, BLOCK_LATENTS))
-        channels = self._model.autoencoder.channels
-        symbols = [np.empty((channels, height, width), np.int32) for _ in containers]
-        for chunk in _chunks_of_one_shape(places, len(containers)):
-            rows, columns = places[chunk[0][1]]
-            source = Decoder([containers[item].blocks[place] for item, place in chunk], prior.tables, self.device)
-            shape = (len(chunk), rows.stop - rows.start, columns.stop - columns.start)
-            decoded = prior.walk(shape, header.quality, source).to(torch.int32).cpu().numpy()
-            for (item, place), values in zip(chunk, decoded, strict=True):
-                symbols[item][:, places[place][0], places[place][1]] = values
-        return symbols
+        assert container.palette is not None
+        return palette.Palettised.from_bytes(container.palette, self._model.autoencoder.channels, height, width)
 
-    def _dequantised(self, symbols: Sequence[NDArray[np.int32]], half_steps: int) -> Tensor:
-        whole = torch.from_numpy(np.stack(symbols)).to(self.device)
-        return whole.float().mul_(self._model.inverse_gain[half_steps][:, None, None] / (1 << MEAN_BITS))
+    # Files
 
-    def _container(self, picture: Picture, half_steps: int, coded: _Coded) -> Container:
+    def _filed(self, picture: Picture, half_steps: int, coded: blocks.CodedLatents) -> Container:
+        deviations = error_levels.pack_deviations(coded.squared_error) if self._bundle.denoiser else None
+        return self._container(picture, half_steps, coded.blocks, deviations)
+
+    def _container(
+        self, picture: Picture, half_steps: int, coded: tuple[bytes, ...], deviations: bytes | None
+    ) -> Container:
         height, width = picture.rgb.shape[:2]
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
         header = Header(self.fingerprint, half_steps, width, height, factor=self._model.autoencoder.factor)
-        return Container(
-            header, coded.blocks, alpha, picture.icc, picture.exif, picture.xmp, deviations=coded.deviations
-        )
+        return Container(header, coded, alpha, picture.icc, picture.exif, picture.xmp, deviations=deviations)
 
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
@@ -432,6 +471,13 @@ def _check_rate(quality: float | None, target_bytes: int | None, target_bpp: flo
         raise OptionError(f"target_bytes {target_bytes} is not positive")
     if target_bpp is not None and not 0 < target_bpp < math.inf:
         raise OptionError(f"target_bpp {target_bpp} is not positive")
+
+
+def _check_mode(mode: str, quality: float | None, effort: int | None) -> None:
+    if mode not in MODES:
+        raise OptionError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
+    if mode == "palette" and (quality is not None or effort):
+        raise OptionError("a palette has no quality and no effort; give target_bytes or target_bpp for fewer colours")
 
 
 def _check_denoising(steps: int, strength: float | None, seed: int) -> None:
@@ -466,22 +512,5 @@ def _picture(pixels: NDArray[np.uint8], container: Container) -> Picture:
     return Picture(pixels, alpha, container.icc, container.exif, container.xmp)
 
 
-def _alike(keys: Iterable[tuple[int, ...]]) -> list[list[int]]:
-    """Indices of equal keys together, in order of first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, key in enumerate(keys):
-        groups.setdefault(key, []).append(index)
-    return list(groups.values())
-
-
 def _of_one_size(pictures: Sequence[Picture]) -> list[list[int]]:
-    return _alike([picture.rgb.shape[:2] for picture in pictures])
-
-
-def _chunks_of_one_shape(places: list[tuple[slice, slice]], items: int) -> Iterator[list[tuple[int, int]]]:
-    """(item, place) pairs whose blocks have one shape, a few at a time."""
-    shapes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in places]
-    for group in _alike(shapes):
-        pairs = [(item, place) for place in group for item in range(items)]
-        for start in range(0, len(pairs), BLOCKS_AT_ONCE):
-            yield pairs[start : start + BLOCKS_AT_ONCE]
+    return tiling.alike([picture.rgb.shape[:2] for picture in pictures])

@@ -16,7 +16,15 @@ BLOCK_LATENTS = 64  # latents along a side of a block that is coded on its own
 SIZE_LIMIT = 1 << 24
 HIGHEST_QUALITY = 200  # half steps
 
-CHUNK_NAMES = {"L": "latents", "A": "alpha", "i": "ICC profile", "e": "EXIF", "x": "XMP", "n": "error deviation"}
+CHUNK_NAMES = {
+    "L": "latents",
+    "P": "palette",
+    "A": "alpha",
+    "i": "ICC profile",
+    "e": "EXIF",
+    "x": "XMP",
+    "n": "error deviation",
+}
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Container:
-    """A whole file: header, entropy-coded blocks in raster order, and what travels beside the picture."""
+    """A whole file: header, entropy-coded blocks in raster order, and what travels beside the picture.
+
+    Where `palette` is given, it stands in the place of the blocks, of which there are none.
+    """
 
     header: Header
     blocks: tuple[bytes, ...]
@@ -59,12 +70,14 @@ class Container:
     xmp: bytes | None = None
     unknown: tuple[Chunk, ...] = field(default=())
     deviations: bytes | None = None  # of the latents' error, for denoising: a byte a channel group
+    palette: bytes | None = None
 
     def chunks(self) -> list[Chunk]:
         """The chunks in the order in which they are written."""
         known = (("A", self.alpha), ("i", self.icc), ("e", self.exif), ("x", self.xmp), ("n", self.deviations))
         extras = [Chunk(tag, payload) for tag, payload in known if payload is not None]
-        return [Chunk("L", _pack_blocks(self.blocks)), *extras, *self.unknown]
+        latents = Chunk("L", _pack_blocks(self.blocks)) if self.palette is None else Chunk("P", self.palette)
+        return [latents, *extras, *self.unknown]
 
     def to_bytes(self) -> bytes:
         """The file's bytes."""
@@ -113,11 +126,13 @@ class Container:
                 raise FormatError(f"damaged: two chunks {CHUNK_NAMES[tag]!r}")
             else:
                 found[tag] = payload
-        if "L" not in found:
-            raise FormatError("damaged: there are no latents in it")
-        blocks = _unpack_blocks(found["L"], block_count(header.width, header.height, header.factor))
-        alpha, icc, exif, xmp, deviations = (found.get(tag) for tag in "Aiexn")
-        return cls(header, blocks, alpha, icc, exif, xmp, tuple(unknown), deviations)
+        if ("L" in found) == ("P" in found):
+            raise FormatError("damaged: there are no latents in it, or two kinds of them")
+        blocks: tuple[bytes, ...] = ()
+        if "L" in found:
+            blocks = _unpack_blocks(found["L"], block_count(header.width, header.height, header.factor))
+        alpha, icc, exif, xmp, deviations, palette = (found.get(tag) for tag in "AiexnP")
+        return cls(header, blocks, alpha, icc, exif, xmp, tuple(unknown), deviations, palette)
 
 
 def padded_size(size: int, factor: int = 8) -> int:

@@ -46,6 +46,25 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float]) -
     return low
 
 
+def most_within(budget: int, most: int, coded: Callable[[int], bytes]) -> bytes:
+    """What `coded` makes of the largest number in 1..`most` for which that is at most `budget` long, by bisection.
+
+    Raises BudgetError where not even 1 fits.
+    """
+    best = coded(1)
+    if len(best) > budget:
+        raise too_few(budget, len(best))
+    low, high = 1, most + 1  # fits, does not fit
+    while high - low > 1:
+        middle = (low + high) // 2
+        data = coded(middle)
+        if len(data) <= budget:
+            low, best = middle, data
+        else:
+            high = middle
+    return best
+
+
 def too_few(budget: int, smallest: int) -> BudgetError:
     """The error for a budget that even quality 0 exceeds."""
     return BudgetError(f"{budget} bytes are too few: this picture needs about {smallest} with this model; give more")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,3 +100,11 @@ def _spans(length: int, size: int) -> list[tuple[int, int]]:
     ends = [min(length, -(-length * (i + 1) // (4 * count)) * 4) for i in range(count)]
     ends[-1] = length
     return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def alike(keys: Iterable[tuple[int, ...]]) -> list[list[int]]:
+    """Indices of equal keys together, in order of first appearance: what can be computed in one batch."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, key in enumerate(keys):
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())

@@ -17,9 +17,11 @@ MASK = (1 << 64) - 1
 
 def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
     """The integers of section 5, `[C, h, w]`."""
-    factor, quality, width, height, payload = parse(data)
+    factor, quality, width, height, letter, payload = parse(data)
     rows, columns = -(-height // (4 * factor)) * 4, -(-width // (4 * factor)) * 4
     tensors = load_file(prior_file)
+    if letter == b"P":
+        return palette(payload, tensors["gain"].shape[1], rows, columns)
     model = AdaptiveModel(tensors) if "prior.size_edges" in tensors else Model(tensors, quality)
     places = [(top, left) for top in range(0, rows, 64) for left in range(0, columns, 64)]
     result = np.zeros((model.channels, rows, columns), np.int32)
@@ -32,8 +34,8 @@ def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
 # Section 1
 
 
-def parse(data: bytes) -> tuple[int, int, int, int, bytes]:
-    """Pixels a latent, quality in half steps, width, height, and the payload of the chunk L."""
+def parse(data: bytes) -> tuple[int, int, int, int, bytes, bytes]:
+    """Pixels a latent, quality in half steps, width, height, and the chunk L or P: letter and payload."""
     assert data[:4] == b"\x89SDC" and data[4] & 0xFC == 0x10
     factor = (8, 16, 32, 4)[data[4] & 3]
     assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
@@ -46,8 +48,9 @@ def parse(data: bytes) -> tuple[int, int, int, int, bytes]:
         length, position = leb128(data, position + 1)
         chunks[letter] = data[position : position + length]
         position += length
-    assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"A"}
-    return factor, data[9], width, height, chunks[b"L"]
+    assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"P", b"A"}
+    [letter] = {b"L", b"P"} & set(chunks)
+    return factor, data[9], width, height, letter, chunks[letter]
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:
@@ -198,8 +201,13 @@ class Model:
         group = np.arange(self.channels) * 4 // self.channels
         values = np.zeros((self.channels, height, width), np.int64)
         context = np.zeros_like(values)
-        for k in range(4):
-            mask = rank[None] == ((k + group) % 4)[:, None, None]
+        row, column = np.mgrid[0:height, 0:width] // 2 % 2
+        cell = np.array([[0, 2], [3, 1]])[row, column]
+        parts = 4 if "pass4.entry.weight" in self.tensors else 1
+        for k in range(3 + parts):
+            mask = rank[None] == ((max(k - parts + 1, 0) + group) % 4)[:, None, None]
+            if parts == 4 and k < 4:
+                mask &= cell == k
             channel = np.nonzero(mask)[0]
             sums = self.one_pass(k, context, features, rank)
             offset: Integers | int = 0
@@ -301,3 +309,23 @@ def opposite(place: int, reach: int, size: int) -> tuple[int, int]:
     """The neighbours before and after; one that is outside is replaced by the other."""
     before, after = place - reach, place + reach
     return (after if before < 0 else before), (before if after >= size else after)
+
+
+# Section 8
+
+
+def palette(payload: bytes, channels: int, rows: int, columns: int) -> NDArray[np.int32]:
+    """The integers of a chunk P."""
+    colours, unit = payload[0] + 1, 256 * payload[1] + payload[2]
+    offsets = [int.from_bytes(payload[3 + 2 * c : 5 + 2 * c], "big", signed=True) for c in range(channels)]
+    inflated = zlib.decompress(payload[3 + 2 * channels :], -15)
+    assert len(inflated) == channels * colours + rows * columns
+    entries = []
+    for c in range(channels):
+        value, line = 0, []
+        for difference in inflated[c * colours : (c + 1) * colours]:
+            value = (value + difference) % 256
+            line.append(16 * offsets[c] + value * unit)
+        entries.append(line)
+    chosen = np.frombuffer(inflated[channels * colours :], np.uint8).reshape(rows, columns)
+    return np.array(entries, np.int32)[:, chosen]

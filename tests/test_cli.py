@@ -94,6 +94,23 @@ def test_budgets(folder):
     assert not (folder / "c.sdc").exists()
 
 
+def test_effort(folder):
+    for effort in "034":
+        invoke("encode", "a.png", "-o", f"{effort}.sdc", "--model", "random", "--effort", effort)
+        invoke("decode", f"{effort}.sdc", "-o", f"{effort}.png")
+    assert (folder / "3.sdc").stat().st_size < (folder / "0.sdc").stat().st_size
+
+
+def test_palette_mode(folder):
+    invoke("encode", "a.png", "-o", "p.sdc", "--model", "random", "--mode", "palette")
+    assert "palette (P)" in invoke("info", "p.sdc", "--symbols")
+    size = (folder / "p.sdc").stat().st_size
+    invoke("encode", "a.png", "-o", "less.sdc", "--model", "random", "--mode", "palette", "--bytes", str(size // 2))
+    assert (folder / "less.sdc").stat().st_size <= size // 2
+    invoke("decode", "p.sdc", "-o", "p.png")
+    assert Image.open("p.png").size == (64, 48)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -101,6 +118,10 @@ def test_budgets(folder):
         ("-q", "101"),
         ("--bytes", "0"),
         ("--bpp", "nan"),
+        ("--effort", "10"),
+        ("--mode", "pixels"),
+        ("--mode", "palette", "-q", "50"),
+        ("--mode", "palette", "--effort", "4"),
         ("--metadata", "everything"),
         ("--force", "--skip-existing"),
         ("-v", "--quiet"),

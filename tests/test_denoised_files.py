@@ -80,7 +80,7 @@ def test_with_an_oracle_the_clean_latents_come_back(bundles, quality, steps):
     clean = codec._latents([read_picture(PICTURE)])
     data = codec.encode(PICTURE, quality=quality).data
     container = Container.from_bytes(data)
-    dequantised = codec._dequantised(codec._decode_blocks([container]), container.header.quality)
+    dequantised = codec._decoded_latents([container])
     codec.__dict__["_denoiser"] = oracle = Oracle(clean, dequantised - clean)
     better = pixels(codec.decode(data, denoise=steps))
     wanted = codec._pixels(clean, container.header)[0].astype(int)
@@ -92,7 +92,7 @@ def test_the_measured_error_is_the_errors(codec):
     clean = codec._latents([read_picture(PICTURE)])
     for quality in (0, 50, 100):
         container = Container.from_bytes(codec.encode(PICTURE, quality=quality).data)
-        seen = codec._dequantised(codec._decode_blocks([container]), container.header.quality)
+        seen = codec._decoded_latents([container])
         expected = (seen - clean).square().mean((0, 2, 3)).view(4, 2).mean(1).sqrt().repeat_interleave(2)
         assert codec._deviations(container) == pytest.approx(expected.double(), rel=0.023)
 
@@ -101,7 +101,7 @@ def test_batches_and_several_blocks_measure_the_same_error(codec):
     large = photograph(560, 600)
     clean = codec._latents([read_picture(large)])
     container = Container.from_bytes(codec.encode(large, quality=30).data)
-    seen = codec._dequantised(codec._decode_blocks([container]), container.header.quality)
+    seen = codec._decoded_latents([container])
     total = float((seen - clean).square().mean().sqrt())
     assert float(codec._deviations(container).square().mean().sqrt()) == pytest.approx(total, rel=0.023)
     pictures = [photograph(64, 64, seed) for seed in range(3)]
@@ -294,6 +294,18 @@ def test_every_kind_of_exhausted_memory_is_explained(bundles, monkeypatch, error
     monkeypatch.setattr("sdcodec.bundles.loading.load_denoiser", fail)
     with pytest.raises(sdcodec.NotEnoughMemoryError):
         codec.decode(data, denoise=1)
+
+
+@pytest.mark.parametrize("way", ["encode", "decode"])
+def test_memory_that_an_autoencoder_lacks_is_explained(bundles, monkeypatch, way):
+    def fail(*arguments: object) -> torch.Tensor:
+        return torch.empty(1 << 50)
+
+    codec = sdcodec.Codec(bundles["sd15"], device="cpu")
+    data = codec.encode(PICTURE, quality=LOW).data
+    monkeypatch.setattr(codec._model.autoencoder, way, fail)
+    with pytest.raises(sdcodec.NotEnoughMemoryError, match="smaller picture"):
+        codec.encode(PICTURE) if way == "encode" else codec.decode(data)
 
 
 @pytest.mark.parametrize("options", [{"denoise": -1}, {"strength": -0.5}, {"strength": float("nan")}, {"seed": -1}])

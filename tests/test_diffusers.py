@@ -21,7 +21,7 @@ from sdcodec import windowed
 from sdcodec.autoencoders.diffusers import running_dtype
 from sdcodec.bundles import calibration, importing, store
 from sdcodec.container import Container
-from sdcodec.errors import BundleError, FormatError
+from sdcodec.errors import BundleError, FormatError, NotEnoughMemoryError
 
 CPU = torch.device("cpu")
 GEOMETRY = {
@@ -254,6 +254,15 @@ def test_no_network_sees_more_than_a_window_of_a_large_picture(codecs, monkeypat
     pixels = windowed.decode(Watched(), latents, 100)
     assert pixels.shape == (1, 1024, 6016, 3) and (pixels == 128).all()
     assert max(seen) <= windowed.BLENDED_PIXELS
+
+
+def test_exhausted_memory_is_explained(codecs, monkeypatch):
+    def exhausted(images):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
+
+    monkeypatch.setattr(codecs["sd1"]._model.autoencoder, "encode", exhausted)
+    with pytest.raises(NotEnoughMemoryError, match="not enough memory; take fewer pictures"):
+        codecs["sd1"].encode(photograph(64, 64))
 
 
 # Precision

@@ -79,7 +79,7 @@ def test_options_reach_the_encoder():
         ("a=sdcodec_eval.plan:Codec", "sdcodec_eval.plan has no Codec"),
         ("a=sdcodec_eval.plan:Point,budget=1,quality=2", "is no codec, it lacks name, extension, settings"),
         ("a=test_eval_codecs:Stored,speed=3", "cannot be made with these options (Stored.__init__() got an unexpected"),
-        ("a=sdcodec,speed=3", "sdcodec has no option speed; it has device"),
+        ("a=sdcodec,speed=3", "sdcodec has no option speed; it has denoise, device"),
         ("a=jpeg,downscale=0", "downscale=0 is no whole number"),
         ("a=jpeg,fast", "'fast' in 'a=jpeg,fast': write option=value"),
         ("a/b=jpeg", "'a/b' is no label"),

@@ -10,7 +10,7 @@ from sdcodec.coding.tables import gaussian_tables
 from sdcodec.errors import BundleError
 from sdcodec.priors.integer import scaled
 from sdcodec.priors.learned import LearnedPrior
-from sdcodec.priors.passes import PASSES, pass_masks
+from sdcodec.priors.passes import PASSES, PASSES_IN_PARTS, pass_lines, pass_masks
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 from sdcodec.training.export import prior_tensors, quality_rows, scales
 
@@ -67,8 +67,15 @@ def test_symbols_do_not_depend_on_the_circumstances(prior, threads, mkldnn, auto
     assert torch.equal(found, expected)
 
 
-def test_every_symbol_is_coded_in_exactly_one_pass():
-    assert (pass_masks(32, 8, 12).sum(0) == 1).all()
+@pytest.mark.parametrize("passes", [PASSES, PASSES_IN_PARTS])
+@pytest.mark.parametrize("size", [(4, 4), (8, 12)])
+def test_every_symbol_is_coded_in_exactly_one_pass(passes, size):
+    masks = pass_masks(32, *size, passes)
+    assert masks.shape[0] == passes and (masks.sum(0) == 1).all()
+    for k in range(passes):
+        rows, columns = pass_lines(*size, k, passes)
+        assert np.array_equal(masks[k].any((0, 2)).nonzero()[0], rows)
+        assert np.array_equal(masks[k].any((0, 1)).nonzero()[0], columns)
 
 
 def test_reconstruction_is_within_half_a_step(prior):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +123,22 @@ def test_another_codec_and_size_can_be_chosen(browser: Chrome):
     assert not one(browser, ".card .layer.left img").is_displayed()
 
 
+def test_a_file_over_budget_is_shown_as_such(browser: Chrome, evaluated: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(evaluated, tmp_path / "results"))
+    lines = (folder / "results.csv").read_text(encoding="utf-8").splitlines()
+    beyond = next(line for line in lines if ",unreachable," in line and line.startswith("ear,jpeg,"))
+    longer = next(line for line in lines if line.startswith("ear,jpeg,") and ",1000," in line)
+    cells = dict(zip(lines[0].split(","), longer.split(","), strict=True))
+    cells |= {"budget_bytes": "500", "limit_bytes": "499", "status": "unreachable"}
+    text = "\n".join(",".join(cells.values()) if line == beyond else line for line in lines)
+    (folder / "results.csv").write_text(text, encoding="utf-8")
+    browser.get(write_report(folder).resolve().as_uri())
+    Select(one(browser, "[name=left]")).select_by_visible_text("JPEG")
+    one(browser, "[name=point][value='500']").send_keys(Keys.SPACE)
+    tag = one(browser, "#image-ear .tag.left")
+    assert tag.text == f"JPEG · {int(cells['bytes']):,} B, over budget"
+
+
 def test_left_and_right_change_places(browser: Chrome):
     first_handle(browser)
     left = one(browser, ".card .layer.left img").get_attribute("src")
@@ -143,9 +160,10 @@ def test_the_original_can_be_laid_over(browser: Chrome):
 
 def test_pictures_are_in_the_chosen_order(browser: Chrome):
     def values() -> list[float]:
-        browser.execute_script("document.getElementById('pictures').scrollIntoView()")
-        cells = ".card tbody tr:first-child td:nth-child(3)"
-        return [float(cell.text) for cell in browser.find_elements(By.CSS_SELECTOR, cells)]
+        cells = ".card tbody tr:first-child td:nth-child(3)"  # read at once: cards near the screen are filled again
+        return browser.execute_script(
+            f"return [...document.querySelectorAll('{cells}')].map(c => Number(c.textContent))"
+        )
 
     lpips = values()
     assert lpips == sorted(lpips, reverse=True) and len(lpips) == 2

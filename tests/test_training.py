@@ -154,7 +154,7 @@ def test_a_shipped_model_can_be_trained_further() -> None:
     model = TrainingModel(restored.tiny, restored.prior)
     model.load_state_dict(restored.weights)
     stored = load_file(bundle.folder / bundle.priors[0].file)
-    exported = prior_tensors(model)
+    exported = prior_tensors(model.prior)
     assert {f"prior.{name}" for name in exported} == {name for name in stored if name.startswith("prior.")}
     for name, value in exported.items():
         was = stored[f"prior.{name}"]

@@ -57,6 +57,21 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     metavar="X",
     help="Best quality of at most X bits per pixel.",
 )
+@click.option(
+    "--effort",
+    type=click.IntRange(0, 9),
+    default=0,
+    show_default=True,
+    metavar="0..9",
+    help="Time for a better file: 1-3 weigh bits while rounding, 4-9 refine by gradient descent, 2 to 64 steps.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["latents", "palette"]),
+    default="latents",
+    show_default=True,
+    help="palette: the experiment of 2022, 256 vectors and dithering; --bytes and --bpp take fewer.",
+)
 @click.option("--model", default="tiny", show_default=True, metavar="NAME|FOLDER", help="The model that encodes.")
 @click.option(
     "--metadata",
@@ -73,6 +88,8 @@ def encode(
     quality: float | None,
     target_bytes: int | None,
     target_bpp: float | None,
+    effort: int,
+    mode: str,
     model: str,
     metadata: frozenset[str],
     device: str,
@@ -98,6 +115,8 @@ def encode(
     manner = Manner(force, skip_existing, verbose, quiet)
     if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
         raise click.UsageError("-q, --bytes and --bpp exclude each other.")
+    if mode == "palette" and (quality is not None or effort):
+        raise click.UsageError("A palette has no -q and no --effort; --bytes and --bpp choose the number of vectors.")
     jobs = plan_or_usage_error(inputs, output, "sdc")
 
     import numpy as np
@@ -119,6 +138,8 @@ def encode(
             quality=quality,
             target_bytes=target_bytes,
             target_bpp=target_bpp,
+            effort=effort,
+            mode=mode,
             metadata=metadata,
             max_pixels=max_pixels,
         )

@@ -156,7 +156,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "family": configuration.get("family", bundle.autoencoder),
         "priors": [entry.kind for entry in bundle.priors],
         "fingerprints": [entry.fingerprint.hex()[:8] for entry in bundle.priors],
-        "unet": getattr(bundle, "denoiser", None) is not None,
+        "unet": bundle.denoiser is not None,
         "megabytes": sum(path.stat().st_size for path in files) / 1e6,
         "licence": bundle.description.get("licence", "not stated"),
         "folder": str(bundle.folder),

@@ -150,6 +150,10 @@ class DiffusersAutoencoder:
         """Float32 `[B, C, h, w]` → float32 `[B, 3, fh, fw]` in [0, 1], whatever the quality. Raises BundleError."""
         return self._finite(self.unclamped(latents)).clamp_(0, 1)
 
+    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+        """As `decode`, and differentiable in the latents."""
+        return self._finite(self.unclamped(latents)).clamp(0, 1)
+
     def unclamped(self, latents: Tensor) -> Tensor:
         """As `decode`, differentiable, and not limited to [0, 1]."""
         with torch.autocast(self.device.type, enabled=False):

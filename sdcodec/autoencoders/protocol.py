@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -24,4 +24,13 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor, half_steps: int) -> Tensor:
         """Float32 latents `[B, C, h, w]` and the quality in half steps → float32 images `[B, 3, fh, fw]` in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableAutoencoder(Autoencoder, Protocol):
+    """An autoencoder that latents can be refined through while encoding (efforts from 4 up)."""
+
+    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+        """As `decode`, and differentiable in the latents."""
         ...

@@ -156,10 +156,14 @@ class TinyAutoencoder:
     @torch.no_grad()
     def decode(self, latents: Tensor, half_steps: int) -> Tensor:
         """Float32 `[B, C, h, w]` → float32 `[B, 3, 8h, 8w]` in [0, 1]."""
+        return self.decode_with_gradient(latents, half_steps)
+
+    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+        """As `decode`, and differentiable in the latents."""
         with torch.autocast(self.device.type, enabled=False):
             bias = self.quality_bias[half_steps].expand(latents.shape[0], -1)
             x = latents.to(self.device, memory_format=torch.channels_last)
-            return self.decoder(x, bias).clamp_(0, 1)
+            return self.decoder(x, bias).clamp(0, 1)
 
 
 def receptive_margin(config: TinyConfig) -> int:

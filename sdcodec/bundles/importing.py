@@ -16,8 +16,9 @@ from torch import Tensor
 
 from sdcodec.autoencoders import diffusers
 from sdcodec.bundles import calibration, diffusers_folder, origin, store
-from sdcodec.bundles.writing import write_bundle
+from sdcodec.bundles.writing import add_denoiser, write_bundle
 from sdcodec.container import FACTORS
+from sdcodec.denoisers.importing import import_unet
 from sdcodec.errors import BundleError, OptionError
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
@@ -179,9 +180,6 @@ def _arguments(network: Any) -> dict[str, Any]:
 
 
 def _add_unet(bundle: store.Bundle, found: origin.Origin, wanted: torch.dtype | None) -> None:
-    from sdcodec.bundles.writing import add_denoiser
-    from sdcodec.denoisers.importing import import_unet
-
     dtype = wanted
     if dtype is None:
         _, files = diffusers_folder.weight_files(found.folder / "unet")

@@ -51,6 +51,19 @@ class FrequencyTables:
         starts = np.concatenate([[0], np.cumsum([len(cost) for cost in costs])[:-1]])
         return np.concatenate(costs), starts
 
+    @cached_property
+    def further_bits(self) -> NDArray[np.float32]:
+        """`[count, K]`: bits by which a symbol of size k is longer than one of size k - 1; at 0, zero.
+
+        Sizes that a table escapes count nothing more: they are rare, and rounding leaves them alone.
+        """
+        further = np.zeros((self.count, int(self.radius.max()) + 2), np.float32)
+        for table in range(1, self.count):
+            radius = int(self.radius[table])
+            costs = -np.log2(self._frequencies[table][radius : 2 * radius + 1] / TOTAL)
+            further[table, 1 : radius + 1] = np.maximum(np.diff(costs), 0)
+        return further
+
     def costs(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> NDArray[np.float64]:
         """The ideal code length in bits of each symbol under its table, escapes included; any shape, the same for both."""
         costs, starts = self._costs

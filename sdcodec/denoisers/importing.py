@@ -17,7 +17,7 @@ from sdcodec.denoisers.prediction import PREDICTIONS
 from sdcodec.denoisers.schedule import DEFAULTS, noise_schedule
 from sdcodec.denoisers.unet import CLASSES, HIDDEN_STATES, POOLED, UNET_PREFIX, build_unet, largest_side
 from sdcodec.errors import BundleError
-from sdcodec.hardware import is_out_of_memory
+from sdcodec.hardware import explained_memory, is_out_of_memory
 
 TOKENS = 77  # CLIP's context: how long the zeros are that some SDXL pipelines use for the empty prompt
 TURBO_LEVELS = (
@@ -26,6 +26,9 @@ TURBO_LEVELS = (
 TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 
+@explained_memory(
+    "add the model without its UNet, or on a larger machine: a bundle is used with less than it is made with"
+)
 def import_unet(
     source: Path, dtype: torch.dtype, *, turbo: bool | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,7 +40,8 @@ def import_unet(
     turbo: whether the model is distilled to a few timesteps (SD-Turbo, SDXL-Turbo). None: it is if its scheduler's
         `timestep_spacing` is "trailing" and its schedule is not rescaled to zero SNR (which goes with trailing steps, too).
 
-    Raises BundleError for an unknown class, missing parts, pickled weights, or a UNet for another task than denoising.
+    Raises BundleError for an unknown class, missing parts, pickled weights, or a UNet for another task than denoising;
+    NotEnoughMemoryError.
     """
     unet_settings = read_json(source / "unet" / CONFIGURATION)
     scheduler = read_json(source / "scheduler" / "scheduler_config.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from sdcodec.errors import BundleError
 from sdcodec.priors.integer import MEAN_BITS, MEAN_LIMIT
 from sdcodec.priors.lattices import LATTICES, Lattice, lattice
 from sdcodec.priors.protocol import SymbolSource
-from sdcodec.priors.sources import CostEstimator, Quantiser
+from sdcodec.priors.sources import Quantiser
 
 WEIGHT_BITS = 10  # weights of neighbours count in 2**-10
 SIZE_BITS = 12  # expected sizes of symbols count in 2**-12 of a step
@@ -24,6 +25,7 @@ LOWEST_TABLE = 1  # under table 0 nothing is coded: what it did not expect could
 OFFSET_LIMIT = 63
 CENTRE_LIMIT = 1 << 14
 OFFSETS_TRIED = 5  # table offsets from -5 to 5: scales from 0.57 to 1.75 times what the weights say
+REGIME_RANGE = 0.9  # of the logarithm of a size
 REGIME_SAMPLE = 32  # latents along a side of what the choice of a regime looks at
 
 LATTICE_COUNT = len(LATTICES)
@@ -163,9 +165,7 @@ class AdaptivePrior:
         """The parameters of one block `[1, C, h, w]`."""
         centre = steps.mean((2, 3)).round().long().clamp_(-CENTRE_LIMIT, CENTRE_LIMIT)
         regime = self._cheapest_regime(steps, centre)
-        watch = _OffsetCosts(steps, self)
-        self._passes((1, *steps.shape[2:]), self._without_offsets(regime, centre), watch)
-        lattices, channels = _best_offsets(np.stack(watch.costs), *self._side_costs())
+        _, lattices, channels = self._offsets(steps, regime, centre)
         return Parameters(
             torch.tensor([regime], device=self.device),
             torch.from_numpy(lattices)[None].to(self.device),
@@ -174,30 +174,31 @@ class AdaptivePrior:
         ).numbers()
 
     def _cheapest_regime(self, steps: Tensor, centre: Tensor) -> int:
-        """Downhill from a guess: bits are nearly convex in the regime. A part of the block tells as much as the whole."""
-        height, width = (min(side, REGIME_SAMPLE) for side in steps.shape[2:])
-        sample = steps[:, :, :height, :width]
-        bits: dict[int, float] = {}
+        """The regime that takes the fewest bits, of those made for symbols of about this size.
 
-        def cost(regime: int) -> float:
-            if regime not in bits:
-                counter = CostEstimator(sample, torch.zeros(1, 0), self.tables)
-                self._passes((1, height, width), self._without_offsets(regime, centre), counter)
-                bits[regime] = counter.bits
-            return bits[regime]
-
+        A part of the block tells as much as the whole.
+        """
+        sample = steps[:, :, :REGIME_SAMPLE, :REGIME_SAMPLE]
         # Without neighbours a symbol's size is what the first lattice's weight says.
         size = float((sample - centre[:, :, None, None]).abs().mean()) * (1 << SIZE_BITS)
-        regime = int((self._size_weights[:, 0, 0] - size).abs().argmin())
-        for direction in (-1, 1):
-            while 0 <= regime + direction < self.regimes and cost(regime + direction) < cost(regime):
-                regime += direction
-        return regime
+        away = (self._size_weights[:, 0, 0].clamp(min=1) / max(size, 1.0)).log().abs().tolist()
+        likely = [r for r in range(self.regimes) if away[r] <= max(REGIME_RANGE, min(away))]
+        bits = [self._offsets(sample, regime, centre)[0] for regime in likely]
+        return likely[bits.index(min(bits))]
+
+    def _offsets(
+        self, steps: Tensor, regime: int, centre: Tensor
+    ) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
+        """Bits of a block `[1, C, h, w]` in a regime, and the offsets of lattices and channels that make them so few."""
+        watch = _OffsetCosts(steps, self)
+        self._passes((1, *steps.shape[2:]), self._without_offsets(regime, centre), watch)
+        return _best_offsets(np.stack(watch.costs), *self._side_costs)
 
     def _without_offsets(self, regime: int, centre: Tensor) -> Parameters:
         none = torch.zeros(1, LATTICE_COUNT, dtype=torch.int64, device=self.device)
         return Parameters(torch.tensor([regime], device=self.device), none, torch.zeros_like(centre), centre)
 
+    @cached_property
     def _side_costs(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Bits of each offset from -5 to 5, of a lattice and of a channel."""
         tried = np.arange(-OFFSETS_TRIED, OFFSETS_TRIED + 1)
@@ -213,8 +214,8 @@ class _OffsetCosts(Quantiser):
     """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -6 to 6."""
 
     def __init__(self, steps: Tensor, prior: AdaptivePrior) -> None:
-        super().__init__(steps, torch.zeros(steps.shape[0], 0))
-        self._tables, self._channels = prior.tables, prior.channels
+        super().__init__(steps, torch.zeros(steps.shape[0], 0), prior.tables)
+        self._channels = prior.channels
         self.costs: list[NDArray[np.float64]] = []  # of each lattice, [C, 11]
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
@@ -226,11 +227,12 @@ class _OffsetCosts(Quantiser):
 
 def _best_offsets(
     costs: NDArray[np.float64], lattice_costs: NDArray[np.float64], channel_costs: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
     """Offsets of the lattices and of the channels that together cost least, for `costs` `[7, C, 11]`, by turns."""
     count, channels, tried = costs.shape
     lattices, own = np.zeros(count, np.int64), np.zeros(channels, np.int64)
     offsets = np.arange(tried) - OFFSETS_TRIED
+    bits = 0.0
     for _ in range(3):
         places = (own[None, :] + offsets[:, None] + OFFSETS_TRIED).clip(0, tried - 1)  # [11, C]
         totals = costs[:, np.arange(channels), places].sum(2) + lattice_costs
@@ -238,7 +240,8 @@ def _best_offsets(
         places = (lattices[None, :] + offsets[:, None] + OFFSETS_TRIED).clip(0, tried - 1)  # [11, 7]
         totals = costs[np.arange(count)[None, :], :, places].sum(1).T + channel_costs
         own = offsets[totals.argmin(1)]
-    return lattices, own
+        bits = float(totals.min(1).sum())
+    return bits, lattices, own
 
 
 def _around(plane: Tensor, place: Lattice) -> Tensor:

@@ -1,4 +1,4 @@
-"""The learned prior in integers: hyper-latents, features from them, and four context passes (design, section 4)."""
+"""The learned prior in integers: hyper-latents, features from them, and four or seven context passes (design, section 4)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sdcodec.priors.integer import (
     shuffled,
     signed,
 )
-from sdcodec.priors.passes import PASSES, cell_order, pass_masks
+from sdcodec.priors.passes import PASSES, PASSES_IN_PARTS, cell_order, pass_lines, pass_masks
 from sdcodec.priors.protocol import SymbolSource
 
 
@@ -37,8 +37,9 @@ class LearnedPrior:
         self.device = device
         try:
             self._layers = {name: _layer(tensors, name, device) for name in _layer_names(tensors)}
-            self._constants = {name: tensors[name].to(device).long() for name in _constants(self._layers)}
-            self._cells = [tensors[f"pass{k}.cell"].to(device).float() for k in range(PASSES)]
+            self._passes = PASSES_IN_PARTS if f"pass{PASSES}.entry" in self._layers else PASSES
+            self._constants = {name: tensors[name].to(device).long() for name in _constants(self._layers, self._passes)}
+            self._cells = [tensors[f"pass{k}.cell"].to(device).float() for k in range(self._passes)]
             self._analysis = {name: tensors[name].to(device).float() for name in tensors if name.startswith("analyse")}
         except KeyError as error:
             raise BundleError(
@@ -61,7 +62,7 @@ class LearnedPrior:
 
     @torch.no_grad()
     def walk(self, shape: tuple[int, int, int], half_steps: int, source: SymbolSource) -> Tensor:
-        """Hyper-symbols first, then four passes of symbols; each pass sees all that came before.
+        """Hyper-symbols first, then four or seven passes of symbols; each pass sees all that came before.
 
         `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a step,
         int64 `[B, C, h, w]`.
@@ -73,12 +74,12 @@ class LearnedPrior:
             context = torch.zeros(batch, self.channels, height, width, dtype=torch.int8, device=self.device)
             cells = torch.from_numpy(cell_order(height, width).reshape(-1)).to(self.device)
             flat_decoded, flat_context = decoded.view(batch, -1), context.view(batch, -1)
-            for k in range(PASSES):
-                positions, channel = _positions(self.channels, height, width, k)
-                positions, channel = positions.to(self.device), channel.to(self.device)
-                sums = self._pass(k, features, context, cells, half_steps)
-                direct = self._direct(k, context, half_steps)
-                means, tables = self._parameters(k, sums, direct, positions, channel, half_steps)
+            for k in range(self._passes):
+                where = [part.to(self.device) for part in _positions(self.channels, height, width, k, self._passes)]
+                here, positions, channel, places = where
+                sums = self._pass(k, features, context, cells, here, half_steps)
+                direct = self._direct(k, context, here, half_steps)
+                means, tables = self._parameters(k, sums, direct, channel, places, half_steps)
                 symbols = source.latents(positions, means, tables)
                 values = (symbols << MEAN_BITS) + means
                 flat_decoded[:, positions] = values
@@ -103,13 +104,13 @@ class LearnedPrior:
         y = layer.shifted(columns_of(x, layer.kernel), half_steps)
         return rectified(y.add_(x.flatten(2)))
 
-    def _pass(self, k: int, features: Tensor, context: Tensor, cells: Tensor, half_steps: int) -> Tensor:
-        """The head's sums `[B, 2C, h * w]` of pass k."""
+    def _pass(self, k: int, features: Tensor, context: Tensor, cells: Tensor, here: Tensor, half_steps: int) -> Tensor:
+        """The head's sums `[B, 2C, N]` of pass k at the N positions `here`."""
         entry = self._layers[f"pass{k}.entry"]
-        columns = (
-            features if k == 0 else torch.cat([columns_of(context, self._context_kernel(entry, features)), features], 1)
-        )
-        x = entry.sums(columns, half_steps).add_(self._cells[k].T[:, cells])
+        columns = features
+        if k > 0:
+            columns = torch.cat([columns_of(context, self._context_kernel(entry, features)), features], 1)
+        x = entry.sums(_chosen(columns, here), half_steps).add_(self._cells[k].T[:, cells[here]])
         x = rectified(entry.divided(x))
         for block in range(self._blocks):
             inner = rectified(self._layers[f"pass{k}.expand{block}"].shifted(x, half_steps))
@@ -119,39 +120,52 @@ class LearnedPrior:
     def _context_kernel(self, entry: IntegerLayer, features: Tensor) -> int:
         return int(((entry.weight.shape[1] - features.shape[1]) // self.channels) ** 0.5)
 
-    def _direct(self, k: int, context: Tensor, half_steps: int) -> Tensor | None:
-        """The sums `[B, C, h * w]` of pass k's linear path from context to means, where the prior has one."""
+    def _direct(self, k: int, context: Tensor, here: Tensor, half_steps: int) -> Tensor | None:
+        """The sums `[B, C, N]` of pass k's linear path from context to means, where the prior has one."""
         layer = self._layers.get(f"pass{k}.direct")
-        return None if layer is None else layer.sums(columns_of(context, layer.kernel), half_steps)
+        if layer is None:
+            return None
+        return layer.sums(_chosen(columns_of(context, layer.kernel), here), half_steps)
 
     def _parameters(
-        self, k: int, sums: Tensor, direct: Tensor | None, positions: Tensor, channel: Tensor, half_steps: int
+        self, k: int, sums: Tensor, direct: Tensor | None, channel: Tensor, places: Tensor, half_steps: int
     ) -> tuple[Tensor, Tensor]:
-        """Means in 1/16 of a step and table indices of the pass's positions, int64 `[B, N]` each."""
+        """Means in 1/16 of a step and table indices of the pass's symbols, int64 `[B, M]` each."""
         flat = sums.view(sums.shape[0], 2, -1)
         c = self._constants
         offset: Tensor | int = 0
         if direct is not None:
-            offset = direct.flatten(1)[:, positions].long() * c[f"pass{k}.direct_multiplier"][half_steps][channel]
-        mean = scaled(flat[:, 0, positions], c[f"pass{k}.mean_multiplier"][half_steps][channel], offset)
+            offset = direct.flatten(1)[:, places].long() * c[f"pass{k}.direct_multiplier"][half_steps][channel]
+        mean = scaled(flat[:, 0, places], c[f"pass{k}.mean_multiplier"][half_steps][channel], offset)
         table = scaled(
-            flat[:, 1, positions], c[f"pass{k}.table_multiplier"][0][channel], c["table_offset"][half_steps][channel]
+            flat[:, 1, places], c[f"pass{k}.table_multiplier"][0][channel], c["table_offset"][half_steps][channel]
         )
         return mean.clamp_(-MEAN_LIMIT, MEAN_LIMIT), table.clamp_(0, self.tables.count - 1)
 
 
-def _constants(layers: Mapping[str, IntegerLayer]) -> list[str]:
+def _constants(layers: Mapping[str, IntegerLayer], passes: int) -> list[str]:
     """The names of the tensors that belong to no layer."""
     names = ["hyper_mean", "hyper_table", "hyper_multiplier", "context_multiplier", "table_offset"]
-    names += [f"pass{k}.{what}_multiplier" for k in range(PASSES) for what in ("mean", "table")]
+    names += [f"pass{k}.{what}_multiplier" for k in range(passes) for what in ("mean", "table")]
     return names + [f"{name}_multiplier" for name in layers if name.endswith(".direct")]
 
 
+def _chosen(columns: Tensor, here: Tensor) -> Tensor:
+    """`[B, n, h * w]` → the positions `here`; all of them, in order, need no copy."""
+    return columns if len(here) == columns.shape[2] else columns[:, :, here].contiguous()
+
+
 @lru_cache(maxsize=64)
-def _positions(channels: int, height: int, width: int, k: int) -> tuple[Tensor, Tensor]:
-    """Flat indices into `[C, h, w]` of pass k, ascending, and the channel of each."""
-    flat = np.flatnonzero(pass_masks(channels, height, width)[k])
-    return torch.from_numpy(flat), torch.from_numpy(flat // (height * width))
+def _positions(channels: int, height: int, width: int, k: int, passes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where pass k codes: flat positions in `[h, w]` with any symbol (N of them), and for each of its symbols the index
+    into `[C, h, w]`, ascending, its channel, and its index into `[C, N]`.
+    """
+    rows, columns = pass_lines(height, width, k, passes)
+    here = (rows[:, None] * width + columns).reshape(-1)
+    flat = np.flatnonzero(pass_masks(channels, height, width, passes)[k])
+    channel, position = np.divmod(flat, height * width)
+    places = channel * len(here) + np.searchsorted(here, position)
+    return torch.from_numpy(here), torch.from_numpy(flat), torch.from_numpy(channel), torch.from_numpy(places)
 
 
 def _layer_names(tensors: Mapping[str, Tensor]) -> list[str]:

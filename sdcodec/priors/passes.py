@@ -1,24 +1,42 @@
-"""Which symbols are coded together: four passes over channel groups and positions in 2x2 cells (design, section 4)."""
+"""Which symbols are coded together: passes over channel groups and positions in 2x2 cells (design, section 4)."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+GROUPS = 4
 PASSES = 4
+# The first of the four passes taken in four parts, each seeing the ones before: for latents whose neighbours say much.
+PASSES_IN_PARTS = 7
 # Order in which the four positions (row, column) of a 2x2 cell are visited: the diagonal first, so that the second
 # visit has neighbours on both diagonals and the last two have all four.
 DIAGONAL_ORDER = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
 
 
-def pass_masks(channels: int, height: int, width: int) -> NDArray[np.bool_]:
-    """`[4, channels, height, width]`: pass k codes, for channel group g, the positions of order (k + g) mod 4."""
-    order = np.zeros((height, width), dtype=np.int64)
-    for (row, column), rank in DIAGONAL_ORDER.items():
-        order[row::2, column::2] = rank
-    group = np.arange(channels) * PASSES // channels
-    index = np.arange(PASSES)
-    return order[None, None] == (index[:, None] + group[None, :])[:, :, None, None] % PASSES
+def pass_masks(channels: int, height: int, width: int, passes: int = PASSES) -> NDArray[np.bool_]:
+    """`[passes, channels, height, width]`: what each pass codes.
+
+    Of four: pass k codes, for channel group g, the positions of order (k + g) mod 4. Of seven: pass k < 4 codes those of order
+    g in the cells that, among 2x2 cells, have the order k; pass k > 3 those of order (k - 3 + g) mod 4 in all cells.
+    """
+    order = cell_order(height, width)[None, None]
+    group = (np.arange(channels) * GROUPS // channels)[None, :, None, None]
+    index = np.arange(GROUPS)[:, None, None, None]
+    whole = order == (index + group) % GROUPS
+    if passes == PASSES:
+        return whole
+    cells = _order_of_cells(height, width)[None, None] == index
+    return np.concatenate([whole[:1] & cells, whole[1:]])
+
+
+def pass_lines(height: int, width: int, k: int, passes: int = PASSES) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows and the columns where pass k codes anything, each ascending."""
+    rows, columns = np.arange(height), np.arange(width)
+    if passes == PASSES or k >= GROUPS:
+        return rows, columns
+    row, column = next(place for place, rank in DIAGONAL_ORDER.items() if rank == k)
+    return rows[rows // 2 % 2 == row], columns[columns // 2 % 2 == column]
 
 
 def cell_order(height: int, width: int) -> NDArray[np.int64]:
@@ -27,3 +45,9 @@ def cell_order(height: int, width: int) -> NDArray[np.int64]:
     for (row, column), rank in DIAGONAL_ORDER.items():
         order[row::2, column::2] = rank
     return order
+
+
+def _order_of_cells(height: int, width: int) -> NDArray[np.int64]:
+    """`[height, width]`: the rank of each position's 2x2 cell among the cells around it, 0..3."""
+    cells = cell_order(-(-height // 2), -(-width // 2))
+    return cells.repeat(2, 0).repeat(2, 1)[:height, :width]

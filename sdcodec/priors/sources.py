@@ -10,35 +10,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdcodec.coding.rangecoder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
+from sdcodec.coding.rangecoder import SymbolDecoder, SymbolEncoder
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.priors.rounding import PLAIN, Rounding
 
 
 class Quantiser(ABC):
     """Rounds given latents to symbols around the prior's means, and hands on what it has rounded."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, threshold: float = 0.5) -> None:
-        """`steps` `[B, C, h, w]` latents and `hyper` `[B, Z, h/4, w/4]` side information, both float in steps.
-
-        `threshold`: the fraction from which on latents are rounded away from their means. Below 0.5 files get larger.
-        """
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
+        """`steps` `[B, C, h, w]` latents and `hyper` `[B, Z, h/4, w/4]` side information, both float in steps."""
         self._steps, self._hyper = steps.flatten(1), hyper.flatten(1)
-        self._threshold = threshold
+        self._tables, self._rounding = tables, rounding
+        self._coded = 0
 
     def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
-        return self._rounded(self._hyper, means, tables, 0.5)
+        return self._rounded(self._hyper, means, tables, PLAIN)
 
     def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
-        return self._rounded(self._steps[:, positions], means, tables, self._threshold)
+        self._coded += positions.numel()
+        return self._rounded(self._steps[:, positions], means, tables, self._rounding)
 
-    def _rounded(self, values: Tensor, means: Tensor, tables: Tensor, threshold: float) -> Tensor:
+    def _rounded(self, values: Tensor, means: Tensor, tables: Tensor, rounding: Rounding) -> Tensor:
         away = values - means.float() / (1 << MEAN_BITS)
-        whole = (away.abs() + (1 - threshold)).floor_().clamp_(max=SYMBOL_LIMIT)
-        symbols = whole.mul_(away.sign()).long()
-        symbols.masked_fill_(tables == 0, 0)  # under the narrowest table nothing is coded
+        symbols = rounding.symbols(away, tables, self._tables, self._coded / self._steps.shape[1])
         self.take(symbols.cpu().numpy(), tables.cpu().numpy())
         return symbols
 
@@ -50,20 +48,34 @@ class Quantiser(ABC):
 class CostEstimator(Quantiser):
     """Adds up ideal code lengths: what rate control asks for."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
-        super().__init__(steps, hyper)
-        self._tables = tables
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
+        super().__init__(steps, hyper, tables, rounding)
         self.bits = 0.0
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
         self.bits += self._tables.log2_cost(symbols.ravel(), tables.ravel())
 
 
+class Recorder(CostEstimator):
+    """Also keeps what the prior expected of every latent: `means` in steps, float32, and `indices` of tables, `[B, C*h*w]`."""
+
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
+        super().__init__(steps, hyper, tables, rounding)
+        self.means = torch.zeros_like(self._steps)
+        self.indices = torch.zeros_like(self._steps, dtype=torch.int64)
+
+    def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        """See SymbolSource."""
+        self.means[:, positions] = means.float() / (1 << MEAN_BITS)
+        self.indices[:, positions] = tables
+        return super().latents(positions, means, tables)
+
+
 class Coder(Quantiser):
     """Codes each item of the batch into bytes of its own."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, threshold: float = 0.5) -> None:
-        super().__init__(steps, hyper, threshold)
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
+        super().__init__(steps, hyper, tables, rounding)
         self._encoders = [SymbolEncoder(tables) for _ in range(steps.shape[0])]
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:

@@ -116,10 +116,10 @@ def scales() -> NDArray[np.float64]:
 class _Counter(Quantiser):
     """Counts what falls under each table."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, radius: NDArray[np.int64]) -> None:
-        super().__init__(steps, hyper)
-        self.counts = [np.zeros(2 * reach + 2) for reach in radius]
-        self._radius = radius
+    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
+        super().__init__(steps, hyper, tables)
+        self.counts = [np.zeros(2 * reach + 2) for reach in tables.radius]
+        self._radius = tables.radius
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
         for table in np.unique(tables):
@@ -136,7 +136,7 @@ def observed_tables(tensors: dict[str, Tensor], batches: Iterable[tuple[Tensor, 
     prior = LearnedPrior(tensors, base, torch.device("cpu"))
     counts: list[NDArray[np.float64]] | None = None
     for steps, half_steps in batches:
-        counter = _Counter(steps, prior.hyper_latents(steps, half_steps), base.radius)
+        counter = _Counter(steps, prior.hyper_latents(steps, half_steps), base)
         prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, counter)
         counts = counter.counts if counts is None else [a + b for a, b in zip(counts, counter.counts, strict=True)]
     if counts is None:

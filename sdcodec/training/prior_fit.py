@@ -22,7 +22,7 @@ from sdcodec.bundles.writing import add_prior
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.errors import TrainingError
 from sdcodec.priors.learned import LearnedPrior
-from sdcodec.priors.passes import PASSES, pass_masks
+from sdcodec.priors.passes import GROUPS, PASSES, PASSES_IN_PARTS, pass_masks
 from sdcodec.priors.protocol import Prior
 from sdcodec.priors.sources import CostEstimator
 from sdcodec.training.data import find_images, load_pixels
@@ -38,7 +38,7 @@ from sdcodec.training.prior_network import (
 )
 
 CONTEXT_LIMIT = 1152  # inputs of a context layer: 5x5 up to 46 channels, 3x3 up to 128, 1x1 above
-DIRECT_KERNEL = 3
+PARTS_KERNEL = 5  # what reaches the neighbours of a pass in parts, two latents away
 CACHED_LATENTS = 64  # along a side, at most, of what is kept of a picture
 SMALLEST_LATENTS = 8
 VALIDATION_SHARE = 8  # one picture in so many is kept for validation
@@ -67,7 +67,7 @@ class FitConfig:
     width: int = 64
     blocks: int = 1
     hyper_channels: int = 12
-    batch: int = 8
+    batch: int = 4
     crop: int = 32  # latents along a side
     learning_rate: float = 3e-3
     seed: int = 1
@@ -219,7 +219,8 @@ def prior_config(channels: int, config: FitConfig) -> PriorConfig:
         middle=config.width // 2,
         blocks=config.blocks,
         context_kernel=kernel,
-        direct_kernel=DIRECT_KERNEL,
+        passes=PASSES_IN_PARTS if kernel >= PARTS_KERNEL else PASSES,
+        direct_kernel=kernel,
     )
 
 
@@ -282,6 +283,9 @@ def _initial(latents: list[Tensor], gain: Tensor, config: FitConfig) -> PriorNet
         network.context_gain.values.copy_(-at_knots)
         network.mean_gain.values.copy_(at_knots)
         network.scale_base.values.copy_((at_knots - math.log(SCALE_MIN)) / SCALE_RATIO)
+        # Hyper-latents begin so small that they cost little: contexts tell most of what they could.
+        network.hyper_gain.values.sub_(math.log(4))
+        network.hyper_scale.values.fill_((math.log(0.4) - math.log(SCALE_MIN)) / SCALE_RATIO)
     return network
 
 
@@ -296,11 +300,12 @@ def solve_direct(network: PriorNetwork, latents: list[Tensor], gain: Tensor, con
     """
     kernel, channels = network.config.direct_kernel, gain.shape[1]
     crops = _Crops(latents, config)
-    masks = torch.from_numpy(pass_masks(channels, crops.side, crops.side))
+    passes = network.config.passes
+    masks = torch.from_numpy(pass_masks(channels, crops.side, crops.side, passes))
     batch = crops.batch(SOLVER_BATCH, SOLVER_CROPS)
     deviations = _deviations(latents).clamp(min=1e-6)[:, None, None]
-    group = torch.arange(channels) * PASSES // channels
-    for k in range(1, PASSES):
+    group = torch.arange(channels) * GROUPS // channels
+    for k in range(1, passes):
         known = masks[:k].any(0)
         columns, truths = [], []
         for part, quality in zip(batch.chunk(len(SOLVER_QUALITIES)), SOLVER_QUALITIES, strict=False):
@@ -313,9 +318,11 @@ def solve_direct(network: PriorNetwork, latents: list[Tensor], gain: Tensor, con
             here = masks[k, members][0].flatten()
             x = torch.cat([own[:, :, here].transpose(0, 1).flatten(1) for own in columns], 1).double()
             y = torch.cat([own[:, members][:, :, here].transpose(0, 1).flatten(1) for own in truths], 1).double()
-            gram = x @ x.T
+            seen = x.any(1)  # the others are decoded later
+            gram = x[seen] @ x[seen].T
             gram.diagonal().add_(SOLVER_RIDGE * x.shape[1])
-            solution = torch.linalg.solve(gram, x @ y.T).T.float()
+            solution = torch.zeros(len(y), len(x))
+            solution[:, seen] = torch.linalg.solve(gram, x[seen] @ y.T).T.float()
             step = cast(ContextPass, network.passes[k])
             assert step.direct is not None and step.head.bias is not None
             step.direct.weight[members] = solution.view(-1, channels, kernel, kernel)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcodec.priors.passes import PASSES, cell_order, pass_masks
+from sdcodec.priors.passes import PASSES, cell_order, pass_lines, pass_masks
 from sdcodec.training.knots import Knots
 
 ACTIVATION_UNIT = 1 / 32  # value of one step of an int8 activation
@@ -30,6 +30,7 @@ class PriorConfig:
     expansion: int = 2
     blocks: int = 2
     context_kernel: int = 5
+    passes: int = PASSES  # or PASSES_IN_PARTS
     direct_kernel: int = 0  # of a linear path from context to means, 0: none; it can be solved for before training
 
 
@@ -59,6 +60,9 @@ def weight_shift(weight: Tensor) -> Tensor:
     """For each output channel the largest power of two, at most 2**14, by which its weights stay within -127..127."""
     largest = weight.detach().flatten(1).abs().amax(1).float().clamp(min=1e-8)
     return torch.floor(torch.log2(127.49 / largest)).clamp(max=14)
+
+
+Lines = tuple[Tensor, Tensor]  # rows and columns, int64
 
 
 class IntegerReady(nn.Module):
@@ -114,17 +118,22 @@ class ContextPass(IntegerReady):
             self.head.weight.mul_(0.1)
             self.head.bias.zero_()
 
-    def forward(self, context: Tensor, features: Tensor, quality: Tensor, order: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns normalised means and scale indices (before gain and base), `[B, C, h, w]` each."""
+    def forward(
+        self, context: Tensor, features: Tensor, quality: Tensor, order: Tensor, lines: Lines | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns normalised means and scale indices (before gain and base), `[B, C, h, w]` each.
+
+        `lines`: the rows and columns that are wanted, where not all are; `order` is of these, and so is the result.
+        """
         if self.context is None:
-            x = F.conv2d(features, self.weight_of(self.features.weight))
+            x = F.conv2d(_taken(features, lines), self.weight_of(self.features.weight))
         else:
             # One scale per output channel for both parts: the export multiplies them as one matrix.
             both = torch.cat([self.context.weight.flatten(1), self.features.weight.flatten(1)], 1)
             both = self.weight_of(both[:, :, None, None])[:, :, 0, 0]
             split = self.context.weight[0].numel()
-            x = F.conv2d(context, both[:, :split].reshape(self.context.weight.shape), padding=self.context.padding)
-            x = x + F.conv2d(features, both[:, split:].reshape(self.features.weight.shape))
+            x = _convolved(context, both[:, :split].reshape(self.context.weight.shape), lines)
+            x = x + F.conv2d(_taken(features, lines), both[:, split:].reshape(self.features.weight.shape))
         x = x + (self.quality(quality)[:, :, None, None] + self.cell.T[None, :, order]).to(x.dtype)
         x = self.activation(x)
         for expand, project in zip(self.expand, self.project, strict=True):
@@ -132,8 +141,28 @@ class ContextPass(IntegerReady):
             x = self.signed(x + F.conv2d(inner, self.weight_of(project.weight), project.bias))
         mean, scale = F.conv2d(x, self.weight_of(self.head.weight), self.head.bias).float().chunk(2, 1)
         if self.direct is not None:
-            mean = mean + F.conv2d(context, self.weight_of(self.direct.weight), padding=self.direct.padding).float()
+            mean = mean + _convolved(context, self.weight_of(self.direct.weight), lines).float()
         return mean, scale
+
+
+def _taken(x: Tensor, lines: Lines | None) -> Tensor:
+    return x if lines is None else x.index_select(2, lines[0]).index_select(3, lines[1])
+
+
+def _placed(part: Tensor, lines: Lines, like: Tensor) -> Tensor:
+    """The inverse of `_taken`: zeros elsewhere, in the shape of `like`."""
+    wide = part.new_zeros(*part.shape[:3], like.shape[3]).index_copy(3, lines[1], part)
+    return torch.zeros_like(like).index_copy(2, lines[0], wide)
+
+
+def _convolved(x: Tensor, weight: Tensor, lines: Lines | None) -> Tensor:
+    """A convolution of odd kernel with zero padding, evaluated at the rows and columns `lines` only."""
+    kernel = weight.shape[2]
+    if lines is None:
+        return F.conv2d(x, weight, padding=kernel // 2)
+    padded = F.pad(x, [kernel // 2] * 4)
+    windows = _taken(padded.unfold(2, kernel, 1).unfold(3, kernel, 1), lines).permute(0, 1, 4, 5, 2, 3)
+    return F.conv2d(windows.flatten(1, 3), weight.reshape(weight.shape[0], -1, 1, 1))
 
 
 @dataclass
@@ -171,7 +200,7 @@ class PriorNetwork(IntegerReady):
         self.quality_2 = Knots(width)
         self.synthesise_3 = nn.Conv2d(width, width, 3, padding=1)
         self.quality_3 = Knots(width)
-        self.passes = nn.ModuleList([ContextPass(config, first=k == 0) for k in range(PASSES)])
+        self.passes = nn.ModuleList([ContextPass(config, first=k == 0) for k in range(config.passes)])
         self.context_gain = Knots(channels, start=math.log(0.25), slope=-slope)
         self.mean_gain = Knots(channels, start=math.log(4.0), slope=slope)
         self.scale_base = Knots(channels, start=math.log(2.0 / SCALE_MIN) / SCALE_RATIO, slope=slope / SCALE_RATIO)
@@ -214,21 +243,27 @@ class PriorNetwork(IntegerReady):
 
         features = self.features(hyper_decoded, quality)
         _, channels, height, width = steps.shape
-        masks = torch.from_numpy(pass_masks(channels, height, width)).to(steps.device)
+        passes = self.config.passes
+        masks = torch.from_numpy(pass_masks(channels, height, width, passes)).to(steps.device)
         order = torch.from_numpy(cell_order(height, width)).to(steps.device)
         context_gain = self.context_gain(quality).exp()[:, :, None, None]
         mean_gain = self.mean_gain(quality).exp()[:, :, None, None]
         scale_base = self.scale_base(quality)[:, :, None, None]
         decoded, means, scales = torch.zeros_like(steps), torch.zeros_like(steps), torch.zeros_like(steps)
         context = torch.zeros_like(features[:, :1]).expand(-1, channels, -1, -1)
-        for k in range(PASSES):
-            mean, scale = self.passes[k](context, features, quality, order)
+        for k in range(passes):
+            lines = tuple(torch.from_numpy(line).to(steps.device) for line in pass_lines(height, width, k, passes))
+            if len(lines[0]) == height:
+                mean, scale = self.passes[k](context, features, quality, order)
+            else:
+                found = self.passes[k](context, features, quality, order[lines[0]][:, lines[1]], lines)
+                mean, scale = (_placed(own, lines, steps) for own in found)
             mean = self._grid(mean * mean_gain)
             mask = masks[k].to(steps.dtype)
             decoded = decoded + mask * (mean + round_ste(steps - mean))
             means = means + mask * mean
             scales = scales + mask * self._scale_index(scale + scale_base)
-            if k + 1 < PASSES:
+            if k + 1 < passes:
                 context = self.signed(decoded * context_gain)
         bits = self._bits(steps, decoded, means, scales)
         return Coded(decoded, bits + hyper_bits, hyper_bits, means, scales)

@@ -53,6 +53,8 @@ def restore(bundle: Bundle) -> Restored:
     weights["gain.values"] = _knots(stored["gain"]).log()
     weights["inverse_gain.values"] = _knots(stored["inverse_gain"]).log()
     tensors = {name.removeprefix(PRIOR_PREFIX): t for name, t in stored.items() if name.startswith(PRIOR_PREFIX)}
+    if "pass1.direct.weight" in tensors:
+        raise TrainingError(f"{bundle.folder}: its first prior was made by `models fit`, not by a run that can go on")
     config = _prior_config(tensors)
     weights |= {f"prior.{name}": value for name, value in _prior_weights(tensors, config).items()}
     return Restored(tiny, config, {name: value.float() for name, value in weights.items()}, tables)

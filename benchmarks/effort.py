@@ -1,0 +1,107 @@
+"""What each effort gains and costs: BD-rate against effort 0 by PSNR and LPIPS-Alex, and encoding time in multiples.
+
+    python benchmarks/effort.py FOLDER [--model tiny|taef2] [--efforts 0 1 2 ...] [--qualities 25 45 65] [--count 12] [--side 256]
+
+FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles, evenly
+spread. Real files. Time is that of the processor, one thread, so that a busy machine counts little. LPIPS is given twice: as it
+is usually computed, and as a mean over sixteen offsets, since AlexNet sees every fourth pixel only and refinement might please
+one phase.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import taef2_model
+from sdcodec import Codec
+from sdcodec.effort import EFFORTS
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.training.data import find_images, load_pixels
+from sdcodec_eval.metrics import psnr
+
+MEASURES = ("PSNR", "LPIPS", "LPIPS over phases")
+
+
+def crops(folder: Path, count: int, side: int) -> list[NDArray[np.uint8]]:
+    """The middles of validation pictures that are large enough, evenly spread over them."""
+    found = []
+    for path in find_images([folder]).validation:
+        pixels = load_pixels(path)
+        top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
+        if min(top, left) >= 0:
+            found.append(pixels[top : top + side, left : left + side])
+    return [found[i * len(found) // count] for i in range(min(count, len(found)))]
+
+
+def goodness(original: NDArray[np.uint8], decoded: NDArray[np.uint8], lpips: LPIPS) -> list[float]:
+    """As MEASURES says; -10 log10 of the distances, so that more is better and pchip sees something smooth."""
+    one, other = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 255 for p in (original, decoded))
+    distances = [float(lpips(other[..., a:, b:], one[..., a:, b:])) for a in range(4) for b in range(4)]
+    return [psnr(original, decoded), *(-10 * np.log10([distances[0], np.mean(distances)]))]
+
+
+def bd_rate(anchor: NDArray[np.float64], tried: NDArray[np.float64], measure: int) -> float:
+    """Percent, of points (log2 of bytes, measures) ordered by quality; means over pictures first."""
+    from bjontegaard import bd_rate as bjontegaard
+
+    return float(
+        bjontegaard(
+            2 ** anchor[:, 0],
+            anchor[:, 1 + measure],
+            2 ** tried[:, 0],
+            tried[:, 1 + measure],
+            method="pchip",
+            require_matching_points=False,
+            min_overlap=0,
+        )
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--bundle", type=Path, default=Path("taef2-bundle"), help="where taef2's is made")
+    parser.add_argument("--efforts", type=int, nargs="+", default=list(range(len(EFFORTS))))
+    parser.add_argument("--qualities", type=float, nargs="+", default=[20, 35, 50, 65])
+    parser.add_argument("--count", type=int, default=12)
+    parser.add_argument("--side", type=int, default=256)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    codec = taef2_model.codec(options.bundle) if options.model == "taef2" else Codec(options.model, device="cpu")
+    pictures = crops(options.folder, options.count, options.side)
+    if not pictures:
+        print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)
+        return 1
+    lpips = LPIPS()
+    print(f"{len(pictures)} crops of {options.side}x{options.side}, model {codec.name} {codec.fingerprint.hex()}")
+    print("effort   " + "".join(f"{name:>19}" for name in MEASURES) + "   time   bytes, PSNR, LPIPS at each quality")
+    curves: dict[int, NDArray[np.float64]] = {}
+    times: dict[int, float] = {}
+    for effort in sorted({0, *options.efforts}):
+        points, spent = [], 0.0
+        for quality in options.qualities:
+            rows = []
+            for pixels in pictures:
+                start = time.process_time()
+                data = codec.encode(pixels, quality=quality, effort=effort).data
+                spent += time.process_time() - start
+                decoded = np.asarray(codec.decode(data))
+                rows.append([np.log2(len(data)), *goodness(pixels, decoded, lpips)])
+            points.append(np.mean(rows, axis=0))
+        curves[effort], times[effort] = np.array(points), spent
+        gains = "".join(f"{bd_rate(curves[0], curves[effort], m):18.2f}%" for m in range(len(MEASURES)))
+        told = "  ".join(f"{2 ** p[0]:.0f} {p[1]:.2f} {10 ** (-p[2] / 10):.4f}" for p in curves[effort])
+        print(f"{effort:6d}   {gains} {times[effort] / times[0]:6.2f}   {told}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""The experiment of 2022 against what came after it: bytes for latents at equal squared error.
+
+    python benchmarks/experiment_2022.py FOLDER [--spaces tiny taef2 taef2-pca4] [--count 4] [--side 512]
+    [--colours 256] [--fit MINUTES]
+
+For each picture the palette mode's payload is made; then, with the quantiser whose error is the same (interpolated between half
+steps of quality), come the bytes of the same latents by deflate of the plain symbols, by their zero-order entropy per channel
+(ideal, nothing else sent), by the adaptive prior and by the fitted one: `tiny` has its own; for taef2, --fit trains one on the
+pictures of FOLDER that are not measured. taef2-pca4 stands in for a space of four channels, as Stable Diffusion's has: the four
+principal components of TAEF2's latents, over the pictures measured. Errors are in the model's steps at quality 50.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import taef2_model
+from effort import crops
+from sdcodec import Codec
+from sdcodec.bundles.loading import load
+from sdcodec.palette import MIDDLE, OFFSET_BITS, VALUE_BITS, Palettised, palettised
+from sdcodec.pixels import read_picture
+from sdcodec.priors.adaptive import AdaptivePrior
+from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.priors.protocol import Prior
+from sdcodec.priors.sources import Coder
+from sdcodec.training.prior_fit import FitConfig, fit_prior
+
+CPU = torch.device("cpu")
+# Latents `[C, h, w]` in steps of a quality, and that in half steps → bytes, and the latents that are decoded.
+Method = Callable[[Tensor, int], tuple[float, Tensor]]
+
+
+@dataclass(frozen=True)
+class Space:
+    """Latents to code, in steps at MIDDLE `[C, h, w]`, gains relative to that row `[201, C]`, and priors by name."""
+
+    name: str
+    pictures: list[Tensor]
+    gains: Tensor
+    priors: dict[str, Prior]
+
+
+def space_of(codec: Codec, name: str, pixels: list[NDArray[np.uint8]], priors: dict[str, Prior]) -> Space:
+    """The latents of a bundle."""
+    model = codec._model
+    middle = model.gain[MIDDLE][:, None, None]
+    pictures = [codec._latents([read_picture(own)])[0] * middle for own in pixels]
+    return Space(
+        name, pictures, model.gain / model.gain[MIDDLE], {"adaptive": _adaptive(model.autoencoder.channels), **priors}
+    )
+
+
+def principal_components(space: Space, count: int) -> Space:
+    """The first `count` of a space's components, over its pictures."""
+    flat = torch.cat([own.flatten(1) for own in space.pictures], 1).double()
+    centred = flat - flat.mean(1, keepdim=True)
+    _, vectors = torch.linalg.eigh(centred @ centred.T)
+    chosen = vectors[:, -count:].flip(1).T
+    share = float((chosen @ centred).square().sum() / centred.square().sum())
+    print(f"the first {count} components hold {100 * share:.0f}% of the variance of {space.name}'s latents")
+    pictures = [
+        (chosen @ (own.flatten(1).double() - flat.mean(1, keepdim=True))).float().view(count, *own.shape[1:])
+        for own in space.pictures
+    ]
+    gains = space.gains.log().mean(1, keepdim=True).exp().expand(-1, count)
+    return Space(f"{space.name}-pca{count}", pictures, gains, {"adaptive": _adaptive(count)})
+
+
+def _adaptive(channels: int) -> Prior:
+    tensors, tables = adaptive_prior_tensors(channels)
+    return AdaptivePrior(tensors, tables, CPU)
+
+
+def deflated(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
+    """Plain symbols, one byte each where they fit, two where not, as zlib packs them."""
+    symbols = steps.round()
+    kind = np.int8 if symbols.abs().max() < 128 else np.int16
+    return len(zlib.compress(symbols.numpy().astype(kind).tobytes(), 9)), symbols
+
+
+def zero_order(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
+    """The entropy of each channel's symbols, by their own frequencies, which nobody has sent."""
+    symbols = steps.round()
+    bits = 0.0
+    for own in symbols.numpy():
+        _, counts = np.unique(own, return_counts=True)
+        bits -= float((counts * np.log2(counts / counts.sum())).sum())
+    return bits / 8, symbols
+
+
+def by_prior(prior: Prior) -> Method:
+    """Real bytes, of one block of up to 64x64."""
+
+    def coded(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
+        coder = Coder(steps[None], prior.hyper_latents(steps[None], half_steps), prior.tables)
+        values = prior.walk((1, *steps.shape[1:]), half_steps, coder)
+        [block] = coder.finish()
+        return len(block), values[0].float() / (1 << MEAN_BITS)
+
+    return coded
+
+
+def at_error(method: Method, steps: Tensor, wanted: float, gains: Tensor) -> float:
+    """Bytes at a mean squared error, log-linear between the two half steps of quality around it."""
+
+    def tried(half_steps: int) -> tuple[float, float]:
+        gain = gains[half_steps][:, None, None]
+        size, decoded = method(steps * gain, half_steps)
+        return float((decoded / gain - steps).square().mean()), size
+
+    low, high = 0, len(gains) - 1  # coarse, fine
+    ends = {low: tried(low), high: tried(high)}
+    if not ends[high][0] <= wanted <= ends[low][0]:
+        return float("nan")
+    while high - low > 1:
+        middle = (low + high) // 2
+        ends[middle] = tried(middle)
+        low, high = (middle, high) if ends[middle][0] > wanted else (low, middle)
+    (coarse, few), (fine, many) = ends[low], ends[high]
+    share = np.log(coarse / wanted) / np.log(coarse / fine) if coarse > fine else 0.0
+    return float(few * (many / few) ** share)
+
+
+def nearest_error(steps: NDArray[np.float32], chosen: Palettised) -> float:
+    """Mean squared error of the same palette without dithering."""
+    entries = (chosen.palette * float(chosen.unit) / (1 << VALUE_BITS) + chosen.offsets / (1 << OFFSET_BITS)).astype(
+        np.float32
+    )
+    vectors = steps.reshape(len(steps), -1).T
+    squares = np.array([np.square(own - entries).sum(1).min() for own in vectors])
+    return float(squares.mean()) / len(steps)
+
+
+def compare(space: Space, colours: int) -> None:
+    """Prints one space's table."""
+
+    methods: dict[str, Method] = {"uniform, deflate": deflated, "uniform, zero-order entropy": zero_order}
+    methods |= {f"uniform, {name} prior": by_prior(prior) for name, prior in space.priors.items()}
+    sizes: dict[str, list[float]] = {f"palette of {colours}, dithered": []}
+    errors, growths = [], []
+    for steps in space.pictures:
+        chosen = palettised(steps.numpy(), colours)
+        error = float(np.square(chosen.values() / (1 << VALUE_BITS) - steps.numpy()).mean())
+        errors.append(error / float(steps.var()))
+        growths.append(error / nearest_error(steps.numpy(), chosen))
+        sizes[f"palette of {colours}, dithered"].append(len(chosen.to_bytes()))
+        for name, method in methods.items():
+            sizes.setdefault(name, []).append(at_error(method, steps, error, space.gains))
+    first = np.mean(next(iter(sizes.values())))
+    print(f"\n{space.name}: {len(space.pictures)} pictures, latents {list(space.pictures[0].shape)}, ", end="")
+    print(
+        f"error {100 * np.mean(errors):.1f}% of the latents' variance, "
+        f"{np.mean(growths):.2f} times what the nearest vectors make"
+    )
+    before = first
+    for name, own in sizes.items():
+        mean = float(np.mean(own))
+        print(f"{name:32} {mean:8.0f} bytes  {100 * (mean / first - 1):+6.1f}% to the palette", end="")
+        print(f"  {100 * (mean / before - 1):+6.1f}% to the line before", flush=True)
+        before = mean
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--spaces", nargs="+", default=["taef2-pca4", "taef2", "tiny"])
+    parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--colours", type=int, default=256)
+    parser.add_argument("--bundle", type=Path, default=Path("taef2-bundle"), help="where TAEF2's is made")
+    parser.add_argument("--fit", type=float, default=0.0, help="minutes of training of a prior for TAEF2")
+    options = parser.parse_args()
+    pixels = crops(options.folder, options.count, options.side)
+    if not pixels:
+        print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)
+        return 1
+    if any(name.startswith("taef2") for name in options.spaces):
+        codec = taef2_model.codec(options.bundle)
+        if options.fit:
+            fitted = fit_prior(codec._bundle, [options.folder], FitConfig(minutes=options.fit), say=print)
+            codec = taef2_model.codec(fitted.bundle.folder)
+        kinds = {entry.kind: entry for entry in reversed(codec._bundle.priors)}
+        learned = (
+            {"fitted": load(codec._bundle, kinds["learned"], CPU, torch.float32).prior} if "learned" in kinds else {}
+        )
+        whole = space_of(codec, "taef2", pixels, learned)
+        if "taef2-pca4" in options.spaces:
+            compare(principal_components(whole, 4), options.colours)
+        if "taef2" in options.spaces:
+            compare(whole, options.colours)
+    if "tiny" in options.spaces:
+        codec = Codec("tiny", device="cpu", precision="float32")
+        compare(space_of(codec, "tiny", pixels, {"learned": codec._model.prior}), options.colours)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

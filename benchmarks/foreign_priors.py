@@ -1,0 +1,253 @@
+"""A foreign autoencoder's latents under the adaptive and a fitted prior, beside zlib, ideal entropy, PNG and WebP.
+
+    python benchmarks/foreign_priors.py LOADER.py TESTED --photographs FOLDER --work FOLDER [--minutes 10 | --steps N]
+    python benchmarks/foreign_priors.py LOADER.py TESTED --work FOLDER --fitted      (later: with what is in --work)
+
+LOADER.py is a module with a function `load()` that gives a PyTorch module with `encode(images)` and `decode(latents)`: images
+`[B, 3, H, W]` in [0, 1], latents `[B, 32, H/8, W/8]`. The bundle is made as `models add` makes one (steps calibrated on
+photographs, the adaptive prior), then fitted as `models fit` does. What is reported is measured on the centre crops of TESTED:
+
+- bytes of real files, headers and all; PSNR and LPIPS of what they decode to;
+- at the same quantiser steps, for the plain integers round(latent / step): zlib (level 9) of them as 8-bit values, their ideal
+  zero-order entropy with the frequencies of each channel of each picture known and free, lossless PNG and WebP of their planes
+  side by side as one grey picture;
+- `error`: the mean squared error of the latents in steps, with plain rounding and with either prior. Both priors round around
+  their predictions; that their error is no larger is what makes the comparison fair;
+- `same`: bytes of the adaptive prior for exactly those integers, its means rounded to whole steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.util
+import io
+import shutil
+import statistics
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from sdcodec import Codec, blocks
+from sdcodec.bundles import calibration, loading, store
+from sdcodec.bundles.writing import write_bundle
+from sdcodec.pixels import read_picture
+from sdcodec.priors.adaptive import AdaptivePrior
+from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.rounding import Rounding
+from sdcodec.priors.sources import Coder, Decoder
+from sdcodec.training.prior_fit import FitConfig, fit_prior
+from sdcodec_eval.metrics import lpips, psnr
+
+COLUMNS = ("image", "quality", "codec", "bytes", "error", "psnr", "lpips")
+Row = tuple[str, float, str, float, float, float, float]
+
+
+class Foreign:
+    """The loaded module as an autoencoder of this library."""
+
+    channels, factor, margin = 32, 8, None
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def encode(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self._network.encode(images).float().clone()
+
+    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+        with torch.inference_mode():
+            return self._network.decode(latents).float().clamp(0, 1)
+
+    def unclamped(self, latents: Tensor) -> Tensor:
+        """With gradients: what calibration asks for."""
+        return self._network.decoder(latents)
+
+
+class _WholeMeans(AdaptivePrior):
+    """Predicts whole steps only, so that the integers of a plain quantiser come back as they are."""
+
+    def _predicted(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        means, tables = super()._predicted(*arguments)
+        return (means + 8) >> 4 << 4, tables
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("loader", type=Path)
+    parser.add_argument("tested", type=Path, help="a folder of PNG files")
+    parser.add_argument("--photographs", type=Path, help="what the bundle is calibrated and fitted on")
+    parser.add_argument("--work", type=Path, required=True, help="where the two bundles are kept")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--fitted", action="store_true", help="take the bundles in --work as they are")
+    parser.add_argument("--quality", type=float, nargs="+", default=[10, 30, 50, 70, 90])
+    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--no-pixels", action="store_true", help="leave PSNR and LPIPS out")
+    options = parser.parse_args()
+    network = _loaded(options.loader)
+    loading.AUTOENCODERS["foreign"] = lambda *_: Foreign(network)
+    adaptive, fitted = options.work / "adaptive", options.work / "fitted"
+    if not options.fitted:
+        _make(network, adaptive, options.photographs)
+        shutil.rmtree(fitted, ignore_errors=True)
+        shutil.copytree(adaptive, fitted)
+        config = FitConfig(minutes=options.minutes, steps=options.steps)
+        result = fit_prior(store.read_manifest(fitted), [options.photographs], config, device="cpu", say=print)
+        print(f"fitted: {result.steps} steps on {result.pictures} photographs")
+    codecs = {"adaptive": Codec(adaptive, device="cpu", precision="float32")}
+    if (fitted / store.MANIFEST).exists():
+        codecs["fitted"] = Codec(fitted, device="cpu", precision="float32")
+    rows: list[Row] = []
+    paths = sorted(options.tested.glob("*.png"))[: options.images]
+    for path in paths:
+        rows += _measured(path, codecs, options.quality, not options.no_pixels)
+        print(f"{path.stem} done", file=sys.stderr, flush=True)
+    with (options.work / "results.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([COLUMNS, *rows])
+    print(f"{len(paths)} pictures; means")
+    for quality in options.quality:
+        _summary(quality, [row for row in rows if row[1] == quality])
+    _timing()
+    return 0
+
+
+def _loaded(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("foreign_loader", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.load()
+
+
+def _make(network: Any, folder: Path, photographs: Path) -> None:
+    autoencoder: Any = Foreign(network)
+    pictures = calibration.pictures_from(next(p for p in sorted([photographs, *photographs.rglob("*")]) if _holds(p)))
+    gain, inverse_gain = calibration.gain_rows(calibration.measure(autoencoder, pictures), autoencoder.factor)
+    tensors, tables = adaptive_prior_tensors(autoencoder.channels)
+    write_bundle(
+        folder,
+        name="foreign",
+        autoencoder="foreign",
+        configuration={"latent_channels": autoencoder.channels, "factor": autoencoder.factor},
+        weights={name: value.contiguous() for name, value in network.state_dict().items()},
+        prior="adaptive",
+        prior_tensors=tensors,
+        tables=tables,
+        gain=gain,
+        inverse_gain=inverse_gain,
+        description={},
+    )
+
+
+def _holds(folder: Path) -> bool:
+    return folder.is_dir() and any(path.is_file() for path in folder.iterdir())
+
+
+def _measured(path: Path, codecs: Mapping[str, Codec], qualities: list[float], pixels: bool) -> list[Row]:
+    with Image.open(path) as image:
+        left, top = (image.width - 512) // 2, (image.height - 512) // 2
+        crop = image.convert("RGB").crop((left, top, left + 512, top + 512))
+    original = np.asarray(crop)
+    any_codec = next(iter(codecs.values()))
+    [latents] = any_codec._latents([read_picture(crop)])
+    rows: list[Row] = []
+    nothing = (float("nan"),) * 2
+    for quality in qualities:
+        half_steps = round(2 * quality)
+        steps = latents * any_codec._model.gain[half_steps][:, None, None]
+        whole = steps.round()
+        error = float((whole - steps).square().mean())
+        for name, size in _classic(whole.to(torch.int64).numpy()).items():
+            rows.append((path.stem, quality, name, size, error, *nothing))
+        rows.append((path.stem, quality, "same", _same_integers(whole), error, *nothing))
+        for name, codec in codecs.items():
+            [coded] = blocks.code(codec._model, latents[None], half_steps, Rounding())
+            data = codec._filed(read_picture(crop), half_steps, coded).to_bytes()
+            symbols = codec.symbols(data)
+            own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
+            figures = nothing
+            if pixels:
+                decoded = np.asarray(codec.decode(data).convert("RGB"))
+                figures = psnr(original, decoded), lpips(original, decoded)
+            rows.append((path.stem, quality, name, len(data), own, *figures))
+    return rows
+
+
+def _classic(whole: NDArray[np.int64]) -> dict[str, float]:
+    """Bytes of integers `[C, h, w]` in other ways; 8 bits hold them (checked)."""
+    assert np.abs(whole).max() < 128
+    entropy = 0.0
+    for channel in whole:
+        counts = np.unique(channel, return_counts=True)[1]
+        entropy -= float((counts * np.log2(counts / counts.sum())).sum()) / 8
+    channels, height, width = whole.shape
+    tiles = (whole + 128).astype(np.uint8).reshape(channels // 8, 8, height, width).transpose(0, 2, 1, 3)
+    grey = Image.fromarray(np.ascontiguousarray(tiles.reshape(channels // 8 * height, 8 * width)))
+    return {
+        "zlib": len(zlib.compress(whole.astype(np.int8).tobytes(), 9)),
+        "entropy": entropy,
+        "png": _saved(grey, "PNG", optimize=True),
+        "webp": _saved(grey.convert("RGB"), "WEBP", lossless=True, quality=100, method=6),
+    }
+
+
+def _saved(image: Image.Image, kind: str, **settings: Any) -> int:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **settings)
+    return len(buffer.getvalue())
+
+
+def _same_integers(whole: Tensor) -> int:
+    """Bytes of the adaptive prior for exactly these integers; it checks that they come back."""
+    tensors, tables = adaptive_prior_tensors(whole.shape[0])
+    prior = _WholeMeans(tensors, tables, torch.device("cpu"))
+    shape = (1, *whole.shape[1:])
+    coder = Coder(whole[None], prior.hyper_latents(whole[None], 0), tables)
+    prior.walk(shape, 0, coder)
+    [block] = coder.finish()
+    assert torch.equal(prior.walk(shape, 0, Decoder([block], tables, prior.device))[0] >> 4, whole.long())
+    return len(block)
+
+
+def _summary(quality: float, rows: list[Row]) -> None:
+    print(f"quality {quality:g}")
+    means: dict[str, list[float]] = {}
+    for name in dict.fromkeys(row[2] for row in rows):
+        own = [row[3:] for row in rows if row[2] == name]
+        means[name] = [statistics.fmean(values) for values in zip(*own, strict=True)]
+    for name, (size, error, psnr_mean, lpips_mean) in means.items():
+        shares = " ".join(f"{size / means[other][0] - 1:+7.1%} {other}" for other in ("entropy", "zlib", "adaptive"))
+        print(f"  {name:9} {size:9.1f} B  error {error:.4f}  {psnr_mean:6.2f} dB {lpips_mean:.4f}  {shares}")
+
+
+def _timing() -> None:
+    """Seconds each way of a block of smooth random latents under the adaptive prior, the best of three."""
+    for channels in (4, 32):
+        tensors, tables = adaptive_prior_tensors(channels)
+        prior = AdaptivePrior(tensors, tables, torch.device("cpu"))
+        random = torch.Generator().manual_seed(0)
+        steps = 2 * torch.nn.functional.avg_pool2d(torch.randn(1, channels, 66, 66, generator=random), 3, stride=1)
+        best = [float("inf")] * 2
+        for _ in range(3):
+            start = time.perf_counter()
+            coder = Coder(steps, prior.hyper_latents(steps, 100), tables)
+            prior.walk((1, 64, 64), 100, coder)
+            blocks = coder.finish()
+            middle = time.perf_counter()
+            prior.walk((1, 64, 64), 100, Decoder(blocks, tables, prior.device))
+            best = [min(best[0], middle - start), min(best[1], time.perf_counter() - middle)]
+        print(f"64x64x{channels}: encoding {best[0]:.3f} s, decoding {best[1]:.3f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""TAEF2, FLUX.2's tiny autoencoder, as a bundle: real latents of a foreign autoencoder to measure with.
+
+Its weights and its definition lie beside the repository (see `shared/data/README.md` there); it is no part of the package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from sdcodec import Codec
+from sdcodec.autoencoders.diffusers import DiffusersAutoencoder
+from sdcodec.bundles import calibration, loading, writing
+from sdcodec.bundles.store import MANIFEST
+from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+
+SHARED = Path(__file__).parents[2] / "shared"
+CHANNELS, FACTOR = 32, 8
+
+
+class Taef2Autoencoder:
+    """As sdcodec asks for; float32. Some of its blocks normalise globally, so windows are blended."""
+
+    channels, factor, margin = CHANNELS, FACTOR, None
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network: Any = network.requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """`[B, 3, H, W]` → `[B, 32, H/8, W/8]`."""
+        return self.network.encoder(images)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+        """And back."""
+        return self.decode_with_gradient(latents, half_steps)
+
+    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+        """Differentiable."""
+        return self.unclamped(latents).clamp(0, 1)
+
+    def unclamped(self, latents: Tensor) -> Tensor:
+        """Not limited to [0, 1]: what the calibration asks for."""
+        return self.network.decoder(latents)
+
+
+def network() -> nn.Module:
+    """The published weights in their module."""
+    path = SHARED / "tools" / "taef2.py"
+    specification = importlib.util.spec_from_file_location("taef2", path)
+    if specification is None or specification.loader is None or not path.exists():
+        raise SystemExit(f"{path} is missing: TAEF2 lies beside the repository")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return cast(nn.Module, module.load())
+
+
+def _load(
+    configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+) -> Taef2Autoencoder:
+    return Taef2Autoencoder(network().to(device))
+
+
+def codec(folder: Path) -> Codec:
+    """The bundle in `folder`, made there where it is not yet: calibrated steps, adaptive prior."""
+    loading.AUTOENCODERS["taef2"] = _load
+    if not (folder / MANIFEST).exists():
+        model = network()
+        autoencoder = cast(DiffusersAutoencoder, Taef2Autoencoder(model))  # it has what the calibration uses
+        gain, inverse_gain = calibration.gain_rows(
+            calibration.measure(autoencoder, calibration.made_pictures()), FACTOR
+        )
+        tensors, tables = adaptive_prior_tensors(CHANNELS)
+        writing.write_bundle(
+            folder,
+            name="taef2",
+            autoencoder="taef2",
+            configuration={"latent_channels": CHANNELS, "factor": FACTOR},
+            weights={"none": torch.zeros(1)},
+            prior="adaptive",
+            prior_tensors=tensors,
+            tables=tables,
+            gain=gain,
+            inverse_gain=inverse_gain,
+            description={"origin": "madebyollin/taesd", "licence": "MIT"},
+        )
+    return Codec(folder, device="cpu", precision="float32")

@@ -1,0 +1,180 @@
+"""Refining latents while encoding: gradient descent on bits + distortion through the decoder; the file stays ordinary.
+
+The idea of BigSleep, of moving a generator's input until a network's score is best, with a codec's score. Bits come from
+an exact walk of the integer prior, its means and tables held fixed for a step, so that any prior will do; distortion from
+the decoder of the bundle, which has to be differentiable, and LPIPS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from sdcodec import tiling
+from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
+from sdcodec.bundles.loading import Model
+from sdcodec.container import BLOCK_LATENTS
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.priors.rounding import further_bits
+from sdcodec.priors.sources import Recorder
+
+# Distortion per pixel: MSE of 8-bit values / 400 + LPIPS_WEIGHT * LPIPS. Models are trained with 2.5 (design, section 7), but
+# here, where descent may do with one picture what it likes, that weight would buy LPIPS with PSNR.
+MSE_SCALE = 255.0**2 / 400
+LPIPS_WEIGHT = 1.0
+# Bits that a squared error of one step is worth, to begin with: 6 / ln 2 = 8.7 for the best quantiser of a smooth density
+# (R = -log2 step, D = step**2 / 12); a little less, so that the first steps save bits and later ones spend them.
+BITS_OF_A_STEP = 7.0
+LPIPS_SIDE = 31  # the least that it takes
+PROBE = 0.2  # deviation, in steps, of the noise that finds what an error in the latents does to the picture
+# Adam (Kingma and Ba, 2015), its denominator damped by this many bits a step, so that small slopes move little.
+RATE, BETAS, DAMPING = 0.07, (0.8, 0.95), 5.0
+FALL = 0.8  # by which the rate has fallen at the end
+# AlexNet looks every fourth pixel: descent would find patterns that please at one phase only. Offsets (rows, columns).
+SHIFTS = tuple((5 * i % 4, (5 * i // 4 + i) % 4) for i in range(16))
+WINDOW_LATENTS = 64  # side of what is differentiated at once: 1.5 GB with `tiny`
+BLEND_MARGIN = 8  # latents around a window where a decoder has global operations
+
+
+@dataclass(frozen=True)
+class _State:
+    """One walk: what is decoded, what it costs, what the prior expected."""
+
+    decoded: Tensor  # `[C, h, w]` in steps
+    means: Tensor
+    indices: Tensor
+    bits: float
+
+
+class Refiner:
+    """One picture and quality; `run` gives better latents for it."""
+
+    def __init__(self, model: Model, half_steps: int, picture: Tensor, visible: tuple[int, int]) -> None:
+        """`picture` `[3, H, W]` in [0, 1], padded to whole latents; of it the first `visible` rows and columns count."""
+        assert isinstance(model.autoencoder, DifferentiableAutoencoder)  # codec.py has asked
+        self._model, self._half_steps = model, half_steps
+        self._autoencoder = model.autoencoder
+        self._picture, self._visible = picture, visible
+        self._inverse_gain = model.inverse_gain[half_steps][:, None, None]
+        self._lpips = _lpips(picture.device)
+
+    def run(self, latents: Tensor, iterations: int, budget: float | None = None) -> Tensor:
+        """Latents `[C, h, w]` → latents that ordinary encoding makes a better file of, or those that came in.
+
+        `budget`: about how many bits there are; None for as many as the latents that come in take.
+        """
+        gain = self._model.gain[self._half_steps][:, None, None]
+        leaf = torch.nn.Parameter(latents * gain)
+        optimiser = torch.optim.Adam([leaf], lr=RATE, betas=BETAS, eps=DAMPING)
+        state = start = self._walk(leaf.detach())
+        budget = max(1.0, start.bits if budget is None else budget)
+        weight = start_weight = self._weight(start)
+        before = 0.0
+        for iteration in range(iterations):
+            distortion, gradient = self._distortion(state.decoded, SHIFTS[iteration % len(SHIFTS)], gradient=True)
+            if iteration == 0:
+                before = distortion
+            weight *= (budget / max(state.bits, 1.0)) ** 2  # the picture weighs more where there is room
+            slope = self._slope_of_bits(leaf.detach(), state).add_(gradient, alpha=weight)
+            leaf.grad = slope.masked_fill_(state.indices == 0, 0)  # nothing is coded there
+            optimiser.param_groups[0]["lr"] = RATE * (1 - FALL * iteration / iterations)
+            optimiser.step()
+            state = self._walk(leaf.detach())
+        # Judged at the phase that the start was judged at.
+        after, _ = self._distortion(state.decoded, SHIFTS[0], gradient=False)
+        gained = start_weight * (before - after) + start.bits - state.bits
+        return leaf.detach() / gain if gained > 0 else latents
+
+    def _walk(self, steps: Tensor) -> _State:
+        """Quantises as the encoder will, block by block."""
+        decoded, means = torch.empty_like(steps), torch.empty_like(steps)
+        indices = torch.empty_like(steps, dtype=torch.int64)
+        bits, prior = 0.0, self._model.prior
+        for rows, columns in tiling.blocks(steps.shape[1], steps.shape[2], BLOCK_LATENTS):
+            block = steps[None, :, rows, columns]
+            recorder = Recorder(block, prior.hyper_latents(block, self._half_steps), prior.tables)
+            values = prior.walk((1, block.shape[2], block.shape[3]), self._half_steps, recorder)
+            decoded[:, rows, columns] = values[0].float() / (1 << MEAN_BITS)
+            means[:, rows, columns] = recorder.means.view(block.shape)[0]
+            indices[:, rows, columns] = recorder.indices.view(block.shape)[0]
+            bits += recorder.bits
+        return _State(decoded, means, indices, bits)
+
+    def _slope_of_bits(self, steps: Tensor, state: _State) -> Tensor:
+        """Bits a step, `[C, h, w]`: of the expected cost with uniform noise before rounding, for which it is exact.
+
+        With u uniform in ±1/2 the symbol is floor or ceiling of the distance, with the fraction as the probability, so that
+        the expectation is piecewise linear through the table's own costs.
+        """
+        away = steps - state.means
+        further = further_bits(self._model.prior.tables, steps.device)
+        ceiling = away.abs().floor_().long().add_(1).clamp_(max=further.shape[1] - 1)
+        return further[state.indices, ceiling].mul_(away.sign())
+
+    def _weight(self, state: _State) -> float:
+        """Bits a unit of distortion is worth, from what noise in the coded latents does to the decoded picture."""
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(state.decoded.shape, generator=generator).to(state.decoded.device)
+        noise.mul_(PROBE).masked_fill_(state.indices == 0, 0)
+        change = 0.0
+        with torch.no_grad():
+            for window in self._windows(state.decoded):
+                still, _ = self._seen(state.decoded, window)
+                moved, _ = self._seen(state.decoded + noise, window)
+                change += float(self._measured(moved, still, (0, 0)))
+        return BITS_OF_A_STEP * float(noise.square().sum()) / max(change, 1e-12)
+
+    def _distortion(self, decoded: Tensor, shift: tuple[int, int], *, gradient: bool) -> tuple[float, Tensor]:
+        """Of the picture that is decoded from `[C, h, w]`, summed over pixels; and its gradient, or zeros.
+
+        `shift`: rows and columns that LPIPS leaves out at the top and at the left.
+        """
+        leaf = decoded.detach().clone().requires_grad_(gradient)
+        total = 0.0
+        with torch.set_grad_enabled(gradient):
+            for window in self._windows(decoded):
+                shown, original = self._seen(leaf, window)
+                distortion = self._measured(shown, original, shift)
+                if gradient:
+                    distortion.backward()  # type: ignore[no-untyped-call]
+                total += float(distortion.detach())
+        return total, torch.zeros_like(decoded) if leaf.grad is None else leaf.grad
+
+    def _measured(self, shown: Tensor, original: Tensor, shift: tuple[int, int]) -> Tensor:
+        """MSE and LPIPS of `[1, 3, H, W]`, times the number of pixels."""
+        top, left = (min(by, side - LPIPS_SIDE) for by, side in zip(shift, shown.shape[2:], strict=True))
+        lpips = self._lpips(shown[:, :, top:, left:], original[:, :, top:, left:]).mean()
+        error = MSE_SCALE * (shown - original).square().mean() + LPIPS_WEIGHT * lpips
+        return error * (shown.shape[2] * shown.shape[3])
+
+    def _seen(self, decoded: Tensor, window: tiling.Window) -> tuple[Tensor, Tensor]:
+        """A window of the decoded picture and of the original, `[1, 3, H, W]`; alike where nothing is visible."""
+        w, f = window, self._autoencoder.factor
+        part = (decoded * self._inverse_gain)[None, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
+        whole = self._autoencoder.decode_with_gradient(part, self._half_steps)
+        top, left = f * (w.top - w.seen_top), f * (w.left - w.seen_left)
+        height, width = f * (w.bottom - w.top), f * (w.right - w.left)
+        shown = whole[:, :, top : top + height, left : left + width]
+        original = self._picture[None, :, f * w.top : f * w.bottom, f * w.left : f * w.right]
+        rows, columns = self._visible[0] - f * w.top, self._visible[1] - f * w.left
+        if rows < height or columns < width:
+            hidden = torch.ones_like(original[:, :1], dtype=torch.bool)
+            hidden[:, :, : max(rows, 0), : max(columns, 0)] = False
+            shown = torch.where(hidden, original, shown)
+        return shown, original
+
+    def _windows(self, decoded: Tensor) -> Iterator[tiling.Window]:
+        margin = self._autoencoder.margin
+        return tiling.windows(
+            decoded.shape[1], decoded.shape[2], WINDOW_LATENTS, BLEND_MARGIN if margin is None else margin
+        )
+
+
+@lru_cache(maxsize=2)
+def _lpips(device: torch.device) -> LPIPS:
+    return LPIPS().to(device)

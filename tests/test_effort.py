@@ -1,0 +1,197 @@
+"""Effort: files of every level are ordinary, keep budgets, and cost less for what they show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import reference_decoder
+import sdcodec
+from conftest import photograph
+from sdcodec import refinement
+from sdcodec.bundles import store
+from sdcodec.coding.tables import FrequencyTables, gaussian_tables
+from sdcodec.effort import EFFORTS, HIGHEST
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.priors.rounding import PLAIN, Rounding
+
+PHOTOGRAPH = Path(__file__).parents[1] / "images" / "raccoon.png"
+
+
+@pytest.fixture(scope="module")
+def codec(random_bundle):
+    return sdcodec.Codec(random_bundle, device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return sdcodec.Codec("tiny", device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="module")
+def crop():
+    with Image.open(PHOTOGRAPH) as image:
+        return np.asarray(image.convert("RGB").crop((180, 120, 276, 216)))
+
+
+def refiner(codec, pixels, half_steps):
+    [latents] = codec._latents([sdcodec.codec.read_picture(pixels)])
+    picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
+    return refinement.Refiner(codec._model, half_steps, picture, pixels.shape[:2]), latents
+
+
+def measured(refiner, latents, half_steps):
+    """Bits and distortion, as the refiner counts them, without shifts."""
+    state = refiner._walk(latents * refiner._model.gain[half_steps][:, None, None])
+    return state.bits, refiner._distortion(state.decoded, (0, 0), gradient=False)[0]
+
+
+@pytest.mark.parametrize("effort", [1, 3, 4])
+def test_files_of_every_effort_are_ordinary(tiny, crop, effort):
+    data = tiny.encode(crop[:32, :31], quality=30, effort=effort).data
+    assert data != tiny.encode(crop[:32, :31], quality=30, effort=0).data
+    found = reference_decoder.decode(data, store.SHIPPED / "tiny" / "prior.safetensors")
+    assert np.array_equal(found, tiny.symbols(data))
+    assert tiny.decode(data).size == (31, 32)
+
+
+def test_the_default_rounds_to_the_nearest(codec):
+    pixels = photograph(64, 64)
+    assert codec.encode(pixels).data == codec.encode(pixels, effort=0).data
+    assert EFFORTS[0].rounding == PLAIN and EFFORTS[0].iterations == 0
+
+
+def test_refining_is_deterministic(codec):
+    pixels = photograph(64, 64)
+    assert codec.encode(pixels, effort=4).data == codec.encode(pixels, effort=4).data
+
+
+@pytest.mark.parametrize("effort", [2, 5])
+@pytest.mark.parametrize("target", [500, 1200])
+def test_budgets_hold_at_every_effort_and_are_used(tiny, crop, effort, target):
+    encoded = tiny.encode(crop, target_bytes=target, effort=effort)
+    assert 0.96 * target < len(encoded.data) <= target
+
+
+def test_batches_are_what_single_pictures_are(codec):
+    pixels = [photograph(64, 64, seed) for seed in range(2)]
+    batch = [encoded.data for encoded in codec.encode_batch(pixels, quality=40, effort=4)]
+    assert batch == [codec.encode(own, quality=40, effort=4).data for own in pixels]
+
+
+@pytest.mark.parametrize("effort", [-1, HIGHEST + 1])
+def test_levels_that_do_not_exist_are_refused(codec, effort):
+    with pytest.raises(sdcodec.OptionError, match=r"0\.\.9"):
+        codec.encode(photograph(32, 32), effort=effort)
+
+
+def test_refining_needs_a_gradient(codec, monkeypatch):
+    class Opaque:
+        channels, factor, margin = codec._model.autoencoder.channels, 8, codec._model.autoencoder.margin
+        encode, decode = codec._model.autoencoder.encode, codec._model.autoencoder.decode
+
+    model = sdcodec.codec.loading.Model(Opaque(), codec._model.prior, codec._model.gain, codec._model.inverse_gain)
+    monkeypatch.setattr(codec, "_model", model)
+    with pytest.raises(sdcodec.OptionError, match="effort from 0 to 3"):
+        codec.encode(photograph(32, 32), effort=4)
+    assert codec.encode(photograph(32, 32), effort=3).data
+
+
+# Rounding
+
+
+def test_weighing_bits_never_costs_more_than_the_nearest():
+    """Bits + worth * squared error of every single symbol, over all tables."""
+    sigmas, worth = np.geomspace(0.1, 20, 64), 6.0
+    tables, indices = gaussian_tables(sigmas), torch.arange(4000) % 64
+    away = torch.from_numpy(sigmas)[indices] * torch.randn(4000, generator=torch.Generator().manual_seed(0))
+
+    def costs(rounding: Rounding) -> np.ndarray:
+        symbols = rounding.symbols(away, indices, tables)
+        bits = [tables.log2_cost(symbols[i : i + 1].numpy(), indices[i : i + 1].numpy()) for i in range(len(away))]
+        return np.array(bits) + worth * ((symbols - away) ** 2).numpy()
+
+    plain, weighed = costs(PLAIN), costs(Rounding(worth=worth))
+    coded = (indices != 0).numpy()
+    assert (weighed[coded] <= plain[coded] + 1e-4).all()
+    assert weighed[coded].sum() < 0.995 * plain[coded].sum()
+
+
+def test_what_is_coded_first_is_weighed_least():
+    tables = gaussian_tables(np.geomspace(0.1, 20, 64))
+    away, indices = torch.full((1,), 0.6), torch.full((1,), 12)
+    assert Rounding(worth=8.0).symbols(away, indices, tables, coded=0.25) == 1
+    assert Rounding(worth=8.0).symbols(away, indices, tables, coded=1.0) == 0
+
+
+def test_further_bits_are_differences_of_costs():
+    tables = FrequencyTables(
+        np.array([1, 2]), [np.array([1, 65533, 1, 1]), np.array([64, 1024, 62336, 1024, 64, 1024])]
+    )
+    assert np.allclose(tables.further_bits[1], [0, np.log2(62336 / 1024), 4, 0])
+    assert not tables.further_bits[0].any()
+
+
+@pytest.mark.parametrize("half_steps", [50, 120])
+def test_weighing_bits_makes_files_smaller(tiny, crop, half_steps):
+    sizes = [len(tiny.encode(crop, quality=half_steps / 2, effort=effort).data) for effort in range(4)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[3] < 0.97 * sizes[0]
+
+
+# Refining
+
+
+@pytest.mark.parametrize(("iterations", "least"), [(2, 0.995), (8, 0.99)])
+def test_refining_lowers_bits_and_distortion_together(tiny, crop, iterations, least):
+    by, latents = refiner(tiny, crop, 90)
+    bits, distortion = measured(by, latents, 90)
+    weight = by._weight(by._walk(latents * tiny._model.gain[90][:, None, None]))
+    refined_bits, refined_distortion = measured(by, by.run(latents, iterations), 90)
+    assert refined_bits < 1.03 * bits
+    assert refined_bits + weight * refined_distortion < least * (bits + weight * distortion)
+
+
+def test_refining_keeps_latents_that_it_cannot_make_better(tiny, crop, monkeypatch):
+    by, latents = refiner(tiny, crop, 90)
+    monkeypatch.setattr(refinement, "RATE", 50.0)
+    assert by.run(latents, 1) is latents
+
+
+def test_refining_shows_in_the_decoded_picture(tiny, crop):
+    plain, refined = (tiny.encode(crop, quality=45, effort=effort) for effort in (0, 5))
+    assert len(refined.data) < 1.03 * len(plain.data)
+    lpips = LPIPS()
+    original, *decoded = (
+        torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
+        for image in (crop, tiny.decode(plain.data), tiny.decode(refined.data))
+    )
+    distances = [float(lpips.distance(image, original)) for image in decoded]
+    assert distances[1] < 0.85 * distances[0]
+
+
+def test_what_is_padded_does_not_count(tiny, crop):
+    by, latents = refiner(tiny, crop, 90)
+    decoded = by._walk(latents * tiny._model.gain[90][:, None, None]).decoded
+    by._visible = (96, 8)
+    before, gradient = by._distortion(decoded, (0, 0), gradient=True)
+    by._picture[:, :, 8:] = 0
+    after, _ = by._distortion(decoded, (0, 0), gradient=False)
+    assert gradient.any() and before == pytest.approx(after, rel=0.2)  # LPIPS looks over the edge a little
+    by._visible = (0, 0)
+    nothing, gradient = by._distortion(decoded, (0, 0), gradient=True)
+    assert nothing == 0 and not gradient.any()
+
+
+def test_pictures_of_several_windows_are_refined(tiny, crop, monkeypatch):
+    by, latents = refiner(tiny, crop, 90)
+    decoded = by._walk(latents * tiny._model.gain[90][:, None, None]).decoded
+    monkeypatch.setattr(refinement, "LPIPS_WEIGHT", 0.0)
+    whole, gradient = by._distortion(decoded, (0, 0), gradient=True)
+    monkeypatch.setattr(refinement, "WINDOW_LATENTS", 8)
+    parts, own = by._distortion(decoded, (0, 0), gradient=True)
+    assert parts == pytest.approx(whole, rel=1e-4)
+    assert torch.allclose(own, gradient, atol=1e-3 * float(gradient.abs().max()))
