@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdcodec import hardware, tiling
+from sdcodec import tiling
 from sdcodec.autoencoders.protocol import Autoencoder
 
 # Side of what a network with a finite reach computes at once, without its margin; with `tiny` 24 megapixels need 1.5 GB.
@@ -16,12 +16,10 @@ WINDOW_PIXELS = 1280
 BLENDED_PIXELS = 768
 FADE_PIXELS = 64  # to both sides of where two such windows meet
 GUARD_PIXELS = 32  # what they see beyond it
-REMEDY = "take fewer pictures at once, precision bfloat16 or float16, or another device"
 
 
-@hardware.explained_memory(REMEDY)
 def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """uint8 `[B, H, W, 3]`, sides multiples of `factor` → float32 latents `[B, C, H/f, W/f]`. Raises NotEnoughMemoryError."""
+    """uint8 `[B, H, W, 3]`, sides multiples of `factor` → float32 latents `[B, C, H/f, W/f]`."""
     f = autoencoder.factor
     height, width = pixels.shape[1] // f, pixels.shape[2] // f
     latents = torch.zeros(len(pixels), autoencoder.channels, height, width, device=device)
@@ -44,9 +42,8 @@ def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.de
     return latents
 
 
-@hardware.explained_memory(REMEDY)
 def decode(autoencoder: Autoencoder, latents: Tensor, half_steps: int) -> NDArray[np.uint8]:
-    """Float32 latents `[B, C, h, w]` and the quality in half steps → uint8 `[B, fh, fw, 3]`. Raises NotEnoughMemoryError."""
+    """Float32 latents `[B, C, h, w]` and the quality in half steps → uint8 `[B, fh, fw, 3]`."""
     f = autoencoder.factor
     batch, _, height, width = latents.shape
     pixels = np.empty((batch, f * height, f * width, 3), np.uint8)

@@ -21,7 +21,7 @@ from sdcodec import windowed
 from sdcodec.autoencoders.diffusers import running_dtype
 from sdcodec.bundles import calibration, importing, store
 from sdcodec.container import Container
-from sdcodec.errors import BundleError, FormatError, NotEnoughMemoryError
+from sdcodec.errors import BundleError, FormatError
 
 CPU = torch.device("cpu")
 GEOMETRY = {
@@ -112,16 +112,16 @@ def test_quality_orders_sizes_and_errors(codecs, family):
     for quality in (0, 25, 50, 75, 100):
         data = codec.encode(picture.rgb, quality=quality).data
         sizes.append(len(data))
-        seen = codec._dequantised([codec.symbols(data)], round(2 * quality))[0]
+        seen = codec._decoded_latents([Container.from_bytes(data)])[0]
         weights = codec._model.gain[100][:, None, None]  # how much each channel matters
         errors.append(float(((seen - latents) * weights).square().mean()))
     assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 50
 
 
-@families
+@pytest.mark.parametrize("family", ["sd1", "taesd", "dc", "flux2"])
 def test_budgets_are_met_and_used(codecs, family):
-    codec, pixels = codecs[family], photograph(128, 160)
+    codec, pixels = codecs[family], photograph(128, 128)
     low, high = (len(codec.encode(pixels, quality=quality).data) for quality in (0, 100))
     target = (low + high) // 2
     encoded = codec.encode(pixels, target_bytes=target)
@@ -256,15 +256,6 @@ def test_no_network_sees_more_than_a_window_of_a_large_picture(codecs, monkeypat
     assert max(seen) <= windowed.BLENDED_PIXELS
 
 
-def test_exhausted_memory_is_explained(codecs, monkeypatch):
-    def exhausted(images):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")
-
-    monkeypatch.setattr(codecs["sd1"]._model.autoencoder, "encode", exhausted)
-    with pytest.raises(NotEnoughMemoryError, match="not enough memory; take fewer pictures"):
-        codecs["sd1"].encode(photograph(64, 64))
-
-
 # Precision
 
 
@@ -378,7 +369,7 @@ def test_the_fingerprint_names_the_geometry(home, family):
 
 def test_the_second_decoder_reads_the_geometry(codecs):
     data = codecs["dc"].encode(photograph(300, 140)).data
-    factor, _, width, height, _ = reference_decoder.parse(data)
+    factor, _, width, height, *_ = reference_decoder.parse(data)
     assert (factor, width, height) == (32, 140, 300)
 
 

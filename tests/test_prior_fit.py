@@ -53,6 +53,7 @@ def test_the_same_steps_give_the_same_prior(adaptive_bundle, photographs):
 
 
 def test_a_prior_that_is_no_better_is_not_stored(adaptive_bundle, photographs):
+    fit_prior(read_manifest(adaptive_bundle), [photographs], QUICK)
     manifest = (adaptive_bundle / store.MANIFEST).read_bytes()
     with pytest.raises(TrainingError, match="left as it was"):
         fit_prior(read_manifest(adaptive_bundle), [photographs], QUICK)
