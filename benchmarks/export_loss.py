@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 import sdcodec
 from sdcodec import blocks
-from sdcodec.pixels import Picture, read_picture
+from sdcodec.pixels import read_picture
 from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import CostEstimator
 from sdcodec.training.config import PriorConfig, TinyConfig
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.run import load_weights
+from sdcodec_eval.pictures import centre_crop, collect, read
 
 
 def main() -> None:
@@ -37,8 +37,8 @@ def main() -> None:
     model = TrainingModel(TinyConfig(**config["tiny"]), PriorConfig(**config["prior"]))
     model.load_state_dict(load_weights(options.checkpoint))
     model.eval()
-    pictures = [_crop(path) for path in sorted(options.images.glob("*.png"))]
-    latents = [codec._latents([codec_picture])[0] for codec_picture in map(_read, pictures)]
+    pictures = [centre_crop(read(source), 512) for source in collect([options.images])]
+    latents = [codec._latents([read_picture(pixels)])[0] for pixels in pictures]
     print(
         f"{len(pictures)} pictures\n{'quality':>7} {'float B':>9} {'integer B':>9} {'loss':>7} {'real B':>9} {'over ideal':>10}"
     )
@@ -57,16 +57,6 @@ def main() -> None:
             real.append(sum(map(len, coded.blocks)))
         a, b, c = np.mean(floats), np.mean(integers), np.mean(real)
         print(f"{quality:7g} {a:9.1f} {b:9.1f} {b / a - 1:7.2%} {c:9.1f} {c / b - 1:10.2%}")
-
-
-def _crop(path: Path) -> Image.Image:
-    image = Image.open(path).convert("RGB")
-    left, top = (image.width - 512) // 2, (image.height - 512) // 2
-    return image.crop((left, top, left + 512, top + 512))
-
-
-def _read(image: Image.Image) -> Picture:
-    return read_picture(image)
 
 
 if __name__ == "__main__":

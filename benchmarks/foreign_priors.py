@@ -47,6 +47,7 @@ from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import Coder, Decoder
 from sdcodec.training.prior_fit import FitConfig, fit_prior
 from sdcodec_eval.metrics import lpips, psnr
+from sdcodec_eval.pictures import Source, centre_crop, read
 
 COLUMNS = ("image", "quality", "codec", "bytes", "error", "psnr", "lpips")
 Row = tuple[str, float, str, float, float, float, float]
@@ -89,6 +90,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="where the two bundles are kept")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--pictures", type=int, default=0, help="at most so many to fit on; 0: as time allows, or all")
     parser.add_argument("--fitted", action="store_true", help="take the bundles in --work as they are")
     parser.add_argument("--quality", type=float, nargs="+", default=[10, 30, 50, 70, 90])
     parser.add_argument("--images", type=int, default=24)
@@ -101,7 +103,7 @@ def main() -> int:
         _make(network, adaptive, options.photographs)
         shutil.rmtree(fitted, ignore_errors=True)
         shutil.copytree(adaptive, fitted)
-        config = FitConfig(minutes=options.minutes, steps=options.steps)
+        config = FitConfig(minutes=options.minutes, steps=options.steps, pictures=options.pictures)
         result = fit_prior(store.read_manifest(fitted), [options.photographs], config, device="cpu", say=print)
         print(f"fitted: {result.steps} steps on {result.pictures} photographs")
     codecs = {"adaptive": Codec(adaptive, device="cpu", precision="float32")}
@@ -154,12 +156,10 @@ def _holds(folder: Path) -> bool:
 
 
 def _measured(path: Path, codecs: Mapping[str, Codec], qualities: list[float], pixels: bool) -> list[Row]:
-    with Image.open(path) as image:
-        left, top = (image.width - 512) // 2, (image.height - 512) // 2
-        crop = image.convert("RGB").crop((left, top, left + 512, top + 512))
-    original = np.asarray(crop)
+    original = centre_crop(read(Source(path.stem, path)), 512)
     any_codec = next(iter(codecs.values()))
-    [latents] = any_codec._latents([read_picture(crop)])
+    picture = read_picture(original)
+    [latents] = any_codec._latents([picture])
     rows: list[Row] = []
     nothing = (float("nan"),) * 2
     for quality in qualities:
@@ -172,7 +172,7 @@ def _measured(path: Path, codecs: Mapping[str, Codec], qualities: list[float], p
         rows.append((path.stem, quality, "same", _same_integers(whole), error, *nothing))
         for name, codec in codecs.items():
             [coded] = blocks.code(codec._model, latents[None], half_steps, Rounding())
-            data = codec._filed(read_picture(crop), half_steps, coded).to_bytes()
+            data = codec._filed(picture, half_steps, coded).to_bytes()
             symbols = codec.symbols(data)
             own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
             figures = nothing

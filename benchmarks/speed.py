@@ -21,16 +21,15 @@ from pathlib import Path
 from PIL import Image
 
 from sdcodec import Codec
+from sdcodec_eval.pictures import Source, centre_crop, read
 
 QUALITY = 45.0
 BUDGET = 5000
 
 
-def centre_crop(path: Path, side: int = 512) -> Image.Image:
-    """The middle of an image, RGB."""
-    with Image.open(path) as image:
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        return image.convert("RGB").crop((left, top, left + side, top + side))
+def middle(path: Path) -> Image.Image:
+    """512x512 pixels, RGB."""
+    return Image.fromarray(centre_crop(read(Source(path.stem, path)), 512))
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     codec = Codec(options.model, device="cpu", precision=options.precision)
     times: dict[str, list[float]] = {}
     for path in options.images:
-        image = centre_crop(path)
+        image = middle(path)
         data = codec.encode(image, quality=QUALITY).data
         tasks: dict[str, Callable[[], object]] = {
             "sdcodec encode": lambda image=image: codec.encode(image, quality=QUALITY),
@@ -66,7 +65,7 @@ def main() -> None:
         print(f"{name:24} {1000 * seconds:8.1f} {512 * 512 / 1e6 / seconds:7.2f} {webp:7.2f} {avif:7.2f}")
     search = medians["sdcodec encode --bytes"] / medians["sdcodec encode"]
     print(f"a search for {BUDGET} bytes takes {search:.2f} times as long as an encode at a fixed quality")
-    _command(codec, centre_crop(options.images[0]), options.rounds)
+    _command(codec, middle(options.images[0]), options.rounds)
 
 
 def _saved(image: Image.Image, kind: str, **settings: int) -> bytes:

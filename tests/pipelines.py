@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from unet_pipelines import save_text_encoder
+
 KL: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -91,20 +93,8 @@ def autoencoder_folder(family: str, folder: Path) -> Path:
 
 def pipeline_folder(folder: Path) -> Path:
     """A pipeline of Stable Diffusion 1.x: VAE, CLIP text encoder and tokenizer, index, model card and licence. No UNet."""
-    import transformers
-
     network("sd1").save_pretrained(folder / "vae")
-    settings = transformers.CLIPTextConfig(
-        vocab_size=49408, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-    )
-    transformers.CLIPTextModel(settings).save_pretrained(folder / "text_encoder")
-    vocabulary = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
-    words = folder / "words"
-    words.mkdir()
-    (words / "vocab.json").write_text(json.dumps(vocabulary))
-    (words / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(words / "vocab.json"), str(words / "merges.txt"))
-    tokenizer.save_pretrained(folder / "tokenizer")
+    save_text_encoder(folder, "", projected=False)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "vae": ["diffusers", "AutoencoderKL"],

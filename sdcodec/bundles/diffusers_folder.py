@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from sdcodec.errors import BundleError
+from sdcodec.hardware import is_out_of_memory
 
 CONFIGURATION, WEIGHTS = "config.json", "diffusion_pytorch_model"
 VARIANTS = ("", "fp16", "bf16")  # diffusion_pytorch_model.fp16.safetensors
@@ -75,25 +76,33 @@ def load_network(network_class: Any, folder: Path, dtype: torch.dtype, variant: 
 
     Raises BundleError where the weights do not fit the configuration, or are damaged.
     """
-    try:
-        with _silent_diffusers():
-            network, report = network_class.from_pretrained(
-                folder,
-                variant=variant or None,
-                use_safetensors=True,
-                local_files_only=True,
-                torch_dtype=dtype,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BundleError(f"{folder}: cannot be loaded ({reason.strip()})") from error
+    with explained(folder), _silent_diffusers():
+        network, report = network_class.from_pretrained(
+            folder,
+            variant=variant or None,
+            use_safetensors=True,
+            local_files_only=True,
+            torch_dtype=dtype,
+            output_loading_info=True,
+        )
     wrong = [*report["missing_keys"], *report["unexpected_keys"], *report["mismatched_keys"]]
     if wrong:
         raise BundleError(
             f"{folder}: weights and {CONFIGURATION} do not fit ({len(wrong)} tensors, such as {wrong[0]}); fetch both again"
         )
     return network.eval()
+
+
+@contextlib.contextmanager
+def explained(place: Path) -> Iterator[None]:
+    """What the libraries raise for a broken folder as a BundleError of one line; that memory is exhausted goes on as it is."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise BundleError(f"{place}: cannot be loaded ({reason.strip()})") from error
 
 
 @contextlib.contextmanager

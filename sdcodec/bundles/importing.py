@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdcodec import hardware
 from sdcodec.autoencoders import diffusers
 from sdcodec.bundles import calibration, diffusers_folder, origin, store
 from sdcodec.bundles.writing import add_denoiser, write_bundle
@@ -22,7 +23,6 @@ from sdcodec.denoisers.importing import import_unet
 from sdcodec.errors import BundleError, OptionError
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KEPT_EXACT = "bn."  # statistics, not weights: FLUX.2's latents are scaled with them
 LICENCE_FILE = "LICENCE.txt"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -134,9 +134,9 @@ def _target(name: str, force: bool) -> Path:
 
 
 def _dtype(name: str) -> torch.dtype:
-    if name not in DTYPES:
-        raise OptionError(f"dtype {name!r} is unknown; choose {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if name not in hardware.DTYPES:
+        raise OptionError(f"dtype {name!r} is unknown; choose {', '.join(hardware.DTYPES)}")
+    return hardware.DTYPES[name]
 
 
 def _autoencoder_folder(found: origin.Origin, subfolder: str | None) -> Path:

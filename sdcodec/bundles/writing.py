@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint
@@ -66,13 +66,7 @@ def add_denoiser(
             f"the UNet is made for {configuration['latent_channels']} latent channels, the model {bundle.name!r} has "
             f"{channels}; take the UNet that belongs to its autoencoder"
         )
-    path = bundle.folder / DENOISER_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(dict(tensors), temporary)  # straight to the disk: a UNet's bytes would not fit in memory twice
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    os.replace(temporary, path)
+    _replace(bundle.folder / DENOISER_FILE, dict(tensors))
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
     manifest["denoiser"] = {"class": kind, "file": DENOISER_FILE, "configuration": configuration}
     return _write_manifest(bundle.folder, manifest)
@@ -128,5 +122,8 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
 
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(save(tensors))  # not save_file, which makes files that only their owner may read
+    save_file(tensors, temporary)  # straight to the disk: a UNet's bytes would not fit in memory twice
+    umask = os.umask(0)
+    os.umask(umask)
+    temporary.chmod(0o666 & ~umask)  # save_file makes files that only their owner may read
     os.replace(temporary, path)

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from sdcodec.bundles.diffusers_folder import CONFIGURATION, load_network, read_json, weight_files
+from sdcodec.bundles.diffusers_folder import CONFIGURATION, explained, load_network, read_json, weight_files
 from sdcodec.denoisers.prediction import PREDICTIONS
 from sdcodec.denoisers.schedule import DEFAULTS, noise_schedule
 from sdcodec.denoisers.unet import CLASSES, HIDDEN_STATES, POOLED, UNET_PREFIX, build_unet, largest_side
 from sdcodec.errors import BundleError
-from sdcodec.hardware import explained_memory, is_out_of_memory
+from sdcodec.hardware import explained_memory
 
 TOKENS = 77  # CLIP's context: how long the zeros are that some SDXL pipelines use for the empty prompt
 TURBO_LEVELS = (
@@ -155,15 +154,11 @@ def _encoded(source: Path, encoder: str, tokenizer: str) -> Any:
 
 @contextmanager
 def _explained(place: Path) -> Iterator[None]:
-    """What the libraries raise for a broken folder, in one line."""
+    """As `explained`, and says which extra has a package that is missing."""
     try:
-        yield
+        with explained(place):
+            yield
     except ImportError as error:
         raise BundleError(
             f"a UNet needs the package {error.name}; install sdcodec with its extra: pip install 'sdcodec[sd]'"
         ) from error
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
-        if is_out_of_memory(error):
-            raise
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BundleError(f"{place}: cannot be read ({first})") from error
