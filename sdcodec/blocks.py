@@ -22,13 +22,15 @@ BLOCKS_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class CodedLatents:
-    """A picture's entropy-coded blocks in raster order, and the mean squared error of its latents, float64 `[C]`."""
+    """A picture's entropy-coded blocks in raster order; where it was measured, the mean squared error of its latents `[C]`."""
 
     blocks: tuple[bytes, ...]
-    squared_error: Tensor
+    squared_error: Tensor | None
 
 
-def code(model: Model, latents: Tensor, half_steps: int, rounding: Rounding) -> list[CodedLatents]:
+def code(
+    model: Model, latents: Tensor, half_steps: int, rounding: Rounding, measure_error: bool = False
+) -> list[CodedLatents]:
     """Latents `[B, C, h, w]` → each item coded at a quality in half steps."""
     places = list(tiling.blocks(latents.shape[2], latents.shape[3], BLOCK_LATENTS))
     coded: dict[tuple[int, int], bytes] = {}
@@ -38,14 +40,15 @@ def code(model: Model, latents: Tensor, half_steps: int, rounding: Rounding) -> 
         coder = Coder(steps, model.prior.hyper_latents(steps, half_steps), model.prior.tables, rounding)
         values = model.prior.walk((steps.shape[0], *steps.shape[2:]), half_steps, coder)
         coded |= dict(zip(chunk, coder.finish(), strict=True))
-        # What a decoder will see, in units of latents.
-        given = steps / model.gain[half_steps][:, None, None]
-        seen = values.float() * (model.inverse_gain[half_steps][:, None, None] / (1 << MEAN_BITS))
-        for (item, _), own in zip(chunk, (seen - given).square_().sum((2, 3)).cpu(), strict=True):
+        if not measure_error:
+            continue
+        # In the latents that a decoder sees: what it is given against what it would be given without rounding.
+        error = (values.float() / (1 << MEAN_BITS) - steps) * model.inverse_gain[half_steps][:, None, None]
+        for (item, _), own in zip(chunk, error.square_().sum((2, 3)).cpu(), strict=True):
             squares[item] += own
     count = latents.shape[2] * latents.shape[3]
     return [
-        CodedLatents(tuple(coded[item, place] for place in range(len(places))), own / count)
+        CodedLatents(tuple(coded[item, place] for place in range(len(places))), own / count if measure_error else None)
         for item, own in enumerate(squares)
     ]
 

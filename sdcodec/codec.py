@@ -250,7 +250,7 @@ class Codec:
             latents = self._latents(chosen)
             for own, picture in zip(latents, chosen, strict=True):
                 own.copy_(self._refined(picture, own, half_steps, plan.iterations))
-            coded = blocks.code(self._model, latents, half_steps, plan.rounding)
+            coded = blocks.code(self._model, latents, half_steps, plan.rounding, self._measures_error)
             for i, picture, result in zip(group, chosen, coded, strict=True):
                 height, width = picture.rgb.shape[:2]
                 data = self._filed(picture, half_steps, result).to_bytes()
@@ -330,8 +330,8 @@ class Codec:
 
     def _deviations(self, container: Container) -> Tensor:
         """Of the latents' error, `[C]`: as measured, or where the file does not say, what rounding leaves."""
-        if container.deviations is None:
-            return error_levels.uniform_deviations(self._model.gain[container.header.quality])
+        if container.deviations is None or not self._measures_error:
+            return error_levels.uniform_deviations(self._model.inverse_gain[container.header.quality])
         return error_levels.unpack_deviations(container.deviations, self._model.autoencoder.channels)
 
     # Latents and bytes
@@ -379,12 +379,17 @@ class Codec:
         return best
 
     def _coded(self, picture: Picture, latents: Tensor, half_steps: int, rounding: Rounding) -> Container:
-        [coded] = blocks.code(self._model, latents[None], half_steps, rounding)
+        [coded] = blocks.code(self._model, latents[None], half_steps, rounding, self._measures_error)
         return self._filed(picture, half_steps, coded)
+
+    @property
+    def _measures_error(self) -> bool:
+        """Whether files carry the deviation of their latents' error."""
+        return self._bundle.denoiser is not None and self._bundle.denoiser.wants_measured_error
 
     def _no_deviations(self) -> bytes | None:
         """As long as what a file will say of the error."""
-        return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._bundle.denoiser else None
+        return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._measures_error else None
 
     def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
         """Containers of one size and quality → latents `[B, C, h, w]`."""
@@ -418,8 +423,10 @@ class Codec:
             error = torch.from_numpy(chosen.values() / (1 << palette.VALUE_BITS) - steps).square_().mean((1, 2))
             quality = palette.quality_of_error(float(error.mean()), self._model.gain)
             deviations = None
-            if self._bundle.denoiser:
-                deviations = error_levels.pack_deviations(error / self._model.gain[palette.MIDDLE].cpu().square())
+            if self._measures_error:
+                deviations = error_levels.pack_deviations(
+                    error * self._model.inverse_gain[palette.MIDDLE].cpu().square()
+                )
             container = self._container(picture, quality, (), deviations)
             return replace(container, palette=chosen.to_bytes()).to_bytes()
 
@@ -437,7 +444,8 @@ class Codec:
     # Files
 
     def _filed(self, picture: Picture, half_steps: int, coded: blocks.CodedLatents) -> Container:
-        deviations = error_levels.pack_deviations(coded.squared_error) if self._bundle.denoiser else None
+        squared = coded.squared_error
+        deviations = None if squared is None else error_levels.pack_deviations(squared)
         return self._container(picture, half_steps, coded.blocks, deviations)
 
     def _container(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.store import read_manifest
 from sdcodec.bundles.writing import add_prior
+from sdcodec.perceptual.trunks import VGG16
+from sdcodec.perceptual.vgg import POSITIONS
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel
@@ -106,3 +109,17 @@ def adaptive_bundle(random_bundle: Path, tmp_path: Path) -> Path:
     gains = {name: stored[name] for name in ("gain", "inverse_gain")}
     add_prior(bundle, prior="adaptive", prior_tensors=prior_tensors, tables=tables, **gains)
     return folder
+
+
+@pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of VGG-16's shape, random, named as torchvision names them; and something that is not asked for."""
+    torch.manual_seed(1)
+    tensors, channels = {"classifier.0.bias": torch.zeros(3)}, 3
+    for position, layer in zip(POSITIONS, VGG16, strict=True):
+        tensors[f"features.{position}.weight"] = torch.randn(layer.width, channels, 3, 3) / math.sqrt(9 * channels / 2)
+        tensors[f"features.{position}.bias"] = torch.zeros(layer.width)
+        channels = layer.width
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
+    save_file(tensors, path)
+    return path

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 from conftest import photograph
 from sdcodec.errors import OptionError
 from sdcodec.perceptual.lpips import LPIPS
-from sdcodec.perceptual.trunks import VGG16
-from sdcodec.perceptual.vgg import POSITIONS, find_vgg16
+from sdcodec.perceptual.vgg import find_vgg16
 from sdcodec_eval.measuring import METRICS, Meter
 from sdcodec_eval.metrics import lpips, lpips_vgg, ms_ssim, psnr, psnr_y, ssim
 from sdcodec_eval.montage import side_by_side
@@ -39,20 +37,6 @@ def published_example() -> list[np.ndarray]:
         np.asarray(Image.open(next(PUBLISHED.glob(f"{name}.*"))).convert("RGB"))
         for name in ("ex_ref", "ex_p0", "ex_p1")
     ]
-
-
-@pytest.fixture(scope="module")
-def vgg_file(tmp_path_factory):
-    """Weights of VGG-16's shape, random, named as torchvision names them; and something that is not asked for."""
-    torch.manual_seed(1)
-    tensors, channels = {"classifier.0.bias": torch.zeros(3)}, 3
-    for position, layer in zip(POSITIONS, VGG16, strict=True):
-        tensors[f"features.{position}.weight"] = torch.randn(layer.width, channels, 3, 3) / math.sqrt(9 * channels / 2)
-        tensors[f"features.{position}.bias"] = torch.zeros(layer.width)
-        channels = layer.width
-    path = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
-    save_file(tensors, path)
-    return path
 
 
 def test_psnr_of_a_known_error():

@@ -39,14 +39,14 @@ class Model:
 
 def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype) -> Model:
     """Reads the weights. Raises BundleError where files are missing, damaged, or not what the fingerprint says."""
-    tensors = _read(bundle.folder / entry.file)
+    tensors = read_tensors(bundle.folder / entry.file)
     found = fingerprint(tensors, bundle.configuration)
     if found != entry.fingerprint:
         raise BundleError(
             f"{bundle.folder / entry.file}: fingerprint {found.hex()[:8]}, the manifest says "
             f"{entry.fingerprint.hex()[:8]}; the model {bundle.name!r} is damaged, install it again"
         )
-    weights = _read(bundle.folder / bundle.autoencoder_file)
+    weights = read_tensors(bundle.folder / bundle.autoencoder_file)
     autoencoder = _choose(AUTOENCODERS, bundle.autoencoder, bundle)(bundle.configuration, weights, device, dtype)
     prior = _choose(PRIORS, entry.kind, bundle)(tensors, device)
     return Model(autoencoder, prior, tensors["gain"].to(device), tensors["inverse_gain"].to(device))
@@ -61,7 +61,14 @@ def load_denoiser(bundle: Bundle, device: torch.device, dtype: torch.dtype, offl
             "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
         )
     loader = _choose(DENOISERS, entry.kind, bundle)
-    return loader(entry.configuration, _read(bundle.folder / entry.file), device, dtype, offload)
+    return loader(entry.configuration, read_tensors(bundle.folder / entry.file), device, dtype, offload)
+
+
+def prior_parts(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], FrequencyTables]:
+    """A prior's file: the tensors of the prior by its own names, and the frozen tables."""
+    own = {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
+    radii, frequencies = (tensors[TABLES_PREFIX + name].numpy() for name in ("radii", "frequencies"))
+    return own, FrequencyTables.from_arrays(radii, frequencies)
 
 
 def fingerprint(tensors: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> bytes:
@@ -81,7 +88,8 @@ def fingerprint(tensors: Mapping[str, Tensor], configuration: Mapping[str, Any])
     return digest.digest()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A bundle's file of weights. Raises BundleError where it is missing or damaged."""
     try:
         return load_file(path)
     except OSError as error:
@@ -115,21 +123,11 @@ def _diffusers(
 
 
 def _learned(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
-    return LearnedPrior(_own(tensors), _tables(tensors), device)
+    return LearnedPrior(*prior_parts(tensors), device)
 
 
 def _adaptive(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
-    return AdaptivePrior(_own(tensors), _tables(tensors), device)
-
-
-def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
-
-
-def _tables(tensors: Mapping[str, Tensor]) -> FrequencyTables:
-    return FrequencyTables.from_arrays(
-        tensors[TABLES_PREFIX + "radii"].numpy(), tensors[TABLES_PREFIX + "frequencies"].numpy()
-    )
+    return AdaptivePrior(*prior_parts(tensors), device)
 
 
 def _unet(
@@ -144,11 +142,24 @@ def _unet(
     return unet_denoiser(configuration, tensors, device, dtype, offload)
 
 
+def _latent_unet(
+    configuration: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    offload: bool,
+) -> Denoiser:
+    from sdcodec.denoisers.latent_unet import latent_unet_denoiser  # only who denoises waits for it
+
+    return latent_unet_denoiser(configuration, tensors, device, dtype)  # too small to be worth offloading
+
+
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
     "tiny": _tiny,
     "diffusers": _diffusers,
 }
 PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
 DENOISERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype, bool], Denoiser]] = {
-    "unet": _unet
+    "unet": _unet,
+    "latent-unet": _latent_unet,
 }

@@ -37,9 +37,9 @@ def unpack_deviations(payload: bytes, channels: int) -> Tensor:
     return levels[_group(channels, len(payload))]
 
 
-def uniform_deviations(gain: Tensor) -> Tensor:
-    """What rounding alone leaves, step² / 12: for `gain` `[C]`, steps per unit of latent → float64 `[C]`."""
-    return 1 / (gain.double().cpu() * math.sqrt(12))
+def uniform_deviations(inverse_gain: Tensor) -> Tensor:
+    """What rounding alone leaves, step² / 12: for `inverse_gain` `[C]`, a step in the decoder's latents → float64 `[C]`."""
+    return inverse_gain.double().cpu() / math.sqrt(12)
 
 
 def _group(channels: int, total: int) -> Tensor:

@@ -27,19 +27,27 @@ class DISTS(nn.Module):
     def __init__(self, trunk: Mapping[str, Tensor]) -> None:
         """trunk: VGG's convolutions, as `sdcodec.perceptual.vgg.read_vgg16` returns them."""
         super().__init__()
-        self.trunk = [(trunk[f"features.{i}.weight"], trunk[f"features.{i}.bias"]) for i in range(len(VGG16))]
+        for name, value in trunk.items():
+            self.register_buffer(name.replace(".", "_"), value, persistent=False)
         with as_file(files(__package__) / "dists.safetensors") as path:
             weights = load_file(path)
         total = weights["alpha"].sum() + weights["beta"].sum()
-        widths = [3, *(layer.width for layer in VGG16 if layer.compared)]
-        self.alpha, self.beta = (list((weights[name] / total).split(widths)) for name in ("alpha", "beta"))
-        self.mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        self.deviation = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+        self.widths = [3, *(layer.width for layer in VGG16 if layer.compared)]
+        self.register_buffer("alpha", weights["alpha"] / total, persistent=False)
+        self.register_buffer("beta", weights["beta"] / total, persistent=False)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
     def distance(self, images: Tensor, references: Tensor) -> Tensor:
         """DISTS of each pair, `[B]`."""
         similarity = images.new_zeros(images.shape[0])
-        pairs = zip(self._activations(images), self._activations(references), self.alpha, self.beta, strict=True)
+        pairs = zip(
+            self._activations(images),
+            self._activations(references),
+            self.alpha.split(self.widths),
+            self.beta.split(self.widths),
+            strict=True,
+        )
         for x, y, alpha, beta in pairs:
             x_mean, y_mean = x.mean((2, 3)), y.mean((2, 3))
             x_variance, y_variance = x.var((2, 3), correction=0), y.var((2, 3), correction=0)
@@ -54,9 +62,10 @@ class DISTS(nn.Module):
     def _activations(self, images: Tensor) -> list[Tensor]:
         """The image itself and VGG's five last activations before each pooling, `[B, C_i, H_i, W_i]`."""
         x, found = (images - self.mean) / self.deviation, [images]
-        for layer, (weight, bias) in zip(VGG16, self.trunk, strict=True):
+        for i, layer in enumerate(VGG16):
             if layer.pool_before:
                 x = _l2_pooled(x)
+            weight, bias = getattr(self, f"features_{i}_weight"), getattr(self, f"features_{i}_bias")
             x = F.relu(F.conv2d(x, weight, bias, padding=layer.padding))
             if layer.compared:
                 found.append(x)
@@ -65,6 +74,6 @@ class DISTS(nn.Module):
 
 def _l2_pooled(x: Tensor) -> Tensor:
     """Half the size by the root of a weighted mean of squares (Henaff and Simoncelli 2016)."""
-    window = torch.tensor(POOLING)
+    window = torch.tensor(POOLING, dtype=x.dtype, device=x.device)
     kernel = torch.outer(window, window).expand(x.shape[1], 1, 3, 3)
     return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()

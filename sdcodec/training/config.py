@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.denoisers.latent_unet import LatentUNetConfig
 from sdcodec.errors import TrainingError
 from sdcodec.training.prior_network import PriorConfig
 
@@ -42,11 +43,17 @@ class TrainingConfig:
     ema: float = 0.999
     lpips_weight: float = 2.5
     lpips_ramp: int = 1_000
+    dists_weight: float = 0.0
+    vgg: str = ""  # the file of VGG-16's weights that DISTS needs; empty: where torchvision has put it
+    evening: float = 0.45  # each loss is divided by beta to this power; 1: distortion alone counts, at every rate alike
+    qualities: tuple[float, float] = (0.0, 100.0)  # the range that is trained on
     focus_quality: float = 45.0  # the middle rate that is learnt first,
     spread_start: int = 2_000  # until here; then the range of qualities widens,
     spread_end: int = 3_500  # and is complete here
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
-    train_only: str = ""  # "decoder": everything before the decoder stays as it is; "prior": all but the prior
+    train_only: str = (
+        ""  # "decoder": everything before it stays as it is; "denoiser": all but the UNet; "prior": likewise
+    )
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
@@ -58,6 +65,7 @@ class TrainingConfig:
     threads: int = 0
     tiny: TinyConfig = field(default_factory=TinyConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+    denoiser: LatentUNetConfig = field(default_factory=LatentUNetConfig)
 
 
 def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:
@@ -79,6 +87,8 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         target[name] = _toml_value(text)
     values["tiny"] = _section(TinyConfig, values.get("tiny", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
+    values["denoiser"] = _section(LatentUNetConfig, _tuples(values.get("denoiser", {})), path)
+    values = _tuples(values)
     if "crops" in values:
         values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
     data = values.get("data", [])
@@ -86,15 +96,23 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     values["output"] = str(_absolute(path, values.get("output", f"runs/{path.stem}")))
     if "/" in values.get("start_from", ""):
         values["start_from"] = str(_absolute(path, values["start_from"]))
+    if values.get("vgg"):
+        values["vgg"] = str(_absolute(path, values["vgg"]))
     config = _section(TrainingConfig, values, path)
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
-    if config.train_only not in ("", "decoder", "prior"):
-        raise TrainingError(f"{path}: train_only = {config.train_only!r}: choose decoder or prior, or leave it out")
+    if config.train_only not in ("", "decoder", "denoiser", "prior"):
+        raise TrainingError(
+            f"{path}: train_only = {config.train_only!r}: choose decoder, denoiser or prior, or leave it out"
+        )
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:
             raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")
     return config
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _toml_value(text: str) -> Any:

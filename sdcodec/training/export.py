@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig
-from sdcodec.bundles.loading import PRIOR_PREFIX
-from sdcodec.bundles.store import Bundle
-from sdcodec.bundles.writing import write_bundle
+from sdcodec.bundles.loading import prior_parts, read_tensors
+from sdcodec.bundles.store import MANIFEST, Bundle, read_manifest
+from sdcodec.bundles.writing import add_denoiser, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
+from sdcodec.denoisers.latent_unet import LATENT_UNET_PREFIX, LatentUNetConfig
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.learned import LearnedPrior
@@ -26,7 +27,6 @@ from sdcodec.priors.sources import Quantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_network import SCALE_COUNT, SCALE_MIN, SCALE_RATIO, PriorConfig, PriorNetwork, weight_shift
-from sdcodec.training.restore import restore
 
 HALF_STEPS = 201
 ACTIVATION_ONE = 1 << ACTIVATION_BITS
@@ -185,30 +185,72 @@ def export(
     )
 
 
-def export_decoder(weights: dict[str, Tensor], source: Bundle, folder: Path, description: dict[str, Any]) -> Bundle:
+def export_decoder(
+    weights: dict[str, Tensor],
+    tiny: TinyConfig,
+    prior: PriorConfig,
+    source: Bundle,
+    folder: Path,
+    description: dict[str, Any],
+) -> Bundle:
     """Writes `source` with another decoder, from weights of which only the decoder's were trained.
 
     Its prior, tables and gains are copied, and with them its fingerprint: files coded before decode with the new decoder.
     """
-    restored = restore(source)
-    model = TrainingModel(restored.tiny, restored.prior)
+    model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
-    stored = load_file(source.folder / source.priors[0].file)
+    stored = read_tensors(source.folder / source.priors[0].file)
+    tensors, tables = prior_parts(stored)
     return write_bundle(
         folder,
         name=source.name,
         autoencoder="tiny",
-        configuration=asdict(restored.tiny),
+        configuration=asdict(tiny),
         weights=_autoencoder_tensors(model),
         prior="learned",
-        prior_tensors={
-            name.removeprefix(PRIOR_PREFIX): value for name, value in stored.items() if name.startswith(PRIOR_PREFIX)
-        },
-        tables=restored.tables,
+        prior_tensors=tensors,
+        tables=tables,
         gain=stored["gain"],
         inverse_gain=quality_rows(model.inverse_gain).exp(),
         description=description,
     )
+
+
+def export_denoiser(
+    weights: dict[str, Tensor],
+    config: LatentUNetConfig,
+    qualities: tuple[float, float],
+    source: Bundle,
+    folder: Path,
+    description: dict[str, Any],
+) -> Bundle:
+    """Writes `source` with the UNet of a run that trained nothing else: all other files are copied, files stay valid.
+
+    `qualities`: the range that it was trained on; finer steps than there it leaves alone.
+    """
+    prefix = "denoiser."
+    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    tensors = {
+        LATENT_UNET_PREFIX + name: (value.float() if name == "step" else value.half()).contiguous()
+        for name, value in own.items()
+    }
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise TrainingError("weights exceed float16; the run has diverged")
+    inverse_gain = read_tensors(source.folder / source.priors[0].file)["inverse_gain"]
+    low, high = (round(2 * quality) for quality in qualities)
+    sigmas = inverse_gain[low : high + 1].double().square().mean(1).div(12).sqrt()
+    configuration = {
+        "latent_channels": config.latent_channels,
+        "network": asdict(config),
+        "sigmas": [float(sigmas.min()), float(sigmas.max())],
+        "error": "rounding",
+        "description": description,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in source.folder.iterdir():
+        if path.suffix == ".safetensors" or path.name == MANIFEST:
+            shutil.copyfile(path, folder / path.name)
+    return add_denoiser(read_manifest(folder), tensors, configuration, kind="latent-unet")
 
 
 def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:

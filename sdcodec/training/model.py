@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig, TinyDecoder, TinyEncoder
+from sdcodec.denoisers.latent_unet import LatentUNet, LatentUNetConfig
 from sdcodec.training.knots import Knots
 from sdcodec.training.prior_network import Coded, PriorConfig, PriorNetwork
 
@@ -33,9 +34,9 @@ class Reconstruction:
 
 
 class TrainingModel(nn.Module):
-    """Images and qualities in, reconstructions and estimated bits out."""
+    """Images and qualities in, reconstructions and estimated bits out; with a denoiser between quantiser and decoder."""
 
-    def __init__(self, tiny: TinyConfig, prior: PriorConfig) -> None:
+    def __init__(self, tiny: TinyConfig, prior: PriorConfig, denoiser: LatentUNetConfig | None = None) -> None:
         super().__init__()
         channels = tiny.latent_channels
         self.encoder = TinyEncoder(tiny)
@@ -44,10 +45,14 @@ class TrainingModel(nn.Module):
         self.gain = Knots(channels, start=math.log(8.0), slope=GAIN_SLOPE)
         self.inverse_gain = Knots(channels, start=-math.log(8.0), slope=-GAIN_SLOPE)
         self.decoder_bias = Knots(tiny.decoder_width_8)
+        self.denoiser = None if denoiser is None else LatentUNet(denoiser)
 
     def forward(self, images: Tensor, quality: Tensor) -> Reconstruction:
         """`images` `[B, 3, H, W]` in [0, 1], H and W multiples of 32; `quality` `[B]`."""
         latents = self.encoder(images).float()
         coded = self.prior(latents * self.gain(quality).exp()[:, :, None, None], quality)
-        decoded = coded.decoded * self.inverse_gain(quality).exp()[:, :, None, None]
+        inverse_gain = self.inverse_gain(quality).exp()
+        decoded = coded.decoded * inverse_gain[:, :, None, None]
+        if self.denoiser is not None:
+            decoded = self.denoiser(decoded, inverse_gain.square().mean(1).div(12).sqrt())
         return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)

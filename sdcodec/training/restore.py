@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sdcodec.autoencoders.tiny import TinyConfig
-from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX
+from sdcodec.bundles.loading import prior_parts, read_tensors
 from sdcodec.bundles.store import Bundle
-from sdcodec.coding.tables import FrequencyTables
+from sdcodec.denoisers.latent_unet import LATENT_UNET_PREFIX, LatentUNetConfig, latent_unet_config
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.passes import PASSES
@@ -25,12 +24,12 @@ ACTIVATION_ONE = 1 << ACTIVATION_BITS
 
 @dataclass(frozen=True)
 class Restored:
-    """What a bundle holds: configurations, weights by the names of `TrainingModel`, and its frozen tables."""
+    """What a bundle holds: configurations, and weights by the names of `TrainingModel`. `denoiser`: None where it has none."""
 
     tiny: TinyConfig
     prior: PriorConfig
+    denoiser: LatentUNetConfig | None
     weights: dict[str, Tensor]
-    tables: FrequencyTables
 
 
 def restore(bundle: Bundle) -> Restored:
@@ -43,21 +42,23 @@ def restore(bundle: Bundle) -> Restored:
     if bundle.autoencoder != "tiny" or bundle.priors[0].kind != "learned":
         raise TrainingError(f"{bundle.folder}: only bundles with the autoencoder `tiny` can be trained further")
     tiny = TinyConfig(**bundle.configuration)
-    autoencoder = load_file(bundle.folder / bundle.autoencoder_file)
-    stored = load_file(bundle.folder / bundle.priors[0].file)
-    tables = FrequencyTables.from_arrays(
-        stored[TABLES_PREFIX + "radii"].numpy(), stored[TABLES_PREFIX + "frequencies"].numpy()
-    )
+    autoencoder = read_tensors(bundle.folder / bundle.autoencoder_file)
+    stored = read_tensors(bundle.folder / bundle.priors[0].file)
+    tensors, _ = prior_parts(stored)
     weights = {name: value.float() for name, value in autoencoder.items() if name.startswith(("encoder.", "decoder."))}
     weights["decoder_bias.values"] = _knots(autoencoder["decoder_bias"])
     weights["gain.values"] = _knots(stored["gain"]).log()
     weights["inverse_gain.values"] = _knots(stored["inverse_gain"]).log()
-    tensors = {name.removeprefix(PRIOR_PREFIX): t for name, t in stored.items() if name.startswith(PRIOR_PREFIX)}
     if "pass1.direct.weight" in tensors:
         raise TrainingError(f"{bundle.folder}: its first prior was made by `models fit`, not by a run that can go on")
     config = _prior_config(tensors)
     weights |= {f"prior.{name}": value for name, value in _prior_weights(tensors, config).items()}
-    return Restored(tiny, config, {name: value.float() for name, value in weights.items()}, tables)
+    denoiser = None
+    if bundle.denoiser is not None and bundle.denoiser.kind == "latent-unet":
+        denoiser = latent_unet_config(bundle.denoiser.configuration)
+        own = read_tensors(bundle.folder / bundle.denoiser.file)
+        weights |= {f"denoiser.{name.removeprefix(LATENT_UNET_PREFIX)}": value for name, value in own.items()}
+    return Restored(tiny, config, denoiser, {name: value.float() for name, value in weights.items()})
 
 
 def _prior_config(tensors: Mapping[str, Tensor]) -> PriorConfig:

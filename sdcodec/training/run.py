@@ -21,11 +21,13 @@ from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.bundles.store import Bundle, find
-from sdcodec.errors import TrainingError
+from sdcodec.errors import OptionError, TrainingError
+from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.perceptual.vgg import find_vgg16, read_vgg16
 from sdcodec.training.config import CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
-from sdcodec.training.export import export, export_decoder
+from sdcodec.training.export import export, export_decoder, export_denoiser
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
 from sdcodec.training.restore import restore
@@ -35,6 +37,7 @@ VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
 REVIVAL_CROPS = 64
 TABLE_CROPS = 64
+MIDDLE_QUALITY = 50.0  # whose quantiser steps a denoiser counts in
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -65,14 +68,15 @@ class Trainer:
         self.source = _source(config.start_from)
         if self.source is not None:
             restored = restore(self.source)
-            self.config = config = replace(config, tiny=restored.tiny, prior=restored.prior)
+            self.config = config = replace(
+                config, tiny=restored.tiny, prior=restored.prior, denoiser=restored.denoiser or config.denoiser
+            )
             weights: dict[str, Tensor] | None = restored.weights
         else:
             weights = load_weights(Path(config.start_from)) if config.start_from else None
-        self.model = TrainingModel(config.tiny, config.prior).to(self.device, memory_format=torch.channels_last)
-        if weights is not None:
-            self.model.load_state_dict(weights)
+        self.model = _model(config, weights).to(self.device, memory_format=torch.channels_last)
         self.lpips = LPIPS().to(self.device, memory_format=torch.channels_last)
+        self.dists = _dists(config.vgg).to(self.device) if config.dists_weight else None
         self.trained = [p for name, p in self.model.named_parameters() if _is_trained(name, config.train_only)]
         for parameter in set(self.model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
@@ -158,7 +162,15 @@ class Trainer:
         description = {"steps": self.step, "training_images": len(self.images), "validation_loss": self.best}
         weights = {name: value.cpu() for name, value in self.average.items()}
         if self.source is not None and config.train_only == "decoder":
-            return self._told(export_decoder(weights, self.source, self.output / "bundle", description))
+            return self._told(
+                export_decoder(weights, config.tiny, config.prior, self.source, self.output / "bundle", description)
+            )
+        if self.source is not None and config.train_only == "denoiser":
+            return self._told(
+                export_denoiser(
+                    weights, config.denoiser, config.qualities, self.source, self.output / "bundle", description
+                )
+            )
         crops = crop_batch(
             self.images, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops)
         )
@@ -206,7 +218,7 @@ class Trainer:
         return parts | {"gradient": float(norm), "loss": float(loss.detach())}
 
     def loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Bits per pixel + beta * (MSE on 0..255 / 400 + w * LPIPS), evened out over qualities."""
+        """Bits per pixel + beta * (MSE on 0..255 / 400 + w * LPIPS + v * DISTS), evened out over qualities."""
         config = self.config
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.model(images, quality)
@@ -216,15 +228,19 @@ class Trainer:
         bpp = output.coded.bits / (images.shape[2] * images.shape[3])
         beta = beta_of(quality)
         weight = config.lpips_weight * (min(1.0, self.step / max(1, config.lpips_ramp)) if self.model.training else 1.0)
-        losses = bpp + beta * (squared / 400 + weight * perceptual)
+        distortion = squared / 400 + weight * perceptual
+        texture = None if self.dists is None else self.dists.distance(reconstructed, images)
+        if texture is not None:
+            distortion = distortion + config.dists_weight * texture
+        losses = bpp + beta * distortion
         # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
-        loss = (losses * (beta / beta_of(torch.tensor(50.0))) ** -0.45).mean()
+        loss = (losses * (beta / beta_of(torch.tensor(50.0))) ** -config.evening).mean()
         parts = {
             "bpp": bpp,
             "mse": squared,
             "lpips": perceptual,
             "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel(),
-        }
+        } | ({} if texture is None else {"dists": texture})
         return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
 
     def _qualities(self, batch: int) -> Tensor:
@@ -232,7 +248,9 @@ class Trainer:
         config = self.config
         span = max(1, config.spread_end - config.spread_start)
         opened = min(1.0, max(0.0, (self.step - config.spread_start) / span))
-        low, high = config.focus_quality * (1 - opened), config.focus_quality + (100 - config.focus_quality) * opened
+        lowest, highest = config.qualities
+        low = config.focus_quality + (lowest - config.focus_quality) * opened
+        high = config.focus_quality + (highest - config.focus_quality) * opened
         places = (torch.randperm(batch) + torch.rand(batch)) / batch
         return (low + (high - low) * places).to(self.device)
 
@@ -301,6 +319,32 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 def _source(start_from: str) -> Bundle | None:
     """The bundle that a run begins with, by its name or folder; None for a checkpoint, or for nothing."""
     return None if not start_from or start_from.endswith(".pt") else find(start_from)
+
+
+def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> TrainingModel:
+    """With `weights`, those of an earlier run; a denoiser that they lack is a new one."""
+    model = TrainingModel(config.tiny, config.prior, config.denoiser if config.train_only == "denoiser" else None)
+    if weights is not None:
+        if model.denoiser is None:
+            weights = {name: value for name, value in weights.items() if not name.startswith("denoiser.")}
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        if unexpected or any(not name.startswith("denoiser.") for name in missing):
+            raise TrainingError(
+                f"{config.start_from}: weights of another model ({', '.join([*unexpected, *missing][:3])})"
+            )
+        if model.denoiser is not None and missing:
+            model.denoiser.set_steps(model.inverse_gain(torch.tensor([MIDDLE_QUALITY])).exp()[0].detach())
+    return model
+
+
+def _dists(file: str) -> DISTS:
+    path = Path(file) if file else find_vgg16()
+    if path is None:
+        raise TrainingError("DISTS needs VGG-16's weights; give their file as `vgg`, or leave dists_weight at 0")
+    try:
+        return DISTS(read_vgg16(path))
+    except OptionError as error:
+        raise TrainingError(str(error)) from error
 
 
 def _is_trained(name: str, only: str) -> bool:
