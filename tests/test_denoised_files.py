@@ -28,6 +28,7 @@ pytest.importorskip("diffusers", reason="the extra sd is not installed")
 pytest.importorskip("transformers", reason="the extra sd is not installed")
 
 PICTURE = photograph(96, 64)
+DITHERED = photograph(256, 192)  # more latents than a palette has colours
 LOW, HIGHEST = 20, 100  # qualities whose error is above and below the smallest sigma
 
 
@@ -62,9 +63,9 @@ def pixels(image: Image.Image) -> np.ndarray:
 class Oracle:
     """Knows the clean latents, and insists on the error that they came with."""
 
-    def __init__(self, clean: torch.Tensor, error: torch.Tensor) -> None:
+    def __init__(self, clean: torch.Tensor, error: torch.Tensor, first_beta: float = 0.00085) -> None:
         self.clean, self.noise = clean, error / error.square().mean().sqrt()
-        self.schedule = noise_schedule({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012})
+        self.schedule = noise_schedule({"beta_schedule": "scaled_linear", "beta_start": first_beta, "beta_end": 0.012})
         self.sigmas: list[float] = []
 
     def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -95,6 +96,33 @@ def test_the_measured_error_is_the_errors(codec):
         seen = codec._decoded_latents([container])
         expected = (seen - clean).square().mean((0, 2, 3)).view(4, 2).mean(1).sqrt().repeat_interleave(2)
         assert codec._deviations(container) == pytest.approx(expected.double(), rel=0.023)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sdxl-turbo"])
+def test_palette_files_are_cleaned_from_their_own_error(bundles, family):
+    """The experiment of 2022 from end to end: dithered latents, the level of their error in the file, a few UNet steps."""
+    codec = sdcodec.Codec(bundles[family], device="cpu", precision="float32")
+    data = codec.encode(DITHERED, mode="palette").data
+    container = Container.from_bytes(data)
+    error = codec._decoded_latents([container]) - codec._latents([read_picture(DITHERED)])
+    expected = error.square().mean((0, 2, 3)).view(4, 2).mean(1).sqrt().repeat_interleave(2)
+    assert codec._deviations(container) == pytest.approx(expected.double(), rel=0.023)
+    stronger = {"strength": 8.0, "seed": 3}  # the error of these small latents is below what the UNet knows
+    plain, cleaned = codec.decode(data), codec.decode(data, denoise=4, **stronger)
+    assert not np.array_equal(pixels(plain), pixels(cleaned))
+    assert np.array_equal(pixels(cleaned), pixels(codec.decode(data, denoise=4, **stronger)))
+    assert np.array_equal(pixels(plain), pixels(codec.decode(data, denoise=0, **stronger)))
+
+
+def test_with_an_oracle_a_palettes_clean_latents_come_back(bundles):
+    codec = sdcodec.Codec(bundles["sd15"], device="cpu", precision="float32")
+    clean = codec._latents([read_picture(DITHERED)])
+    data = codec.encode(DITHERED, mode="palette").data
+    container = Container.from_bytes(data)
+    codec.__dict__["_denoiser"] = Oracle(clean, codec._decoded_latents([container]) - clean, 1e-6)
+    wanted = codec._pixels(clean, container.header)[0].astype(int)
+    better, plain = (np.abs(pixels(codec.decode(data, denoise=n)) - wanted).mean() for n in (3, 0))
+    assert better < 0.1 * plain
 
 
 def test_batches_and_several_blocks_measure_the_same_error(codec):
