@@ -91,6 +91,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=0)
     parser.add_argument("--pictures", type=int, default=0, help="at most so many to fit on; 0: as time allows, or all")
+    parser.add_argument("--width", type=int, default=FitConfig.width, help="of the fitted prior's network")
     parser.add_argument("--fitted", action="store_true", help="take the bundles in --work as they are")
     parser.add_argument("--quality", type=float, nargs="+", default=[10, 30, 50, 70, 90])
     parser.add_argument("--images", type=int, default=24)
@@ -103,7 +104,7 @@ def main() -> int:
         _make(network, adaptive, options.photographs)
         shutil.rmtree(fitted, ignore_errors=True)
         shutil.copytree(adaptive, fitted)
-        config = FitConfig(minutes=options.minutes, steps=options.steps, pictures=options.pictures)
+        config = FitConfig(minutes=options.minutes, steps=options.steps, pictures=options.pictures, width=options.width)
         result = fit_prior(store.read_manifest(fitted), [options.photographs], config, device="cpu", say=print)
         print(f"fitted: {result.steps} steps on {result.pictures} photographs")
     codecs = {"adaptive": Codec(adaptive, device="cpu", precision="float32")}
