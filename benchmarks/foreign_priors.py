@@ -47,7 +47,7 @@ from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import Coder, Decoder
 from sdcodec.training.prior_fit import FitConfig, fit_prior
 from sdcodec_eval.metrics import lpips, psnr
-from sdcodec_eval.pictures import Source, centre_crop, read
+from sdcodec_eval.pictures import Source, centre_crop, collect, read
 
 COLUMNS = ("image", "quality", "codec", "bytes", "error", "psnr", "lpips")
 Row = tuple[str, float, str, float, float, float, float]
@@ -85,7 +85,7 @@ class _WholeMeans(AdaptivePrior):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("loader", type=Path)
-    parser.add_argument("tested", type=Path, help="a folder of PNG files")
+    parser.add_argument("tested", type=Path, help="a folder of pictures")
     parser.add_argument("--photographs", type=Path, help="what the bundle is calibrated and fitted on")
     parser.add_argument("--work", type=Path, required=True, help="where the two bundles are kept")
     parser.add_argument("--minutes", type=float, default=10.0)
@@ -111,13 +111,13 @@ def main() -> int:
     if (fitted / store.MANIFEST).exists():
         codecs["fitted"] = Codec(fitted, device="cpu", precision="float32")
     rows: list[Row] = []
-    paths = sorted(options.tested.glob("*.png"))[: options.images]
-    for path in paths:
-        rows += _measured(path, codecs, options.quality, not options.no_pixels)
-        print(f"{path.stem} done", file=sys.stderr, flush=True)
+    sources = collect([options.tested])[: options.images]
+    for source in sources:
+        rows += _measured(source, codecs, options.quality, not options.no_pixels)
+        print(f"{source.name} done", file=sys.stderr, flush=True)
     with (options.work / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
-    print(f"{len(paths)} pictures; means")
+    print(f"{len(sources)} pictures; means")
     for quality in options.quality:
         _summary(quality, [row for row in rows if row[1] == quality])
     _timing()
@@ -156,8 +156,8 @@ def _holds(folder: Path) -> bool:
     return folder.is_dir() and any(path.is_file() for path in folder.iterdir())
 
 
-def _measured(path: Path, codecs: Mapping[str, Codec], qualities: list[float], pixels: bool) -> list[Row]:
-    original = centre_crop(read(Source(path.stem, path)), 512)
+def _measured(source: Source, codecs: Mapping[str, Codec], qualities: list[float], pixels: bool) -> list[Row]:
+    original = centre_crop(read(source), 512)
     any_codec = next(iter(codecs.values()))
     picture = read_picture(original)
     [latents] = any_codec._latents([picture])
@@ -169,8 +169,8 @@ def _measured(path: Path, codecs: Mapping[str, Codec], qualities: list[float], p
         whole = steps.round()
         error = float((whole - steps).square().mean())
         for name, size in _classic(whole.to(torch.int64).numpy()).items():
-            rows.append((path.stem, quality, name, size, error, *nothing))
-        rows.append((path.stem, quality, "same", _same_integers(whole), error, *nothing))
+            rows.append((source.name, quality, name, size, error, *nothing))
+        rows.append((source.name, quality, "same", _same_integers(whole), error, *nothing))
         for name, codec in codecs.items():
             [coded] = blocks.code(codec._model, latents[None], half_steps, Rounding())
             data = codec._filed(picture, half_steps, coded).to_bytes()
@@ -180,7 +180,7 @@ def _measured(path: Path, codecs: Mapping[str, Codec], qualities: list[float], p
             if pixels:
                 decoded = np.asarray(codec.decode(data).convert("RGB"))
                 figures = psnr(original, decoded), lpips(original, decoded)
-            rows.append((path.stem, quality, name, len(data), own, *figures))
+            rows.append((source.name, quality, name, len(data), own, *figures))
     return rows
 
 

@@ -21,15 +21,10 @@ from pathlib import Path
 from PIL import Image
 
 from sdcodec import Codec
-from sdcodec_eval.pictures import Source, centre_crop, read
+from sdcodec_eval.pictures import centre_crop, collect, read
 
 QUALITY = 45.0
 BUDGET = 5000
-
-
-def middle(path: Path) -> Image.Image:
-    """512x512 pixels, RGB."""
-    return Image.fromarray(centre_crop(read(Source(path.stem, path)), 512))
 
 
 def main() -> None:
@@ -41,8 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     codec = Codec(options.model, device="cpu", precision=options.precision)
     times: dict[str, list[float]] = {}
-    for path in options.images:
-        image = middle(path)
+    pictures = [Image.fromarray(centre_crop(read(source), 512)) for source in collect(options.images)]
+    for image in pictures:
         data = codec.encode(image, quality=QUALITY).data
         tasks: dict[str, Callable[[], object]] = {
             "sdcodec encode": lambda image=image: codec.encode(image, quality=QUALITY),
@@ -65,7 +60,7 @@ def main() -> None:
         print(f"{name:24} {1000 * seconds:8.1f} {512 * 512 / 1e6 / seconds:7.2f} {webp:7.2f} {avif:7.2f}")
     search = medians["sdcodec encode --bytes"] / medians["sdcodec encode"]
     print(f"a search for {BUDGET} bytes takes {search:.2f} times as long as an encode at a fixed quality")
-    _command(codec, middle(options.images[0]), options.rounds)
+    _command(codec, pictures[0], options.rounds)
 
 
 def _saved(image: Image.Image, kind: str, **settings: int) -> bytes:

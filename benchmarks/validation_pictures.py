@@ -1,7 +1,7 @@
 """The pictures that training keeps for validation, as PNG files: what a choice between models is judged on, never Kodak.
 
     python benchmarks/validation_pictures.py FOLDER OUT [--count 24] [--side 384]
-    sdcodec eval OUT --codec plain=sdcodec --codec denoised=sdcodec,denoise=1 --bpp 0.0763 --metrics dists,lpips --out results/x
+    sdcodec eval OUT --codecs sdcodec --codec denoised=sdcodec,model=M,denoise=1 --bytes 1406 --metrics psnr,lpips,dists --out r
 
 FOLDER holds training pictures; the middles of those for validation that are large enough are taken, evenly spread over them.
 """

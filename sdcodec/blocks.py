@@ -34,13 +34,13 @@ def code(
     """Latents `[B, C, h, w]` → each item coded at a quality in half steps."""
     places = list(tiling.blocks(latents.shape[2], latents.shape[3], BLOCK_LATENTS))
     coded: dict[tuple[int, int], bytes] = {}
-    squares = torch.zeros(latents.shape[:2], dtype=torch.float64)
+    squares = torch.zeros(latents.shape[:2], dtype=torch.float64) if measure_error else None
     for chunk in _chunks_of_one_shape(places, latents.shape[0]):
         steps = _in_steps(model, latents, places, chunk, half_steps)
         coder = Coder(steps, model.prior.hyper_latents(steps, half_steps), model.prior.tables, rounding)
         values = model.prior.walk((steps.shape[0], *steps.shape[2:]), half_steps, coder)
         coded |= dict(zip(chunk, coder.finish(), strict=True))
-        if not measure_error:
+        if squares is None:
             continue
         # In the latents that a decoder sees: what it is given against what it would be given without rounding.
         error = (values.float() / (1 << MEAN_BITS) - steps) * model.inverse_gain[half_steps][:, None, None]
@@ -48,8 +48,11 @@ def code(
             squares[item] += own
     count = latents.shape[2] * latents.shape[3]
     return [
-        CodedLatents(tuple(coded[item, place] for place in range(len(places))), own / count if measure_error else None)
-        for item, own in enumerate(squares)
+        CodedLatents(
+            tuple(coded[item, place] for place in range(len(places))),
+            None if squares is None else squares[item] / count,
+        )
+        for item in range(latents.shape[0])
     ]
 
 

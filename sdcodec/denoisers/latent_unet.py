@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdcodec.denoisers.error_levels import rounding_level
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.schedule import NoiseSchedule
 from sdcodec.denoisers.windows import WindowedDenoiser
@@ -86,7 +87,7 @@ class LatentUNet(nn.Module):
         height, width = x.shape[2:]
         multiple = 1 << len(self.down)
         step = self.step[:, None, None]
-        relative = sigma / self.step.square().mean().div(12).sqrt()
+        relative = sigma / rounding_level(self.step)
         places = torch.exp2(torch.arange(FREQUENCIES, device=x.device) - 3.0)
         angles = torch.log(relative)[:, None] * places
         dtype = self.exit.weight.dtype
@@ -133,7 +134,7 @@ def latent_unet_denoiser(
     network.requires_grad_(False).eval()
     step = network.step
     network.to(device, dtype, memory_format=torch.channels_last)
-    network.step = step.to(device)
+    network.step = step.to(device)  # what is counted in keeps its digits
     sigmas = np.exp(np.linspace(math.log(lowest), math.log(highest), LEVELS_OF_SIGMA))
     return WindowedDenoiser(LatentUNetDenoiser(network, NoiseSchedule(sigmas)), network.config.window)
 

@@ -51,9 +51,7 @@ class TrainingConfig:
     spread_start: int = 2_000  # until here; then the range of qualities widens,
     spread_end: int = 3_500  # and is complete here
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
-    train_only: str = (
-        ""  # "decoder": everything before it stays as it is; "denoiser": all but the UNet; "prior": likewise
-    )
+    train_only: str = ""  # "decoder", "denoiser" or "prior": everything else stays as it is
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
@@ -87,8 +85,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         target[name] = _toml_value(text)
     values["tiny"] = _section(TinyConfig, values.get("tiny", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
-    values["denoiser"] = _section(LatentUNetConfig, _tuples(values.get("denoiser", {})), path)
-    values = _tuples(values)
+    values["denoiser"] = _section(LatentUNetConfig, values.get("denoiser", {}), path)
     if "crops" in values:
         values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
     data = values.get("data", [])
@@ -111,10 +108,6 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     return config
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-
-
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
@@ -132,6 +125,6 @@ def _section(kind: type[Section], values: dict[str, Any], path: Path) -> Section
     if unknown:
         raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     try:
-        return kind(**values)
+        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
     except TypeError as error:
         raise TrainingError(f"{path}: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from sdcodec.bundles.loading import prior_parts, read_tensors
 from sdcodec.bundles.store import MANIFEST, Bundle, read_manifest
 from sdcodec.bundles.writing import add_denoiser, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
+from sdcodec.denoisers.error_levels import rounding_level
 from sdcodec.denoisers.latent_unet import LATENT_UNET_PREFIX, LatentUNetConfig
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
@@ -234,11 +234,10 @@ def export_denoiser(
         LATENT_UNET_PREFIX + name: (value.float() if name == "step" else value.half()).contiguous()
         for name, value in own.items()
     }
-    if not all(bool(value.isfinite().all()) for value in tensors.values()):
-        raise TrainingError("weights exceed float16; the run has diverged")
+    _check_finite(tensors)
     inverse_gain = read_tensors(source.folder / source.priors[0].file)["inverse_gain"]
     low, high = (round(2 * quality) for quality in qualities)
-    sigmas = inverse_gain[low : high + 1].double().square().mean(1).div(12).sqrt()
+    sigmas = rounding_level(inverse_gain[low : high + 1].double())
     configuration = {
         "latent_channels": config.latent_channels,
         "network": asdict(config),
@@ -260,6 +259,10 @@ def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:
         for key, value in getattr(model, part).state_dict().items()
     }
     tensors["decoder_bias"] = quality_rows(model.decoder_bias).half()
-    if not all(math.isfinite(float(value.double().abs().max())) for value in tensors.values()):
-        raise TrainingError("weights exceed float16; the run has diverged")
+    _check_finite(tensors)
     return tensors
+
+
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise TrainingError("weights exceed float16; the run has diverged")

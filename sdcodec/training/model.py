@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig, TinyDecoder, TinyEncoder
+from sdcodec.denoisers.error_levels import rounding_level
 from sdcodec.denoisers.latent_unet import LatentUNet, LatentUNetConfig
 from sdcodec.training.knots import Knots
 from sdcodec.training.prior_network import Coded, PriorConfig, PriorNetwork
@@ -54,5 +55,5 @@ class TrainingModel(nn.Module):
         inverse_gain = self.inverse_gain(quality).exp()
         decoded = coded.decoded * inverse_gain[:, :, None, None]
         if self.denoiser is not None:
-            decoded = self.denoiser(decoded, inverse_gain.square().mean(1).div(12).sqrt())
+            decoded = self.denoiser(decoded, rounding_level(inverse_gain))
         return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)
