@@ -44,6 +44,7 @@ class TrainingConfig:
     lpips_weight: float = 2.5
     lpips_ramp: int = 1_000
     dists_weight: float = 0.0
+    dists_images: int = 0  # how many images of a batch DISTS looks at, which is slow; 0: all
     vgg: str = ""  # the file of VGG-16's weights that DISTS needs; empty: where torchvision has put it
     evening: float = 0.45  # each loss is divided by beta to this power; 1: distortion alone counts, at every rate alike
     qualities: tuple[float, float] = (0.0, 100.0)  # the range that is trained on
@@ -51,7 +52,8 @@ class TrainingConfig:
     spread_start: int = 2_000  # until here; then the range of qualities widens,
     spread_end: int = 3_500  # and is complete here
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
-    train_only: str = ""  # "decoder", "denoiser" or "prior": everything else stays as it is
+    # "decoder"; "transforms": the encoder's networks too, files stay valid as well; "denoiser"; "prior". The rest stays as it is.
+    train_only: str = ""
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
@@ -98,9 +100,9 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     config = _section(TrainingConfig, values, path)
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
-    if config.train_only not in ("", "decoder", "denoiser", "prior"):
+    if config.train_only not in ("", "decoder", "transforms", "denoiser", "prior"):
         raise TrainingError(
-            f"{path}: train_only = {config.train_only!r}: choose decoder, denoiser or prior, or leave it out"
+            f"{path}: train_only = {config.train_only!r}: choose decoder, transforms, denoiser or prior, or leave it out"
         )
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
@@ -100,12 +100,16 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
             tensors[f"pass{k}.direct_multiplier"] = ratio(gain * torch.exp2(-shift.double()) / ACTIVATION_ONE)
     tensors["analyse_input"] = quality_rows(prior.context_gain).exp().float()
     tensors["analyse_output"] = quality_rows(prior.hyper_gain).exp().float()
-    for name in ("analyse_1", "analyse_2", "analyse_3"):
-        convolution: nn.Conv2d = getattr(prior, name)
-        tensors[f"{name}.weight"] = convolution.weight.detach().cpu().float().contiguous()
-        assert convolution.bias is not None
-        tensors[f"{name}.bias"] = convolution.bias.detach().cpu().float()
-    return tensors
+    return tensors | _analysis_tensors(prior)
+
+
+def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
+    """The networks from latents to hyper-latents, which the encoder alone runs."""
+    return {
+        f"{layer}.{name}": value.detach().cpu().float().contiguous()
+        for layer in ("analyse_1", "analyse_2", "analyse_3")
+        for name, value in getattr(prior, layer).state_dict().items()
+    }
 
 
 def scales() -> NDArray[np.float64]:
@@ -185,7 +189,7 @@ def export(
     )
 
 
-def export_decoder(
+def export_transforms(
     weights: dict[str, Tensor],
     tiny: TinyConfig,
     prior: PriorConfig,
@@ -193,14 +197,15 @@ def export_decoder(
     folder: Path,
     description: dict[str, Any],
 ) -> Bundle:
-    """Writes `source` with another decoder, from weights of which only the decoder's were trained.
+    """Writes `source` with another decoder, and another encoder where that was trained too.
 
-    Its prior, tables and gains are copied, and with them its fingerprint: files coded before decode with the new decoder.
+    Its integer prior, tables and gains are copied, and with them its fingerprint: files coded before decode with the new decoder.
     """
     model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
     stored = read_tensors(source.folder / source.priors[0].file)
     tensors, tables = prior_parts(stored)
+    analysis = _analysis_tensors(model.prior)
     return write_bundle(
         folder,
         name=source.name,
@@ -208,7 +213,7 @@ def export_decoder(
         configuration=asdict(tiny),
         weights=_autoencoder_tensors(model),
         prior="learned",
-        prior_tensors=tensors,
+        prior_tensors=tensors | analysis,
         tables=tables,
         gain=stored["gain"],
         inverse_gain=quality_rows(model.inverse_gain).exp(),

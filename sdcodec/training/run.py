@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import find_vgg16, read_vgg16
 from sdcodec.training.config import CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
-from sdcodec.training.export import export, export_decoder, export_denoiser
+from sdcodec.training.export import export, export_denoiser, export_transforms
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
 from sdcodec.training.restore import restore
@@ -161,9 +162,9 @@ class Trainer:
         config = self.config
         description = {"steps": self.step, "training_images": len(self.images), "validation_loss": self.best}
         weights = {name: value.cpu() for name, value in self.average.items()}
-        if self.source is not None and config.train_only == "decoder":
+        if self.source is not None and config.train_only in ("decoder", "transforms"):
             return self._told(
-                export_decoder(weights, config.tiny, config.prior, self.source, self.output / "bundle", description)
+                export_transforms(weights, config.tiny, config.prior, self.source, self.output / "bundle", description)
             )
         if self.source is not None and config.train_only == "denoiser":
             return self._told(
@@ -229,7 +230,7 @@ class Trainer:
         beta = beta_of(quality)
         weight = config.lpips_weight * (min(1.0, self.step / max(1, config.lpips_ramp)) if self.model.training else 1.0)
         distortion = squared / 400 + weight * perceptual
-        texture = None if self.dists is None else self.dists.distance(reconstructed, images)
+        texture = None if self.dists is None else self._texture(self.dists, reconstructed, images)
         if texture is not None:
             distortion = distortion + config.dists_weight * texture
         losses = bpp + beta * distortion
@@ -242,6 +243,13 @@ class Trainer:
             "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel(),
         } | ({} if texture is None else {"dists": texture})
         return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
+
+    def _texture(self, dists: DISTS, reconstructed: Tensor, images: Tensor) -> Tensor:
+        """DISTS `[B]`; while training on some images of a batch only, scaled so that the expected mean stays the same."""
+        count = images.shape[0]
+        looked_at = min(self.config.dists_images, count) if self.model.training and self.config.dists_images else count
+        found = dists.distance(reconstructed[:looked_at], images[:looked_at])  # qualities come in random order
+        return F.pad(found * (count / looked_at), (0, count - looked_at))
 
     def _qualities(self, batch: int) -> Tensor:
         """One quality per image, spread evenly over the range that is open at this step."""
@@ -348,9 +356,9 @@ def _dists(file: str) -> DISTS:
 
 
 def _is_trained(name: str, only: str) -> bool:
-    if only == "decoder":
-        return name.startswith(("decoder", "inverse_gain"))
-    return not only or name.startswith(only)
+    decoder = ("decoder", "inverse_gain")
+    prefixes = {"decoder": decoder, "transforms": ("encoder", "prior.analyse", *decoder)}.get(only, (only,))
+    return name.startswith(prefixes)
 
 
 def _stage(stages: tuple[CropStage, ...], step: int) -> CropStage:
