@@ -1,11 +1,12 @@
-"""What each effort gains and costs: BD-rate against effort 0 by PSNR and LPIPS-Alex, and encoding time in multiples.
+"""What each effort gains and costs: BD-rate against effort 0 by PSNR and perceptual metrics, and encoding time in multiples.
 
     python benchmarks/effort.py FOLDER [--model tiny|taef2] [--efforts 0 1 2 ...] [--qualities 25 45 65] [--count 12] [--side 256]
+                                [--vgg FILE]
 
 FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles, evenly
 spread. Real files. Time is that of the processor, one thread, so that a busy machine counts little. LPIPS is given twice: as it
 is usually computed, and as a mean over sixteen offsets, since AlexNet sees every fourth pixel only and refinement might please
-one phase.
+one phase. With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS, which refinement never sees.
 """
 
 from __future__ import annotations
@@ -13,20 +14,26 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import taef2_model
 from sdcodec import Codec
 from sdcodec.effort import EFFORTS
+from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.perceptual.vgg import read_vgg16
 from sdcodec.training.data import find_images, load_pixels
 from sdcodec_eval.metrics import psnr
 
-MEASURES = ("PSNR", "LPIPS", "LPIPS over phases")
+MEASURES = ["PSNR", "LPIPS", "LPIPS over phases"]
+VGG_MEASURES = ["LPIPS-VGG", "DISTS"]
+Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def crops(folder: Path, count: int, side: int) -> list[NDArray[np.uint8]]:
@@ -40,11 +47,15 @@ def crops(folder: Path, count: int, side: int) -> list[NDArray[np.uint8]]:
     return [found[i * len(found) // count] for i in range(min(count, len(found)))]
 
 
-def goodness(original: NDArray[np.uint8], decoded: NDArray[np.uint8], lpips: LPIPS) -> list[float]:
-    """As MEASURES says; -10 log10 of the distances, so that more is better and pchip sees something smooth."""
+@torch.inference_mode()
+def goodness(
+    original: NDArray[np.uint8], decoded: NDArray[np.uint8], lpips: Distance, others: Sequence[Distance] = ()
+) -> list[float]:
+    """As MEASURES says, then `others`; -10 log10 of the distances, so that more is better and pchip sees something smooth."""
     one, other = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 255 for p in (original, decoded))
     distances = [float(lpips(other[..., a:, b:], one[..., a:, b:])) for a in range(4) for b in range(4)]
-    return [psnr(original, decoded), *(-10 * np.log10([distances[0], np.mean(distances)]))]
+    found = [distances[0], np.mean(distances), *(float(measure(other, one)) for measure in others)]
+    return [psnr(original, decoded), *(-10 * np.log10(found))]
 
 
 def bd_rate(anchor: NDArray[np.float64], tried: NDArray[np.float64], measure: int) -> float:
@@ -73,6 +84,7 @@ def main() -> int:
     parser.add_argument("--qualities", type=float, nargs="+", default=[20, 35, 50, 65])
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--vgg", type=Path, help="VGG-16's weights, for LPIPS-VGG and DISTS")
     options = parser.parse_args()
     torch.set_num_threads(1)
     codec = taef2_model.codec(options.bundle) if options.model == "taef2" else Codec(options.model, device="cpu")
@@ -80,9 +92,12 @@ def main() -> int:
     if not pictures:
         print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)
         return 1
-    lpips = LPIPS()
+    lpips, others, measures = LPIPS(), list[Distance](), list(MEASURES)
+    if options.vgg:
+        trunk = read_vgg16(options.vgg)
+        others, measures = [LPIPS("vgg", trunk), DISTS(trunk)], MEASURES + VGG_MEASURES
     print(f"{len(pictures)} crops of {options.side}x{options.side}, model {codec.name} {codec.fingerprint.hex()}")
-    print("effort   " + "".join(f"{name:>19}" for name in MEASURES) + "   time   bytes, PSNR, LPIPS at each quality")
+    print("effort   " + "".join(f"{name:>19}" for name in measures) + "   time   bytes, PSNR, LPIPS at each quality")
     curves: dict[int, NDArray[np.float64]] = {}
     times: dict[int, float] = {}
     for effort in sorted({0, *options.efforts}):
@@ -94,10 +109,10 @@ def main() -> int:
                 data = codec.encode(pixels, quality=quality, effort=effort).data
                 spent += time.process_time() - start
                 decoded = np.asarray(codec.decode(data))
-                rows.append([np.log2(len(data)), *goodness(pixels, decoded, lpips)])
+                rows.append([np.log2(len(data)), *goodness(pixels, decoded, lpips, others)])
             points.append(np.mean(rows, axis=0))
         curves[effort], times[effort] = np.array(points), spent
-        gains = "".join(f"{bd_rate(curves[0], curves[effort], m):18.2f}%" for m in range(len(MEASURES)))
+        gains = "".join(f"{bd_rate(curves[0], curves[effort], m):18.2f}%" for m in range(len(measures)))
         told = "  ".join(f"{2 ** p[0]:.0f} {p[1]:.2f} {10 ** (-p[2] / 10):.4f}" for p in curves[effort])
         print(f"{effort:6d}   {gains} {times[effort] / times[0]:6.2f}   {told}", flush=True)
     return 0
