@@ -119,4 +119,6 @@ def test_dists_without_its_weights_says_what_to_give(folder: Path, monkeypatch: 
 def test_the_section_of_a_recipe_is_read(folder: Path) -> None:
     config = load_config(folder / "recipe.toml", {})
     assert config.denoiser == SMALL and config.qualities == (0, 60)
-    assert dataclasses.replace(config.denoiser, window=64) != SMALL
+    assert load_config(folder / "recipe.toml", {"denoiser.window": "64"}).denoiser == dataclasses.replace(
+        SMALL, window=64
+    )

@@ -18,7 +18,6 @@ from sdcodec.denoisers.schedule import NoiseSchedule
 from sdcodec.denoisers.windows import WindowedDenoiser
 from sdcodec.errors import BundleError
 
-LATENT_UNET_PREFIX = "latent_unet."
 LEVELS_OF_SIGMA = 64  # how finely the schedule tells the quantiser's errors apart
 FREQUENCIES = 8  # of the sigma's embedding: sine and cosine of log sigma, octaves apart
 
@@ -125,9 +124,7 @@ def latent_unet_denoiser(
     """A denoiser from what `sdcodec.training.export` stored. Raises BundleError where weights and configuration differ."""
     try:
         network = LatentUNet(latent_unet_config(configuration))
-        network.load_state_dict(
-            {name.removeprefix(LATENT_UNET_PREFIX): value.float() for name, value in tensors.items()}
-        )
+        network.load_state_dict({name: value.float() for name, value in tensors.items()})
         lowest, highest = configuration["sigmas"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise BundleError(f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}") from error

@@ -19,7 +19,7 @@ from sdcodec.bundles.store import MANIFEST, Bundle, read_manifest
 from sdcodec.bundles.writing import add_denoiser, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
 from sdcodec.denoisers.error_levels import rounding_level
-from sdcodec.denoisers.latent_unet import LATENT_UNET_PREFIX, LatentUNetConfig
+from sdcodec.denoisers.latent_unet import LatentUNetConfig
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.learned import LearnedPrior
@@ -235,10 +235,7 @@ def export_denoiser(
     """
     prefix = "denoiser."
     own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    tensors = {
-        LATENT_UNET_PREFIX + name: (value.float() if name == "step" else value.half()).contiguous()
-        for name, value in own.items()
-    }
+    tensors = {name: (value.float() if name == "step" else value.half()).contiguous() for name, value in own.items()}
     _check_finite(tensors)
     inverse_gain = read_tensors(source.folder / source.priors[0].file)["inverse_gain"]
     low, high = (round(2 * quality) for quality in qualities)

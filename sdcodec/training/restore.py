@@ -12,7 +12,7 @@ from torch import Tensor
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
 from sdcodec.bundles.store import Bundle
-from sdcodec.denoisers.latent_unet import LATENT_UNET_PREFIX, LatentUNetConfig, latent_unet_config
+from sdcodec.denoisers.latent_unet import LatentUNetConfig, latent_unet_config
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.passes import PASSES
@@ -57,7 +57,7 @@ def restore(bundle: Bundle) -> Restored:
     if bundle.denoiser is not None and bundle.denoiser.kind == "latent-unet":
         denoiser = latent_unet_config(bundle.denoiser.configuration)
         own = read_tensors(bundle.folder / bundle.denoiser.file)
-        weights |= {f"denoiser.{name.removeprefix(LATENT_UNET_PREFIX)}": value for name, value in own.items()}
+        weights |= {f"denoiser.{name}": value for name, value in own.items()}
     return Restored(tiny, config, denoiser, {name: value.float() for name, value in weights.items()})
 
 
