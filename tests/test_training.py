@@ -14,6 +14,7 @@ import sdcodec
 from conftest import SMALL, SMALL_PRIOR, photograph
 from sdcodec.bundles import store
 from sdcodec.errors import TrainingError
+from sdcodec.training import losses
 from sdcodec.training.config import load_config
 from sdcodec.training.export import prior_tensors
 from sdcodec.training.model import TrainingModel
@@ -186,3 +187,20 @@ def test_training_around_the_prior_keeps_the_fingerprint_and_the_files(folder: P
         {"decoder", "decoder_bias", "inverse_gain"} | ({"encoder"} if part == "transforms" else set())
     )
     assert ("prior.analyse_1.weight" in changed) == (part == "transforms")
+
+
+def test_a_wrong_colour_counts_as_a_cast_and_noise_hardly_does() -> None:
+    colour = torch.tensor([3.0, 0.0, -6.0]).view(1, 3, 1, 1).expand(2, 3, 64, 64)
+    assert losses.cast(colour).tolist() == pytest.approx([15.0, 15.0])
+    noise = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    assert losses.cast(noise) < 0.01 and losses.grid(colour).tolist() == [0.0, 0.0]
+
+
+def test_what_repeats_from_latent_to_latent_counts_as_a_grid_and_noise_hardly_does() -> None:
+    generator = torch.Generator().manual_seed(1)
+    cell = torch.randn(1, 3, 8, 8, generator=generator)
+    repeated = cell.tile(1, 1, 12, 12)
+    own_means = cell.mean((2, 3), keepdim=True)
+    assert float(losses.grid(repeated)) == pytest.approx(float((cell - own_means).square().mean()), rel=1e-4)
+    noise = torch.randn(1, 3, 96, 96, generator=generator)
+    assert float(losses.grid(noise)) == pytest.approx(1 / 36, rel=0.2)

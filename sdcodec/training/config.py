@@ -43,6 +43,8 @@ class TrainingConfig:
     ema: float = 0.999
     lpips_weight: float = 2.5
     lpips_ramp: int = 1_000
+    cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
+    grid_weight: float = 0.0  # of what repeats from latent to latent, likewise
     dists_weight: float = 0.0
     dists_images: int = 0  # how many images of a batch DISTS looks at, which is slow; 0: all
     vgg: str = ""  # the file of VGG-16's weights that DISTS needs; empty: where torchvision has put it
