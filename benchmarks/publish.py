@@ -16,7 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-COLUMNS = {"psnr": ("PSNR", 2), "ssim": ("SSIM", 3), "ms_ssim": ("MS-SSIM", 4), "lpips_alex": ("LPIPS", 4)}
+COLUMNS = {
+    "psnr": ("PSNR", 2),
+    "ssim": ("SSIM", 3),
+    "ms_ssim": ("MS-SSIM", 4),
+    "lpips_alex": ("LPIPS", 4),
+    "lpips_vgg": ("LPIPS-VGG", 4),
+    "dists": ("DISTS", 4),
+}
 TITLES = {"sdcodec": "**sdcodec**", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
 
 
