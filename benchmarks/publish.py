@@ -3,7 +3,8 @@
     python benchmarks/publish.py RESULTS docs/results/kodak-crops README.md sdcodec/bundles/tiny/README.md
 
 Copies CSV, JSON and plots, none of the pictures. In each page the lines between `<!-- NAME -->` and `<!-- end NAME -->`
-become the table of means (NAME is the last part of the folder), so that no figure is typed by hand.
+become the table of means (NAME is the last part of the folder), so that no figure is typed by hand. Below it, on whole Kodak,
+stand the figures that others have published.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,23 @@ def markdown(results: dict[str, Any]) -> str:
         lines.append(
             f"| {place} | {title} | {files} | {point['bytes']:,.0f} | {point['bpp']:.4f} | {' | '.join(values)} |"
         )
-    return "\n".join(lines)
+    return "\n".join(lines + [_published(curve, point, columns) for curve, point in _as_published(results, columns)])
+
+
+def _as_published(results: dict[str, Any], columns: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
+    """Others' points within the range of rates that was measured, where they say more than a rate."""
+    highest = max((point["bpp"] or 0 for codec in results["codecs"] for point in codec["points"]), default=0)
+    return [
+        (curve["name"], point)
+        for curve in results["published"]
+        for point in curve["points"]
+        if point["bpp"] <= highest and any(name in point for name in columns)
+    ]
+
+
+def _published(name: str, point: dict[str, float], columns: Mapping[str, tuple[str, int]]) -> str:
+    values = [f"{point[column]:.{digits}f}" if column in point else "" for column, (_, digits) in columns.items()]
+    return f"| published | {name} | | | {point['bpp']:.4f} | {' | '.join(values)} |"
 
 
 def insert(page: Path, name: str, table: str) -> None:
