@@ -22,6 +22,7 @@ import argparse
 import csv
 import importlib.util
 import io
+import math
 import shutil
 import statistics
 import sys
@@ -96,6 +97,7 @@ def main() -> int:
     parser.add_argument("--quality", type=float, nargs="+", default=[10, 30, 50, 70, 90])
     parser.add_argument("--images", type=int, default=24)
     parser.add_argument("--no-pixels", action="store_true", help="leave PSNR and LPIPS out")
+    parser.add_argument("--priors-only", action="store_true", help="leave out all but the two priors' bytes")
     options = parser.parse_args()
     network = _loaded(options.loader)
     loading.AUTOENCODERS["foreign"] = lambda *_: Foreign(network)
@@ -113,7 +115,7 @@ def main() -> int:
     rows: list[Row] = []
     sources = collect([options.tested])[: options.images]
     for source in sources:
-        rows += _measured(source, codecs, options.quality, not options.no_pixels)
+        rows += _measured(source, codecs, options)
         print(f"{source.name} done", file=sys.stderr, flush=True)
     with (options.work / "results.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([COLUMNS, *rows])
@@ -156,28 +158,28 @@ def _holds(folder: Path) -> bool:
     return folder.is_dir() and any(path.is_file() for path in folder.iterdir())
 
 
-def _measured(source: Source, codecs: Mapping[str, Codec], qualities: list[float], pixels: bool) -> list[Row]:
+def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Namespace) -> list[Row]:
     original = centre_crop(read(source), 512)
     any_codec = next(iter(codecs.values()))
     picture = read_picture(original)
     [latents] = any_codec._latents([picture])
     rows: list[Row] = []
     nothing = (float("nan"),) * 2
-    for quality in qualities:
+    for quality in options.quality:
         half_steps = round(2 * quality)
         steps = latents * any_codec._model.gain[half_steps][:, None, None]
         whole = steps.round()
         error = float((whole - steps).square().mean())
-        for name, size in _classic(whole.to(torch.int64).numpy()).items():
-            rows.append((source.name, quality, name, size, error, *nothing))
-        rows.append((source.name, quality, "same", _same_integers(whole), error, *nothing))
+        if not options.priors_only:
+            others = _classic(whole.to(torch.int64).numpy()) | {"same": _same_integers(whole)}
+            rows += [(source.name, quality, name, size, error, *nothing) for name, size in others.items()]
         for name, codec in codecs.items():
             [coded] = blocks.code(codec._model, latents[None], half_steps, Rounding())
             data = codec._filed(picture, half_steps, coded).to_bytes()
             symbols = codec.symbols(data)
             own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
             figures = nothing
-            if pixels:
+            if not options.no_pixels and not options.priors_only:
                 decoded = np.asarray(codec.decode(data).convert("RGB"))
                 figures = psnr(original, decoded), lpips(original, decoded)
             rows.append((source.name, quality, name, len(data), own, *figures))
@@ -227,8 +229,10 @@ def _summary(quality: float, rows: list[Row]) -> None:
         own = [row[3:] for row in rows if row[2] == name]
         means[name] = [statistics.fmean(values) for values in zip(*own, strict=True)]
     for name, (size, error, psnr_mean, lpips_mean) in means.items():
-        shares = " ".join(f"{size / means[other][0] - 1:+7.1%} {other}" for other in ("entropy", "zlib", "adaptive"))
-        print(f"  {name:9} {size:9.1f} B  error {error:.4f}  {psnr_mean:6.2f} dB {lpips_mean:.4f}  {shares}")
+        compared = [other for other in ("entropy", "zlib", "adaptive") if other in means]
+        shares = " ".join(f"{size / means[other][0] - 1:+7.1%} {other}" for other in compared)
+        pixels = "" if math.isnan(psnr_mean) else f"  {psnr_mean:6.2f} dB {lpips_mean:.4f}"
+        print(f"  {name:9} {size:9.1f} B  error {error:.4f}{pixels}  {shares}")
 
 
 def _timing() -> None:
