@@ -1,0 +1,59 @@
+"""Models of the same kind on validation pictures: BD-rate against the first by PSNR, LPIPS, colour casts and grids.
+
+    python benchmarks/compare_models.py FOLDER MODEL MODEL... [--qualities 10 20 35 55 80] [--count 16] [--side 256]
+
+FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles. Real files.
+LPIPS is given twice: as it is usually computed, and as a mean over sixteen offsets. `cast` and `grid` are the energies that
+`sdcodec.training.losses` describes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from effort import MEASURES, bd_rate, crops, goodness
+from sdcodec import Codec
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.training.losses import cast, grid
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--qualities", type=float, nargs="+", default=[10, 20, 35, 55, 80])
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--side", type=int, default=256)
+    options = parser.parse_args()
+    pictures, lpips = crops(options.folder, options.count, options.side), LPIPS()
+    curves: list[NDArray[np.float64]] = []
+    names = [*MEASURES, "cast", "grid"]
+    for model in options.models:
+        codec = Codec(model, device="cpu")
+        curves.append(np.array([_point(codec, pictures, quality, lpips) for quality in options.qualities]))
+        gains = [f"{name} {bd_rate(curves[0], curves[-1], k):+.1f}%" for k, name in enumerate(names)]
+        print(f"{model}: {', '.join(gains)}")
+        for size, decibels, *distances in curves[-1]:
+            told = [f"{name} {10 ** (-value / 10):.4f}" for name, value in zip(names[1:], distances, strict=True)]
+            print(f"  {2**size:.0f} bytes, {decibels:.2f} dB, {', '.join(told)}", flush=True)
+
+
+def _point(codec: Codec, pictures: list[NDArray[np.uint8]], quality: float, lpips: LPIPS) -> NDArray[np.float64]:
+    rows = []
+    for pixels in pictures:
+        data = codec.encode(pixels, quality=quality).data
+        decoded = np.asarray(codec.decode(data))
+        error = torch.from_numpy(decoded.astype(np.float32) - pixels).permute(2, 0, 1)[None]
+        rows.append([len(data), *goodness(pixels, decoded, lpips), float(cast(error)), float(grid(error))])
+    means = np.mean([[np.log2(row[0]), *row[1:-2]] for row in rows], axis=0)
+    energies = np.mean([row[-2:] for row in rows], axis=0)
+    return np.array([*means, *(-10 * np.log10(energies))])
+
+
+if __name__ == "__main__":
+    main()
