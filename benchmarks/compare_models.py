@@ -44,15 +44,15 @@ def main() -> None:
 
 
 def _point(codec: Codec, pictures: list[NDArray[np.uint8]], quality: float, lpips: LPIPS) -> NDArray[np.float64]:
-    rows = []
+    """log2 of bytes, what `goodness` says, and both energies in -10 log10, of means over pictures."""
+    scores, energies = [], []
     for pixels in pictures:
         data = codec.encode(pixels, quality=quality).data
         decoded = np.asarray(codec.decode(data))
         error = torch.from_numpy(decoded.astype(np.float32) - pixels).permute(2, 0, 1)[None]
-        rows.append([len(data), *goodness(pixels, decoded, lpips), float(cast(error)), float(grid(error))])
-    means = np.mean([[np.log2(row[0]), *row[1:-2]] for row in rows], axis=0)
-    energies = np.mean([row[-2:] for row in rows], axis=0)
-    return np.array([*means, *(-10 * np.log10(energies))])
+        scores.append([np.log2(len(data)), *goodness(pixels, decoded, lpips)])
+        energies.append([float(cast(error)), float(grid(error))])
+    return np.concatenate([np.mean(scores, axis=0), -10 * np.log10(np.mean(energies, axis=0))])
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main() -> int:
     if not pictures:
         print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)
         return 1
-    lpips, others, measures = LPIPS(), list[Distance](), list(MEASURES)
+    lpips, others, measures = LPIPS(), list[Distance](), MEASURES
     if options.vgg:
         trunk = read_vgg16(options.vgg)
         others, measures = [LPIPS("vgg", trunk), DISTS(trunk)], MEASURES + VGG_MEASURES

@@ -99,6 +99,7 @@ def main() -> int:
     parser.add_argument("--no-pixels", action="store_true", help="leave PSNR and LPIPS out")
     parser.add_argument("--priors-only", action="store_true", help="leave out all but the two priors' bytes")
     options = parser.parse_args()
+    options.no_pixels |= options.priors_only
     network = _loaded(options.loader)
     loading.AUTOENCODERS["foreign"] = lambda *_: Foreign(network)
     adaptive, fitted = options.work / "adaptive", options.work / "fitted"
@@ -179,7 +180,7 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
             symbols = codec.symbols(data)
             own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
             figures = nothing
-            if not options.no_pixels and not options.priors_only:
+            if not options.no_pixels:
                 decoded = np.asarray(codec.decode(data).convert("RGB"))
                 figures = psnr(original, decoded), lpips(original, decoded)
             rows.append((source.name, quality, name, len(data), own, *figures))

@@ -51,23 +51,19 @@ def markdown(results: dict[str, Any]) -> str:
         lines.append(
             f"| {place} | {title} | {files} | {point['bytes']:,.0f} | {point['bpp']:.4f} | {' | '.join(values)} |"
         )
-    return "\n".join(lines + [_published(curve, point, columns) for curve, point in _as_published(results, columns)])
+    return "\n".join(lines + _published(results, columns))
 
 
-def _as_published(results: dict[str, Any], columns: Mapping[str, Any]) -> list[tuple[str, dict[str, float]]]:
-    """Others' points within the range of rates that was measured, where they say more than a rate."""
+def _published(results: dict[str, Any], columns: Mapping[str, tuple[str, int]]) -> list[str]:
+    """A row for each of others' points within the range of rates that was measured, where it says more than a rate."""
     highest = max((point["bpp"] or 0 for codec in results["codecs"] for point in codec["points"]), default=0)
-    return [
-        (curve["name"], point)
-        for curve in results["published"]
-        for point in curve["points"]
-        if point["bpp"] <= highest and any(name in point for name in columns)
-    ]
-
-
-def _published(name: str, point: dict[str, float], columns: Mapping[str, tuple[str, int]]) -> str:
-    values = [f"{point[column]:.{digits}f}" if column in point else "" for column, (_, digits) in columns.items()]
-    return f"| published | {name} | | | {point['bpp']:.4f} | {' | '.join(values)} |"
+    lines = []
+    for curve in results["published"]:
+        for point in curve["points"]:
+            values = [f"{point[name]:.{digits}f}" if name in point else "" for name, (_, digits) in columns.items()]
+            if point["bpp"] <= highest and any(values):
+                lines.append(f"| published | {curve['name']} | | | {point['bpp']:.4f} | {' | '.join(values)} |")
+    return lines
 
 
 def insert(page: Path, name: str, table: str) -> None:

@@ -15,6 +15,15 @@ from sdcodec.training.prior_network import PriorConfig
 
 Section = TypeVar("Section")
 
+# What `train_only` may name, and how the names of the parameters begin that are trained then; nothing named: all.
+_DECODER = ("decoder", "inverse_gain")
+PARTS: dict[str, tuple[str, ...]] = {
+    "decoder": _DECODER,
+    "transforms": ("encoder", "prior.analyse", *_DECODER),
+    "denoiser": ("denoiser",),
+    "prior": ("prior",),
+}
+
 
 @dataclass(frozen=True)
 class CropStage:
@@ -54,8 +63,7 @@ class TrainingConfig:
     spread_start: int = 2_000  # until here; then the range of qualities widens,
     spread_end: int = 3_500  # and is complete here
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
-    # "decoder"; "transforms": the encoder's networks too, files stay valid as well; "denoiser"; "prior". The rest stays as it is.
-    train_only: str = ""
+    train_only: str = ""  # one of PARTS: everything else stays as it is; files stay valid, but for "prior"
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
@@ -102,9 +110,10 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     config = _section(TrainingConfig, values, path)
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
-    if config.train_only not in ("", "decoder", "transforms", "denoiser", "prior"):
+    if config.train_only and config.train_only not in PARTS:
+        *others, last = PARTS
         raise TrainingError(
-            f"{path}: train_only = {config.train_only!r}: choose decoder, transforms, denoiser or prior, or leave it out"
+            f"{path}: train_only = {config.train_only!r}: choose {', '.join(others)} or {last}, or leave it out"
         )
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:

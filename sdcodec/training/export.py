@@ -205,7 +205,6 @@ def export_transforms(
     model.load_state_dict(weights)
     stored = read_tensors(source.folder / source.priors[0].file)
     tensors, tables = prior_parts(stored)
-    analysis = _analysis_tensors(model.prior)
     return write_bundle(
         folder,
         name=source.name,
@@ -213,7 +212,7 @@ def export_transforms(
         configuration=asdict(tiny),
         weights=_autoencoder_tensors(model),
         prior="learned",
-        prior_tensors=tensors | analysis,
+        prior_tensors=tensors | _analysis_tensors(model.prior),
         tables=tables,
         gain=stored["gain"],
         inverse_gain=quality_rows(model.inverse_gain).exp(),

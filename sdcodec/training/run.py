@@ -25,9 +25,10 @@ from sdcodec.bundles.store import Bundle, find
 from sdcodec.errors import OptionError, TrainingError
 from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.perceptual.trunks import ALEXNET
 from sdcodec.perceptual.vgg import find_vgg16, read_vgg16
 from sdcodec.training import losses
-from sdcodec.training.config import CropStage, TrainingConfig, load_config
+from sdcodec.training.config import PARTS, CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
 from sdcodec.training.export import export, export_denoiser, export_transforms
 from sdcodec.training.model import TrainingModel, beta_of
@@ -39,7 +40,6 @@ VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
 REVIVAL_CROPS = 64
 TABLE_CROPS = 64
-ALEXNET_STRIDE = 4  # pixels, of LPIPS's first layer
 MIDDLE_QUALITY = 50.0  # whose quantiser steps a denoiser counts in
 
 
@@ -226,7 +226,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.model(images, quality)
             # AlexNet looks every fourth pixel: always from the same one, and the decoder learns a grid that pleases there.
-            top, left = torch.randint(ALEXNET_STRIDE, (2,)).tolist() if self.model.training else (0, 0)
+            top, left = torch.randint(ALEXNET[0].stride, (2,)).tolist() if self.model.training else (0, 0)
             perceptual = self.lpips.distance(output.images[:, :, top:, left:], images[:, :, top:, left:])
         reconstructed = output.images.float()
         error = 255 * (reconstructed - images)
@@ -365,9 +365,7 @@ def _dists(file: str) -> DISTS:
 
 
 def _is_trained(name: str, only: str) -> bool:
-    decoder = ("decoder", "inverse_gain")
-    prefixes = {"decoder": decoder, "transforms": ("encoder", "prior.analyse", *decoder)}.get(only, (only,))
-    return name.startswith(prefixes)
+    return not only or name.startswith(PARTS[only])
 
 
 def _stage(stages: tuple[CropStage, ...], step: int) -> CropStage:
