@@ -42,12 +42,11 @@ from sdcodec.pixels import (
     unpack_alpha,
 )
 from sdcodec.priors.integer import MEAN_BITS
-from sdcodec.priors.rounding import Rounding
+from sdcodec.ratecontrol import Setting
 
 DEFAULT_QUALITY = 50.0
 SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # where memory is exhausted
 MODES = ("latents", "palette")
-GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 
 
 @dataclass(frozen=True)
@@ -151,8 +150,8 @@ class Codec:
         """One picture to the bytes of an `.sdc` file.
 
         image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
-        quality: 0..100 in half steps (default 50). Or target_bytes: the best quality whose file is at most so long; or
-            target_bpp: the same in bits per pixel.
+        quality: 0..100 in half steps (default 50). Or target_bytes: the best quality whose file is at most so long, and
+            where quality 0 is longer, that with more latents rounded to nothing; or target_bpp: the same in bits per pixel.
         effort: 0..9 (default 0), how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the
             latents by gradient descent, twice the steps a level. Files of every effort decode alike.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with target_bytes or
@@ -171,34 +170,29 @@ class Codec:
         [latents] = self._latents([picture])
         if mode == "palette":
             return self._palettised(picture, latents, target_bytes)
-        count = block_count(width, height, self._model.autoencoder.factor)
-        empty = self._container(picture, 0, (b"",) * count, self._no_deviations())
         if target_bytes is None:
             half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
             latents = self._refined(picture, latents, half_steps, plan.iterations)
-            data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
-        else:
-            overhead = len(empty.to_bytes())
+            data = self._coded(picture, latents, Setting(half_steps, plan.rounding))
+            return Encoded(data, width, height, half_steps / 2)
+        count = block_count(width, height, self._model.autoencoder.factor)
+        empty = self._container(picture, 0, (b"",) * count, self._no_deviations())
+        overhead = len(empty.to_bytes())
 
-            def largest_within_budget(latents: Tensor) -> int:
-                return ratecontrol.largest_within(
-                    target_bytes,
-                    width * height,
-                    lambda h: overhead + blocks.estimated_bytes(self._model, latents, h, plan.rounding),
-                )
+        def best_setting(latents: Tensor) -> Setting:
+            return ratecontrol.best_setting(
+                target_bytes,
+                width * height,
+                plan.rounding,
+                lambda s: overhead + blocks.estimated_bytes(self._model, latents, s.half_steps, s.rounding),
+            )
 
-            half_steps = largest_within_budget(latents)
-            if plan.iterations:
-                latents = self._refined(picture, latents, half_steps, plan.iterations, target_bytes - overhead)
-                half_steps = largest_within_budget(latents)
-            data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
-            while len(data) > target_bytes and half_steps > 0:  # the estimate was a few bytes short
-                half_steps -= 1
-                data = self._coded(picture, latents, half_steps, plan.rounding).to_bytes()
-            data = self._filled(picture, latents, half_steps, data, target_bytes, plan.rounding)
-            if len(data) > target_bytes:
-                raise ratecontrol.too_few(target_bytes, len(data))
-        return Encoded(data, width, height, half_steps / 2)
+        setting = best_setting(latents)
+        if plan.iterations:
+            latents = self._refined(picture, latents, setting.half_steps, plan.iterations, target_bytes - overhead)
+            setting = best_setting(latents)
+        data, setting = ratecontrol.coded_within(target_bytes, setting, lambda s: self._coded(picture, latents, s))
+        return Encoded(data, width, height, setting.half_steps / 2)
 
     def decode(
         self,
@@ -359,28 +353,9 @@ class Codec:
         )
         return Refiner(self._model, half_steps, pixels, (height, width)).run(latents, iterations, bits)
 
-    def _filled(
-        self, picture: Picture, latents: Tensor, half_steps: int, data: bytes, budget: int, rounding: Rounding
-    ) -> bytes:
-        """Uses what the step of quality leaves of the budget, by rounding a little more latents away from zero.
-
-        A lower threshold costs more than a higher quality does, but over a hundredth of the file it is worth its bytes.
-        """
-        best, growth, lowered = data, GROWTH_BY_THRESHOLD, 0.0
-        for _ in range(2):
-            wanted = math.log(budget / len(data)) - 0.0008  # a few bytes less than all, so that it fits
-            if not len(best) / 400 < budget - len(best) < len(best) / 33 or wanted <= 0:
-                break
-            lowered = wanted / growth
-            tried = self._coded(picture, latents, half_steps, rounding.lower(lowered)).to_bytes()
-            growth = max(0.5, math.log(len(tried) / len(data)) / lowered)
-            if len(best) < len(tried) <= budget:
-                best = tried
-        return best
-
-    def _coded(self, picture: Picture, latents: Tensor, half_steps: int, rounding: Rounding) -> Container:
-        [coded] = blocks.code(self._model, latents[None], half_steps, rounding, self._measures_error)
-        return self._filed(picture, half_steps, coded)
+    def _coded(self, picture: Picture, latents: Tensor, setting: Setting) -> bytes:
+        [coded] = blocks.code(self._model, latents[None], setting.half_steps, setting.rounding, self._measures_error)
+        return self._filed(picture, setting.half_steps, coded).to_bytes()
 
     @property
     def _measures_error(self) -> bool:

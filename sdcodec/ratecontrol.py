@@ -1,23 +1,99 @@
-"""The search for the best quality that meets a byte budget."""
+"""The search for the best file that meets a byte budget."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from sdcodec.errors import BudgetError
+from sdcodec.priors.rounding import Rounding
 
 HIGHEST = 200  # half steps
 TYPICAL_SLOPE = 0.016  # growth of log(bytes) a half step, on photographs
 FIRST_GUESS = (-4.6, 0.016)  # log(bytes a pixel) at quality 0, and its growth a half step
+GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
+# How far thresholds are raised at quality 0 where that is still too large. At 1, `tiny`'s files are half as long and its
+# pictures a blur; beyond, nothing is left to save.
+MOST_RAISED = 1.0
+HALVINGS = 7  # of that range, by bisection
 
 
-def largest_within(budget: int, pixels: int, estimate: Callable[[int], float]) -> int:
-    """The largest quality, in half steps, whose estimated size in bytes is at most `budget`.
+@dataclass(frozen=True)
+class Setting:
+    """What decides how long a picture's file gets: the quality in half steps, and how latents are rounded."""
+
+    half_steps: int
+    rounding: Rounding
+
+    def lower(self, by: float) -> Setting:
+        """The same with rounding thresholds lower by `by`."""
+        return replace(self, rounding=self.rounding.lower(by))
+
+
+def best_setting(budget: int, pixels: int, rounding: Rounding, estimate: Callable[[Setting], float]) -> Setting:
+    """The largest quality whose estimated size in bytes is at most `budget`; or quality 0, with thresholds raised until it fits.
+
+    Raises BudgetError where even that is too large.
+    """
+    half_steps = largest_within(budget, pixels, lambda tried: estimate(Setting(tried, rounding)))
+    if half_steps is not None:
+        return Setting(half_steps, rounding)
+    lowest = Setting(0, rounding)
+    fits, too_large = MOST_RAISED, 0.0
+    least = estimate(lowest.lower(-fits))
+    if least > budget:
+        raise too_few(budget, math.ceil(least))
+    for _ in range(HALVINGS):
+        middle = (fits + too_large) / 2
+        if estimate(lowest.lower(-middle)) > budget:
+            too_large = middle
+        else:
+            fits = middle
+    return lowest.lower(-fits)
+
+
+def coded_within(budget: int, setting: Setting, coded: Callable[[Setting], bytes]) -> tuple[bytes, Setting]:
+    """The file of at most `budget` bytes that uses them best, by what `coded` makes of settings near an estimated one.
+
+    Raises BudgetError where none fits.
+    """
+    data = coded(setting)
+    tries = 0
+    while len(data) > budget:  # the estimate was a few bytes short
+        if setting.half_steps > 0:
+            setting = replace(setting, half_steps=setting.half_steps - 1)
+        elif tries < HALVINGS:
+            setting, tries = setting.lower(-MOST_RAISED / (1 << HALVINGS)), tries + 1
+        else:
+            raise too_few(budget, len(data))
+        data = coded(setting)
+    return _filled(budget, setting, data, coded), setting
+
+
+def _filled(budget: int, setting: Setting, data: bytes, coded: Callable[[Setting], bytes]) -> bytes:
+    """Uses what the step of quality leaves of the budget, by rounding a little more latents away from zero.
+
+    A lower threshold costs more than a higher quality does, but over a hundredth of the file it is worth its bytes.
+    """
+    best, growth = data, GROWTH_BY_THRESHOLD
+    for _ in range(2):
+        wanted = math.log(budget / len(data)) - 0.0008  # a few bytes less than all, so that it fits
+        if not len(best) / 400 < budget - len(best) < len(best) / 33 or wanted <= 0:
+            break
+        lowered = wanted / growth
+        tried = coded(setting.lower(lowered))
+        growth = max(0.5, math.log(len(tried) / len(data)) / lowered)
+        if len(best) < len(tried) <= budget:
+            best = tried
+    return best
+
+
+def largest_within(budget: int, pixels: int, estimate: Callable[[int], float]) -> int | None:
+    """The largest quality, in half steps, whose estimated size in bytes is at most `budget`; None where quality 0 is larger.
 
     `estimate` is expensive and grows nearly exponentially, so the search goes along the secant of its logarithm. It
-    ends when a quality fits and the next does not, or would not by the slope seen. Raises BudgetError where quality 0
-    is too large.
+    ends when a quality fits and the next does not, or would not by the slope seen.
     """
     target = math.log(budget)
     seen: dict[int, float] = {}
@@ -41,9 +117,7 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float]) -
         if low == guess and over + 0.75 * slope > 0:
             break  # the next half step would not fit
         guess = guess - math.ceil(over / slope) if over > 0 else guess + max(1, math.floor(-over / slope))
-    if low < 0:
-        raise too_few(budget, math.ceil(budget * math.exp(seen[0])))
-    return low
+    return None if low < 0 else low
 
 
 def most_within(budget: int, most: int, coded: Callable[[int], bytes]) -> bytes:
@@ -66,7 +140,7 @@ def most_within(budget: int, most: int, coded: Callable[[int], bytes]) -> bytes:
 
 
 def too_few(budget: int, smallest: int) -> BudgetError:
-    """The error for a budget that even quality 0 exceeds."""
+    """The error for a budget that even the shortest file exceeds."""
     return BudgetError(f"{budget} bytes are too few: this picture needs about {smallest} with this model; give more")
 
 

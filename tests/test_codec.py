@@ -105,6 +105,16 @@ def test_an_ample_budget_takes_the_best_quality(codec):
     assert codec.encode(photograph(64, 64), target_bytes=10**7).quality == 100
 
 
+@pytest.mark.parametrize("effort", [0, 4])
+def test_a_budget_below_quality_0_is_met_by_rounding_more_to_nothing(effort):
+    tiny, pixels = sdcodec.Codec("tiny", device="cpu", precision="float32"), photograph(256, 256)
+    lowest = len(tiny.encode(pixels, quality=0).data)
+    encoded = tiny.encode(pixels, target_bytes=round(0.8 * lowest), effort=effort)
+    assert 0.7 * lowest < len(encoded.data) <= 0.8 * lowest
+    assert encoded.quality == 0
+    assert tiny.decode(encoded.data).size == (256, 256)
+
+
 def test_a_budget_that_cannot_be_met_is_an_error_with_a_figure(codec):
     with pytest.raises(sdcodec.BudgetError, match=r"30 bytes are too few.*about [0-9]+"):
         codec.encode(photograph(256, 256), target_bytes=30)

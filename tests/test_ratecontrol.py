@@ -7,7 +7,8 @@ import math
 import pytest
 
 from sdcodec.errors import BudgetError
-from sdcodec.ratecontrol import largest_within
+from sdcodec.priors.rounding import PLAIN
+from sdcodec.ratecontrol import MOST_RAISED, Setting, best_setting, coded_within, largest_within
 
 PIXELS = 512 * 512
 
@@ -29,8 +30,7 @@ def curve(base: float, slope: float, bend: float = 0.0):
 def test_the_largest_quality_that_fits_is_found(base, slope, bend, budget):
     estimate, calls = curve(base, slope, bend)
     if estimate(0) > budget:
-        with pytest.raises(BudgetError):
-            largest_within(budget, PIXELS, estimate)
+        assert largest_within(budget, PIXELS, estimate) is None
         return
     calls.clear()
     found = largest_within(budget, PIXELS, estimate)
@@ -46,6 +46,35 @@ def test_the_ends_are_reached():
     assert largest_within(math.ceil(estimate(0)), PIXELS, estimate) == 0
 
 
+def size(setting: Setting) -> float:
+    """Of a file, 524 bytes at quality 0 with plain rounding, 207 with thresholds raised as far as they go."""
+    return 24 + 500 * math.exp(0.016 * setting.half_steps + setting.rounding.lowered)
+
+
+@pytest.mark.parametrize("budget", [210, 300, 523])
+def test_below_quality_0_thresholds_are_raised_as_little_as_fits(budget):
+    setting = best_setting(budget, PIXELS, PLAIN, size)
+    assert setting.half_steps == 0 and -MOST_RAISED <= setting.rounding.lowered < 0
+    assert 0.98 * budget < size(setting) <= budget
+
+
+def test_where_quality_0_fits_no_threshold_is_raised():
+    assert best_setting(525, PIXELS, PLAIN, size) == Setting(0, PLAIN)
+
+
 def test_too_small_a_budget_names_what_is_needed():
-    with pytest.raises(BudgetError, match="about 524"):
-        largest_within(100, PIXELS, curve(500, 0.016)[0])
+    with pytest.raises(BudgetError, match="about 208"):
+        best_setting(207, PIXELS, PLAIN, size)
+
+
+@pytest.mark.parametrize("setting", [Setting(3, PLAIN), Setting(0, PLAIN)])
+def test_files_longer_than_estimated_are_made_to_fit(setting):
+    def coded(tried: Setting) -> bytes:
+        return bytes(round(size(tried)))
+
+    budget = round(size(setting)) - 10
+    data, found = coded_within(budget, setting, coded)
+    assert 0.99 * budget < len(data) <= budget
+    assert (found.half_steps, found.rounding.lowered) < (setting.half_steps, 0.0) or found.rounding.lowered < 0
+    with pytest.raises(BudgetError):
+        coded_within(20, setting, coded)

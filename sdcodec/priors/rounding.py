@@ -36,7 +36,7 @@ class Rounding:
         and errors there cost more bits than they save. The excess over one half is scaled by its square.
         """
         size = away.abs()
-        symbols = (size + (0.5 + self.lowered)).floor_().clamp_(max=SYMBOL_LIMIT)
+        symbols = (size + (0.5 + self.lowered)).floor_().clamp_(0, SYMBOL_LIMIT)
         if self.worth is not None:
             further = further_bits(tables, away.device)
             place = symbols.long().clamp_(max=further.shape[1] - 1)
