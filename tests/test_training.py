@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from sdcodec.training.export import prior_tensors
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.restore import restore
 from sdcodec.training.revive import revive_channels
-from sdcodec.training.run import train
+from sdcodec.training.run import Trainer, train
 
 CONFIG = """
 data = ["photos"]
@@ -203,3 +204,15 @@ def test_what_repeats_from_latent_to_latent_counts_as_a_grid_and_noise_hardly_do
     assert float(losses.grid(repeated)) == pytest.approx(float((cell - own_means).square().mean()), rel=1e-4)
     noise = torch.randn(1, 3, 96, 96, generator=generator)
     assert float(losses.grid(noise)) == pytest.approx(1 / 36, rel=0.2)
+
+
+@pytest.mark.parametrize(("training", "expected"), [(True, [4.0, 8.0, 0.0, 0.0]), (False, [2.0, 4.0, 6.0, 8.0])])
+def test_dists_on_some_of_a_batch_weighs_as_on_all(training: bool, expected: list[float]) -> None:
+    class Difference:
+        def distance(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+            return (images - others).mean(dim=(1, 2, 3))
+
+    originals = torch.zeros(4, 3, 2, 2)
+    reconstructed = originals + 2 * torch.arange(1.0, 5.0).view(4, 1, 1, 1)
+    trainer = SimpleNamespace(config=SimpleNamespace(dists_images=2), model=SimpleNamespace(training=training))
+    assert Trainer._texture(trainer, Difference(), reconstructed, originals).tolist() == expected
