@@ -1,10 +1,10 @@
 """Models of the same kind on validation pictures: BD-rate against the first by PSNR, LPIPS, colour casts and grids.
 
-    python benchmarks/compare_models.py FOLDER MODEL MODEL... [--qualities 10 20 35 55 80] [--count 16] [--side 256]
+    python benchmarks/compare_models.py FOLDER MODEL MODEL... [--qualities 10 20 35 55 80] [--count 16] [--side 256] [--vgg FILE]
 
 FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles. Real files.
 LPIPS is given twice: as it is usually computed, and as a mean over sixteen offsets. `cast` and `grid` are the energies that
-`sdcodec.training.losses` describes.
+`sdcodec.training.losses` describes. With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from effort import MEASURES, bd_rate, crops, goodness
+from effort import Distance, bd_rate, crops, goodness, measured_by
 from sdcodec import Codec
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.training.losses import cast, grid
@@ -29,13 +29,15 @@ def main() -> None:
     parser.add_argument("--qualities", type=float, nargs="+", default=[10, 20, 35, 55, 80])
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--vgg", type=Path)
     options = parser.parse_args()
     pictures, lpips = crops(options.folder, options.count, options.side), LPIPS()
+    measures, others = measured_by(options.vgg)
     curves: list[NDArray[np.float64]] = []
-    names = [*MEASURES, "cast", "grid"]
+    names = [*measures, "cast", "grid"]
     for model in options.models:
         codec = Codec(model, device="cpu")
-        curves.append(np.array([_point(codec, pictures, quality, lpips) for quality in options.qualities]))
+        curves.append(np.array([_point(codec, pictures, quality, lpips, others) for quality in options.qualities]))
         gains = [f"{name} {bd_rate(curves[0], curves[-1], k):+.1f}%" for k, name in enumerate(names)]
         print(f"{model}: {', '.join(gains)}")
         for size, decibels, *distances in curves[-1]:
@@ -43,14 +45,16 @@ def main() -> None:
             print(f"  {2**size:.0f} bytes, {decibels:.2f} dB, {', '.join(told)}", flush=True)
 
 
-def _point(codec: Codec, pictures: list[NDArray[np.uint8]], quality: float, lpips: LPIPS) -> NDArray[np.float64]:
+def _point(
+    codec: Codec, pictures: list[NDArray[np.uint8]], quality: float, lpips: LPIPS, others: list[Distance]
+) -> NDArray[np.float64]:
     """log2 of bytes, what `goodness` says, and both energies in -10 log10, of means over pictures."""
     scores, energies = [], []
     for pixels in pictures:
         data = codec.encode(pixels, quality=quality).data
         decoded = np.asarray(codec.decode(data))
         error = torch.from_numpy(decoded.astype(np.float32) - pixels).permute(2, 0, 1)[None]
-        scores.append([np.log2(len(data)), *goodness(pixels, decoded, lpips)])
+        scores.append([np.log2(len(data)), *goodness(pixels, decoded, lpips, others)])
         energies.append([float(cast(error)), float(grid(error))])
     return np.concatenate([np.mean(scores, axis=0), -10 * np.log10(np.mean(energies, axis=0))])
 

@@ -58,6 +58,14 @@ def goodness(
     return [psnr(original, decoded), *(-10 * np.log10(found))]
 
 
+def measured_by(vgg: Path | None) -> tuple[list[str], list[Distance]]:
+    """The names of all measures, and those of them that come after MEASURES."""
+    if vgg is None:
+        return MEASURES, []
+    trunk = read_vgg16(vgg)
+    return MEASURES + VGG_MEASURES, [LPIPS("vgg", trunk), DISTS(trunk)]
+
+
 def bd_rate(anchor: NDArray[np.float64], tried: NDArray[np.float64], measure: int) -> float:
     """Percent, of points (log2 of bytes, measures) ordered by quality; means over pictures first."""
     from bjontegaard import bd_rate as bjontegaard
@@ -92,10 +100,8 @@ def main() -> int:
     if not pictures:
         print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)
         return 1
-    lpips, others, measures = LPIPS(), list[Distance](), MEASURES
-    if options.vgg:
-        trunk = read_vgg16(options.vgg)
-        others, measures = [LPIPS("vgg", trunk), DISTS(trunk)], MEASURES + VGG_MEASURES
+    lpips = LPIPS()
+    measures, others = measured_by(options.vgg)
     print(f"{len(pictures)} crops of {options.side}x{options.side}, model {codec.name} {codec.fingerprint.hex()}")
     print("effort   " + "".join(f"{name:>19}" for name in measures) + "   time   bytes, PSNR, LPIPS at each quality")
     curves: dict[int, NDArray[np.float64]] = {}

@@ -6,6 +6,7 @@ Its weights and its definition lie beside the repository (see `shared/data/READM
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ class Taef2Autoencoder:
     """As sdcodec asks for; float32. Some of its blocks normalise globally, so windows are blended."""
 
     channels, factor, margin = CHANNELS, FACTOR, None
+    refinement_reach = math.inf
 
     def __init__(self, network: nn.Module) -> None:
         self.network: Any = network.requires_grad_(False)

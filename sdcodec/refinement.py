@@ -69,7 +69,8 @@ class Refiner:
         `budget`: about how many bits there are; None for as many as the latents that come in take.
         """
         gain = self._model.gain[self._half_steps][:, None, None]
-        leaf = torch.nn.Parameter(latents * gain)
+        at_first, reach = latents * gain, self._autoencoder.refinement_reach
+        leaf = torch.nn.Parameter(at_first.clone())
         optimiser = torch.optim.Adam([leaf], lr=RATE, betas=BETAS, eps=DAMPING)
         state = start = self._walk(leaf.detach())
         budget = max(1.0, start.bits if budget is None else budget)
@@ -84,6 +85,7 @@ class Refiner:
             leaf.grad = slope.masked_fill_(state.indices == 0, 0)  # nothing is coded there
             optimiser.param_groups[0]["lr"] = RATE * (1 - FALL * iteration / iterations)
             optimiser.step()
+            leaf.data.clamp_(at_first - reach, at_first + reach)
             state = self._walk(leaf.detach())
         # Judged at the phase that the start was judged at.
         after, _ = self._distortion(state.decoded, SHIFTS[0], gradient=False)

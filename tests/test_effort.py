@@ -70,6 +70,13 @@ def test_refining_is_deterministic(codec):
     assert codec.encode(pixels, effort=4).data == codec.encode(pixels, effort=4).data
 
 
+def test_refining_moves_latents_no_farther_than_the_model_says(tiny, crop):
+    refine, latents = refiner(tiny, crop, 80)
+    moved = ((refine.run(latents, 8) - latents) * tiny._model.gain[80][:, None, None]).abs()
+    reach = tiny._model.autoencoder.refinement_reach
+    assert 0.99 * reach < float(moved.max()) < 1.001 * reach
+
+
 @pytest.mark.parametrize("effort", [2, 5])
 @pytest.mark.parametrize("target", [500, 1200])
 def test_budgets_hold_at_every_effort_and_are_used(tiny, crop, effort, target):

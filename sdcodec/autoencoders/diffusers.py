@@ -126,6 +126,8 @@ FAMILIES: dict[str, type[Family]] = {
 class DiffusersAutoencoder:
     """A family's network, ready to run; latents are in the space that its UNet knows (see `Family`)."""
 
+    refinement_reach = math.inf  # trained without a quantiser
+
     def __init__(self, family: Family, device: torch.device, dtype: torch.dtype, force_upcast: bool = False) -> None:
         """The precision is `dtype` where the network bears it: see `running_dtype`."""
         self._family = family

@@ -29,7 +29,13 @@ class Autoencoder(Protocol):
 
 @runtime_checkable
 class DifferentiableAutoencoder(Autoencoder, Protocol):
-    """An autoencoder that latents can be refined through while encoding (efforts from 4 up)."""
+    """An autoencoder that latents can be refined through while encoding (efforts from 4 up).
+
+    `refinement_reach` is how far, in quantiser steps, refining may move a latent. It is small where the encoder was trained
+    with quantiser and prior: the best latents are near, and farther away the metric is pleased and no others. Else infinite.
+    """
+
+    refinement_reach: float
 
     def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
         """As `decode`, and differentiable in the latents."""

@@ -122,6 +122,7 @@ class TinyAutoencoder:
     """Both networks, ready to run: weights in the chosen precision, first and last layers' sums in float32."""
 
     factor = 8
+    refinement_reach = 0.1
 
     def __init__(
         self, config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
