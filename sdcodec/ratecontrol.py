@@ -77,8 +77,8 @@ def _filled(budget: int, setting: Setting, data: bytes, coded: Callable[[Setting
     A lower threshold costs more than a higher quality does, but over a hundredth of the file it is worth its bytes.
     """
     best, growth = data, GROWTH_BY_THRESHOLD
-    for _ in range(2):
-        wanted = math.log(budget / len(data)) - 0.0008  # a few bytes less than all, so that it fits
+    for attempt in range(3):
+        wanted = math.log(budget / len(data)) - 0.0008 * (1 + attempt)  # a few bytes less than all, so that it fits
         if not len(best) / 400 < budget - len(best) < len(best) / 33 or wanted <= 0:
             break
         lowered = wanted / growth
