@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,8 @@ GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1;
 # How far thresholds are raised at quality 0 where that is still too large. At 1, `tiny`'s files are half as long and its
 # pictures a blur; beyond, nothing is left to save.
 MOST_RAISED = 1.0
-HALVINGS = 7  # of that range, by bisection
+RAISES = 128  # steps in which they are raised so far
+CORRECTIONS = 7  # such steps at most, where the estimate was short
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,11 @@ def best_setting(budget: int, pixels: int, rounding: Rounding, estimate: Callabl
     half_steps = largest_within(budget, pixels, lambda tried: estimate(Setting(tried, rounding)))
     if half_steps is not None:
         return Setting(half_steps, rounding)
-    lowest = Setting(0, rounding)
-    fits, too_large = MOST_RAISED, 0.0
-    least = estimate(lowest.lower(-fits))
+    raised = [Setting(0, rounding.lower(-MOST_RAISED * raises / RAISES)) for raises in range(1, RAISES + 1)]
+    least = estimate(raised[-1])
     if least > budget:
         raise too_few(budget, math.ceil(least))
-    for _ in range(HALVINGS):
-        middle = (fits + too_large) / 2
-        if estimate(lowest.lower(-middle)) > budget:
-            too_large = middle
-        else:
-            fits = middle
-    return lowest.lower(-fits)
+    return raised[bisect_left(raised, True, hi=RAISES - 1, key=lambda tried: estimate(tried) <= budget)]
 
 
 def coded_within(budget: int, setting: Setting, coded: Callable[[Setting], bytes]) -> tuple[bytes, Setting]:
@@ -59,12 +54,12 @@ def coded_within(budget: int, setting: Setting, coded: Callable[[Setting], bytes
     Raises BudgetError where none fits.
     """
     data = coded(setting)
-    tries = 0
+    corrections = 0
     while len(data) > budget:  # the estimate was a few bytes short
         if setting.half_steps > 0:
             setting = replace(setting, half_steps=setting.half_steps - 1)
-        elif tries < HALVINGS:
-            setting, tries = setting.lower(-MOST_RAISED / (1 << HALVINGS)), tries + 1
+        elif corrections < CORRECTIONS:
+            setting, corrections = setting.lower(-MOST_RAISED / RAISES), corrections + 1
         else:
             raise too_few(budget, len(data))
         data = coded(setting)
