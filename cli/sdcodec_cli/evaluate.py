@@ -191,12 +191,14 @@ def evaluate(
             begun=begun,
             progress=progress,
         )
-    report = write_report(out)
-    if not quiet:
+    if not quiet:  # before the report, which takes a while: it decodes every file once more
         click.echo(means_table(summary))
         if told := bd_rate_table(summary):
             click.echo(f"\n{told}")
-        click.echo(f"\nresults in {out}; look at {report}")
+        click.echo(f"\nresults in {out}; now the report, with the pictures ...")
+    report = write_report(out)
+    if not quiet:
+        click.echo(f"look at {report}")
     failed = [row for row in summary.rows if row.status.startswith(ERROR)]
     for image, status in dict.fromkeys((row.image, row.status) for row in failed):
         reason = status.removeprefix(f"{ERROR}: ")

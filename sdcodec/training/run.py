@@ -236,7 +236,7 @@ class Trainer:
         bpp = output.coded.bits / (images.shape[2] * images.shape[3])
         beta = beta_of(quality)
         weight = config.lpips_weight * (min(1.0, self.step / max(1, config.lpips_ramp)) if self.model.training else 1.0)
-        distortion = seen / 400 + weight * perceptual
+        distortion = seen / 400 + weight * config.lpips_at_low ** (1 - quality / 100) * perceptual
         texture = None if self.dists is None else self._texture(self.dists, reconstructed, images)
         if texture is not None:
             distortion = distortion + config.dists_weight * texture

@@ -157,7 +157,8 @@ def _stored(pixels: Pixels, quality: int | None) -> Stored:
     if quality is None and max(image.size) <= WEBP_SIDE:
         image.save(buffer, "WEBP", lossless=True, quality=50, method=4)
         return Stored("image/webp", buffer.getvalue(), from_pixels=True)
-    image.save(buffer, "AVIF", quality=quality or QUALITIES[1], subsampling="4:4:4", speed=7)
+    # Speed 9 takes a sixth of the time of speed 7, and 4% more bytes.
+    image.save(buffer, "AVIF", quality=quality or QUALITIES[1], subsampling="4:4:4", speed=9)
     return Stored("image/avif", buffer.getvalue(), from_pixels=True)
 
 
