@@ -4,6 +4,9 @@
 
 Models are names or folders; --share is the second one's part. What decides the meaning of symbols has to be the same in both,
 and stays so: files of either decode with the mean.
+
+Two checkpoints (.pt) of runs that trained the prior as well make a run in the folder OUT, with the mean of their averaged
+weights; `sdcodec train RECIPE --set output=OUT --resume` then writes its model, with a prior of its own.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 
 from sdcodec.bundles import store
@@ -26,6 +30,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--share", type=float, default=0.5)
     options = parser.parse_args()
+    if options.first.endswith(".pt") and options.second.endswith(".pt"):
+        _mean_of_runs(Path(options.first), Path(options.second), options.share, options.out)
+        return
     first, second = store.find(options.first), store.find(options.second)
     if first.priors[0].fingerprint != second.priors[0].fingerprint:
         sys.exit("their symbols mean different things: models of one fingerprint are wanted")
@@ -42,6 +49,15 @@ def main() -> None:
         }
         save_file(mean, options.out / file)
     print(f"written to {options.out}; fingerprint {first.priors[0].fingerprint.hex()[:8]}")
+
+
+def _mean_of_runs(first: Path, second: Path, share: float, out: Path) -> None:
+    """Writes `last.pt`: the first run's, but for its averaged weights."""
+    state, other = (torch.load(path, map_location="cpu", weights_only=True) for path in (first, second))
+    state["average"] = {name: value.lerp(other["average"][name], share) for name, value in state["average"].items()}
+    out.mkdir(parents=True)
+    torch.save(state, out / "last.pt")
+    print(f"written to {out / 'last.pt'}; export it with sdcodec train RECIPE --set output={out} --resume")
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ class Codec:
             bundle = store.find(model)
             chosen = bundle.prior_for(wanted)
             if chosen is None:
-                raise BundleError(_other_model(wanted, bundle.name, bundle.priors[0].fingerprint))
+                raise BundleError(_other_model(wanted, bundle, bundle.priors[0].fingerprint))
             entry = chosen
         codec = cls.__new__(cls)
         codec._open(bundle, entry, device, precision, offload)
@@ -435,7 +435,7 @@ class Codec:
         container = Container.from_bytes(data)
         header = container.header
         if header.fingerprint != self.fingerprint:
-            raise BundleError(_other_model(header.fingerprint, self.name, self.fingerprint))
+            raise BundleError(_other_model(header.fingerprint, self._bundle, self.fingerprint))
         if header.factor != self._model.autoencoder.factor:
             raise FormatError(f"damaged: a latent of {self.name!r} does not stand for {header.factor} pixels a side")
         if header.width * header.height > max_pixels:
@@ -472,8 +472,10 @@ def _check_denoising(steps: int, strength: float | None, seed: int) -> None:
         raise OptionError(f"seed {seed} is outside 0..2**63 - 1")
 
 
-def _other_model(wanted: bytes, name: str, own: bytes) -> str:
-    writer = store.name_of(wanted)
+def _other_model(wanted: bytes, bundle: store.Bundle, own: bytes) -> str:
+    if bundle.prior_for(wanted):
+        return f"made with an earlier prior of {bundle.name!r} ({wanted.hex()}); Codec.for_file opens that one"
+    writer, name = store.name_of(wanted), bundle.name
     made = f"model {writer!r} (fingerprint {wanted.hex()})" if writer else f"a model with fingerprint {wanted.hex()}"
     return f"made with {made}, not with {name!r} (fingerprint {own.hex()[:8]}); leave the model out, or install the right one"
 

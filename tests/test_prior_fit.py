@@ -43,6 +43,8 @@ def test_files_from_before_still_decode_and_new_ones_use_the_new_prior(adaptive_
     after = sdcodec.Codec(adaptive_bundle, device="cpu")
     assert after.fingerprint == fitted.bundle.priors[0].fingerprint[:4] != before.fingerprint
     image = after.decode(after.encode(photograph(40, 64), quality=50).data)
+    with pytest.raises(sdcodec.BundleError, match=r"Codec\.for_file"):
+        after.decode(data)
     assert image.size == (64, 40)
 
 

@@ -189,6 +189,28 @@ def test_training_around_the_prior_keeps_the_fingerprint_and_the_files(folder: P
     assert ("prior.analyse_1.weight" in changed) == (part == "transforms")
 
 
+def test_priors_can_be_kept_behind_a_new_one(folder: Path) -> None:
+    (folder / "joint.toml").write_text(
+        'data = ["photos"]\noutput = "joint"\nstart_from = "tiny"\nkeep_priors = true\nsteps = 1\nwarmup = 1\n'
+        "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+    )
+    trained = store.read_manifest(train(folder / "joint.toml") / "bundle")
+    earlier = [entry.fingerprint for entry in store.find("tiny").priors]
+    assert [entry.fingerprint for entry in trained.priors[1:]] == earlier
+    data = (Path(__file__).parent / "golden" / "one-pixel.sdc").read_bytes()
+    assert trained.priors[0].fingerprint not in earlier
+    codec = sdcodec.Codec.for_file(data, model=trained.folder)
+    assert codec.symbols_sha256(data) == sdcodec.Codec.for_file(data).symbols_sha256(data)
+    overrides = {"output": str(folder / "again"), "start_from": f"{trained.folder}/", "train_only": "decoder"}
+    again = store.read_manifest(train(folder / "joint.toml", overrides=overrides) / "bundle")
+    assert [entry.fingerprint for entry in again.priors] == [entry.fingerprint for entry in trained.priors]
+
+
+def test_priors_of_nothing_cannot_be_kept(folder: Path) -> None:
+    with pytest.raises(TrainingError, match="start_from has to name a model"):
+        load_config(folder / "config.toml", {"keep_priors": "true"})
+
+
 def test_a_wrong_colour_counts_as_a_cast_and_noise_hardly_does() -> None:
     colour = torch.tensor([3.0, 0.0, -6.0]).view(1, 3, 1, 1).expand(2, 3, 64, 64)
     assert losses.cast(colour).tolist() == pytest.approx([15.0, 15.0])

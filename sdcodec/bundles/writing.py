@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint
+from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint, read_tensors
 from sdcodec.bundles.store import LAYOUT, MANIFEST, Bundle, read_manifest
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.errors import BundleError, OutputError
@@ -102,6 +102,21 @@ def add_prior(
         raise OutputError(
             f"{bundle.folder}: cannot be written ({error.strerror or error}); copy the model first"
         ) from error
+
+
+def keep_priors(bundle: Bundle, source: Bundle) -> Bundle:
+    """Puts the priors of `source` that `bundle` lacks behind its own: files coded with them decode with its decoder.
+
+    Their latents have to mean to that decoder what they meant to the one of `source`.
+    """
+    manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
+    for entry in source.priors:
+        identity = entry.fingerprint.hex()
+        if bundle.prior_for(entry.fingerprint) is None:
+            file = f"prior-{identity[:8]}.safetensors"
+            _replace(bundle.folder / file, read_tensors(source.folder / entry.file))
+            manifest["priors"].append({"class": entry.kind, "file": file, "fingerprint": identity})
+    return _write_manifest(bundle.folder, manifest)
 
 
 def _prior_file(

@@ -66,6 +66,7 @@ class TrainingConfig:
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
     train_only: str = ""  # one of PARTS: everything else stays as it is; files stay valid, but for "prior"
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
+    keep_priors: bool = False  # those of the model that it starts from, so that files of theirs decode still
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
     validate_every: int = 500
@@ -116,6 +117,8 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         raise TrainingError(
             f"{path}: train_only = {config.train_only!r}: choose {', '.join(others)} or {last}, or leave it out"
         )
+    if config.keep_priors and (not config.start_from or config.start_from.endswith(".pt")):
+        raise TrainingError(f"{path}: keep_priors: start_from has to name a model whose priors are to be kept")
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:
             raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")

@@ -16,7 +16,7 @@ from torch import Tensor
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
 from sdcodec.bundles.store import MANIFEST, Bundle, read_manifest
-from sdcodec.bundles.writing import add_denoiser, write_bundle
+from sdcodec.bundles.writing import add_denoiser, keep_priors, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
 from sdcodec.denoisers.error_levels import rounding_level
 from sdcodec.denoisers.latent_unet import LatentUNetConfig
@@ -167,14 +167,18 @@ def export(
     folder: Path,
     name: str,
     description: dict[str, Any],
+    source: Bundle | None = None,
 ) -> Bundle:
-    """Writes a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables."""
+    """Writes a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables.
+
+    `source`: a model whose priors stay behind the new one, so that its files decode with the new decoder.
+    """
     model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
     model.float().eval()
     tensors = prior_tensors(model.prior)
     tables = observed_tables(tensors, _in_steps(model, images))
-    return write_bundle(
+    bundle = write_bundle(
         folder,
         name=name,
         autoencoder="tiny",
@@ -187,6 +191,7 @@ def export(
         inverse_gain=quality_rows(model.inverse_gain).exp().float(),
         description=description,
     )
+    return bundle if source is None else keep_priors(bundle, source)
 
 
 def export_transforms(
@@ -199,13 +204,13 @@ def export_transforms(
 ) -> Bundle:
     """Writes `source` with another decoder, and another encoder where that was trained too.
 
-    Its integer prior, tables and gains are copied, and with them its fingerprint: files coded before decode with the new decoder.
+    Its priors, tables and gains are copied, and with them their fingerprints: files coded before decode with the new decoder.
     """
     model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
     stored = read_tensors(source.folder / source.priors[0].file)
     tensors, tables = prior_parts(stored)
-    return write_bundle(
+    bundle = write_bundle(
         folder,
         name=source.name,
         autoencoder="tiny",
@@ -218,6 +223,7 @@ def export_transforms(
         inverse_gain=quality_rows(model.inverse_gain).exp(),
         description=description,
     )
+    return keep_priors(bundle, source)
 
 
 def export_denoiser(

@@ -185,6 +185,7 @@ class Trainer:
             self.output / "bundle",
             config.name,
             description,
+            self.source if config.keep_priors or config.train_only == "prior" else None,
         )
         return self._told(bundle)
 
