@@ -64,6 +64,8 @@ def encode(
     quality: float | None = None,
     target_bytes: int | None = None,
     target_bpp: float | None = None,
+    effort: int | None = None,
+    mode: str = "latents",
     model: str | os.PathLike[str] = "tiny",
     device: str = "auto",
     precision: str = "auto",
@@ -80,6 +82,8 @@ def encode(
         quality=quality,
         target_bytes=target_bytes,
         target_bpp=target_bpp,
+        effort=effort,
+        mode=mode,
         metadata=metadata,
         max_pixels=max_pixels,
     ).data

@@ -72,6 +72,13 @@ def test_the_default_rounds_to_the_nearest(codec):
     assert EFFORTS[0].rounding == PLAIN and EFFORTS[0].iterations == 0
 
 
+def test_the_short_way_to_a_file_takes_an_effort_and_a_mode(random_bundle, codec):
+    pixels, options = photograph(64, 64), {"model": random_bundle, "device": "cpu", "precision": "float32"}
+    plain, weighed = (sdcodec.encode(pixels, quality=80, effort=effort, **options) for effort in (0, 3))
+    assert weighed == codec.encode(pixels, quality=80, effort=3).data != plain
+    assert sdcodec.encode(pixels, mode="palette", **options) == codec.encode(pixels, mode="palette").data
+
+
 def test_refining_is_deterministic(codec):
     pixels = photograph(64, 64)
     assert codec.encode(pixels, effort=4).data == codec.encode(pixels, effort=4).data
