@@ -84,14 +84,11 @@ class Codec:
 
         Raises BundleError for an unknown or damaged model, OptionError for a device that is not there.
         """
-        bundle = store.find(model)
-        self._open(bundle, bundle.priors[0], device, precision, offload)
+        self._open(store.find(model), device, precision, offload)
 
-    def _open(
-        self, bundle: store.Bundle, entry: store.PriorEntry, device: str, precision: str, offload: bool = False
-    ) -> None:
+    def _open(self, bundle: store.Bundle, device: str, precision: str, offload: bool) -> None:
         self.name = bundle.name
-        self.fingerprint = entry.fingerprint[: store.FINGERPRINT_BYTES]
+        self.fingerprint = bundle.priors[0].fingerprint[: store.FINGERPRINT_BYTES]
         self.device = hardware.device(device)
         self._dtype = hardware.dtype(precision, self.device)
         if offload and self.device.type == "cpu":
@@ -100,7 +97,8 @@ class Codec:
             )
         self._bundle, self._offload = bundle, offload
         with hardware.explained_memory(SMALLER):
-            self._model = loading.load(bundle, entry, self.device, self._dtype)
+            self._model = loading.load(bundle, bundle.priors[0], self.device, self._dtype)
+        self._models = {self.fingerprint: self._model}  # by what files name; earlier priors when a file asks for them
 
     @classmethod
     def for_file(
@@ -124,15 +122,13 @@ class Codec:
                     f"made with a model that is not installed (fingerprint {wanted.hex()}); "
                     "install it, or give its folder as model"
                 )
-            bundle, entry = found
+            bundle, _ = found
         else:
             bundle = store.find(model)
-            chosen = bundle.prior_for(wanted)
-            if chosen is None:
-                raise BundleError(_other_model(wanted, bundle, bundle.priors[0].fingerprint))
-            entry = chosen
+            if bundle.prior_for(wanted) is None:
+                raise BundleError(_other_model(wanted, bundle))
         codec = cls.__new__(cls)
-        codec._open(bundle, entry, device, precision, offload)
+        codec._open(bundle, device, precision, offload)
         return codec
 
     def encode(
@@ -267,7 +263,9 @@ class Codec:
         _check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
         images: dict[int, Image.Image] = {}
-        for group in tiling.alike([(c.header.width, c.header.height, c.header.quality) for c in containers]):
+        for group in tiling.alike(
+            [(h.fingerprint, h.width, h.height, h.quality) for h in (c.header for c in containers)]
+        ):
             headers = [containers[i].header for i in group]
             latents = self._decoded_latents([containers[i] for i in group])
             if denoise:
@@ -285,7 +283,7 @@ class Codec:
         container = self._parsed(data, DEFAULT_MAX_PIXELS)
         if container.palette is not None:
             return self._palette(container).values()
-        return blocks.decode(self._model, [container], self.device)[0]
+        return blocks.decode(self._model_of(container), [container], self.device)[0]
 
     def symbols_sha256(self, data: bytes) -> str:
         """A digest of `symbols` as little-endian int32, in hexadecimal: equal wherever the file is decoded."""
@@ -325,7 +323,7 @@ class Codec:
     def _deviations(self, container: Container) -> Tensor:
         """Of the latents' error, `[C]`: as measured, or where the file does not say, what rounding leaves."""
         if container.deviations is None or not self._measures_error:
-            return error_levels.uniform_deviations(self._model.inverse_gain[container.header.quality])
+            return error_levels.uniform_deviations(self._model_of(container).inverse_gain[container.header.quality])
         return error_levels.unpack_deviations(container.deviations, self._model.autoencoder.channels)
 
     # Latents and bytes
@@ -366,23 +364,27 @@ class Codec:
         """As long as what a file will say of the error."""
         return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._measures_error else None
 
-    def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
-        """Containers of one size and quality → latents `[B, C, h, w]`."""
-        coded = [container for container in containers if container.palette is None]
-        symbols = iter(blocks.decode(self._model, coded, self.device) if coded else ())
-        return torch.stack(
-            [
-                self._dequantised(next(symbols), container.header.quality, MEAN_BITS)
-                if container.palette is None
-                else self._dequantised(self._palette(container).values(), palette.MIDDLE, palette.VALUE_BITS)
-                for container in containers
-            ]
-        )
+    def _model_of(self, container: Container) -> loading.Model:
+        """The autoencoder with that prior of the bundle which the file was coded with."""
+        wanted = container.header.fingerprint
+        if wanted not in self._models:
+            entry = self._bundle.prior_for(wanted)
+            assert entry is not None  # `_parsed` has looked
+            self._models[wanted] = loading.with_prior(self._model.autoencoder, self._bundle, entry, self.device)
+        return self._models[wanted]
 
-    def _dequantised(self, symbols: NDArray[np.int32], half_steps: int, bits: int) -> Tensor:
-        """Integers `[C, h, w]` that count in 2**-bits steps → latents, float32."""
-        inverse_gain = self._model.inverse_gain[half_steps][:, None, None]
-        return torch.from_numpy(symbols).to(self.device).float().mul_(inverse_gain / (1 << bits))
+    def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
+        """Containers of one size, quality and prior → latents `[B, C, h, w]`."""
+        model = self._model_of(containers[0])
+        coded = [container for container in containers if container.palette is None]
+        symbols = iter(blocks.decode(model, coded, self.device) if coded else ())
+        dequantised = [
+            _dequantised(next(symbols), model.inverse_gain[container.header.quality], MEAN_BITS)
+            if container.palette is None
+            else _dequantised(self._palette(container).values(), model.inverse_gain[palette.MIDDLE], palette.VALUE_BITS)
+            for container in containers
+        ]
+        return torch.stack(dequantised)
 
     # The experiment of 2022
 
@@ -434,8 +436,8 @@ class Codec:
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
         header = container.header
-        if header.fingerprint != self.fingerprint:
-            raise BundleError(_other_model(header.fingerprint, self._bundle, self.fingerprint))
+        if self._bundle.prior_for(header.fingerprint) is None:
+            raise BundleError(_other_model(header.fingerprint, self._bundle))
         if header.factor != self._model.autoencoder.factor:
             raise FormatError(f"damaged: a latent of {self.name!r} does not stand for {header.factor} pixels a side")
         if header.width * header.height > max_pixels:
@@ -472,12 +474,17 @@ def _check_denoising(steps: int, strength: float | None, seed: int) -> None:
         raise OptionError(f"seed {seed} is outside 0..2**63 - 1")
 
 
-def _other_model(wanted: bytes, bundle: store.Bundle, own: bytes) -> str:
-    if bundle.prior_for(wanted):
-        return f"made with an earlier prior of {bundle.name!r} ({wanted.hex()}); Codec.for_file opens that one"
-    writer, name = store.name_of(wanted), bundle.name
+def _other_model(wanted: bytes, bundle: store.Bundle) -> str:
+    writer, own = store.name_of(wanted), bundle.priors[0].fingerprint.hex()[:8]
     made = f"model {writer!r} (fingerprint {wanted.hex()})" if writer else f"a model with fingerprint {wanted.hex()}"
-    return f"made with {made}, not with {name!r} (fingerprint {own.hex()[:8]}); leave the model out, or install the right one"
+    return (
+        f"made with {made}, not with {bundle.name!r} (fingerprint {own}); leave the model out, or install the right one"
+    )
+
+
+def _dequantised(symbols: NDArray[np.int32], inverse_gain: Tensor, bits: int) -> Tensor:
+    """Integers `[C, h, w]` that count in 2**-bits steps → latents, float32; `inverse_gain` `[C]`."""
+    return torch.from_numpy(symbols).to(inverse_gain.device).float().mul_(inverse_gain[:, None, None] / (1 << bits))
 
 
 def _visible(picture: Picture) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,9 +102,9 @@ def _spans(length: int, size: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def alike(keys: Iterable[tuple[int, ...]]) -> list[list[int]]:
+def alike(keys: Iterable[Hashable]) -> list[list[int]]:
     """Indices of equal keys together, in order of first appearance: what can be computed in one batch."""
-    groups: dict[tuple[int, ...], list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)
     return list(groups.values())

@@ -39,6 +39,13 @@ class Model:
 
 def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype) -> Model:
     """Reads the weights. Raises BundleError where files are missing, damaged, or not what the fingerprint says."""
+    weights = read_tensors(bundle.folder / bundle.autoencoder_file)
+    autoencoder = _choose(AUTOENCODERS, bundle.autoencoder, bundle)(bundle.configuration, weights, device, dtype)
+    return with_prior(autoencoder, bundle, entry, device)
+
+
+def with_prior(autoencoder: Autoencoder, bundle: Bundle, entry: PriorEntry, device: torch.device) -> Model:
+    """The bundle's autoencoder, loaded before, with one of its priors. Raises BundleError as `load`."""
     tensors = read_tensors(bundle.folder / entry.file)
     found = fingerprint(tensors, bundle.configuration)
     if found != entry.fingerprint:
@@ -46,8 +53,6 @@ def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.d
             f"{bundle.folder / entry.file}: fingerprint {found.hex()[:8]}, the manifest says "
             f"{entry.fingerprint.hex()[:8]}; the model {bundle.name!r} is damaged, install it again"
         )
-    weights = read_tensors(bundle.folder / bundle.autoencoder_file)
-    autoencoder = _choose(AUTOENCODERS, bundle.autoencoder, bundle)(bundle.configuration, weights, device, dtype)
     prior = _choose(PRIORS, entry.kind, bundle)(tensors, device)
     return Model(autoencoder, prior, tensors["gain"].to(device), tensors["inverse_gain"].to(device))
 
