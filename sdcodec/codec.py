@@ -31,6 +31,7 @@ from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.effort import effort_of
 from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
+from sdcodec.options import check_denoising, check_mode, check_rate
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
     ImageSource,
@@ -46,7 +47,6 @@ from sdcodec.ratecontrol import Setting
 
 DEFAULT_QUALITY = 50.0
 SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # where memory is exhausted
-MODES = ("latents", "palette")
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class Codec:
 
         Raises ImageError for what is no image, BudgetError for a budget that cannot be met, OptionError.
         """
-        _check_rate(quality, target_bytes, target_bpp)
-        _check_mode(mode, quality, effort)
+        check_rate(quality, target_bytes, target_bpp)
+        check_mode(mode, quality, effort)
         plan = effort_of(effort)
         picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
@@ -230,7 +230,7 @@ class Codec:
         self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
     ) -> list[Encoded]:
         """As `encode` at one quality, several pictures of one size at once: what a GPU wants. Refining goes one by one."""
-        _check_rate(quality, None, None)
+        check_rate(quality, None, None)
         plan = effort_of(effort)
         half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
         pictures = [read_picture(image) for image in images]
@@ -260,7 +260,7 @@ class Codec:
 
         The UNet takes them one by one, each from the same seed: what needs most memory is no more than for one picture.
         """
-        _check_denoising(denoise, strength, seed)
+        check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
         images: dict[int, Image.Image] = {}
         for group in tiling.alike(
@@ -445,33 +445,6 @@ class Codec:
                 f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise max_pixels"
             )
         return container
-
-
-def _check_rate(quality: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
-    if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
-        raise OptionError("quality, target_bytes and target_bpp exclude each other; give one of them")
-    if quality is not None and not 0 <= quality <= 100:
-        raise OptionError(f"quality {quality} is outside 0..100")
-    if target_bytes is not None and target_bytes < 1:
-        raise OptionError(f"target_bytes {target_bytes} is not positive")
-    if target_bpp is not None and not 0 < target_bpp < math.inf:
-        raise OptionError(f"target_bpp {target_bpp} is not positive")
-
-
-def _check_mode(mode: str, quality: float | None, effort: int | None) -> None:
-    if mode not in MODES:
-        raise OptionError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
-    if mode == "palette" and (quality is not None or effort):
-        raise OptionError("a palette has no quality and no effort; give target_bytes or target_bpp for fewer colours")
-
-
-def _check_denoising(steps: int, strength: float | None, seed: int) -> None:
-    if steps < 0:
-        raise OptionError(f"denoise {steps} is negative; it counts steps, and 0 is none")
-    if strength is not None and not 0 <= strength < math.inf:
-        raise OptionError(f"strength {strength} is not a factor from 0 up")
-    if not 0 <= seed < 1 << 63:
-        raise OptionError(f"seed {seed} is outside 0..2**63 - 1")
 
 
 def _other_model(wanted: bytes, bundle: store.Bundle) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sdcodec.files import Job, write_bytes
+from sdcodec.options import MODES
 from sdcodec_cli.conversion import Manner, conversion_options, convert, image_source, plan_or_usage_error
 from sdcodec_cli.messages import display_name
 
@@ -67,7 +68,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 )
 @click.option(
     "--mode",
-    type=click.Choice(["latents", "palette"]),
+    type=click.Choice(MODES),
     default="latents",
     show_default=True,
     help="palette: the experiment of 2022, 256 vectors and dithering; --bytes and --bpp take fewer.",

@@ -1,0 +1,39 @@
+"""What a codec may be asked for: checks that end in a line of OptionError."""
+
+from __future__ import annotations
+
+import math
+
+from sdcodec.errors import OptionError
+
+MODES = ("latents", "palette")
+
+
+def check_rate(quality: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
+    """At most one of them, within its range."""
+    if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
+        raise OptionError("quality, target_bytes and target_bpp exclude each other; give one of them")
+    if quality is not None and not 0 <= quality <= 100:
+        raise OptionError(f"quality {quality} is outside 0..100")
+    if target_bytes is not None and target_bytes < 1:
+        raise OptionError(f"target_bytes {target_bytes} is not positive")
+    if target_bpp is not None and not 0 < target_bpp < math.inf:
+        raise OptionError(f"target_bpp {target_bpp} is not positive")
+
+
+def check_mode(mode: str, quality: float | None, effort: int | None) -> None:
+    """A mode that there is, with nothing that it does not have."""
+    if mode not in MODES:
+        raise OptionError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
+    if mode == "palette" and (quality is not None or effort):
+        raise OptionError("a palette has no quality and no effort; give target_bytes or target_bpp for fewer colours")
+
+
+def check_denoising(steps: int, strength: float | None, seed: int) -> None:
+    """Each within its range."""
+    if steps < 0:
+        raise OptionError(f"denoise {steps} is negative; it counts steps, and 0 is none")
+    if strength is not None and not 0 <= strength < math.inf:
+        raise OptionError(f"strength {strength} is not a factor from 0 up")
+    if not 0 <= seed < 1 << 63:
+        raise OptionError(f"seed {seed} is outside 0..2**63 - 1")
