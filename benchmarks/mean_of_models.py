@@ -5,8 +5,9 @@
 Models are names or folders; --share is the second one's part. What decides the meaning of symbols has to be the same in both,
 and stays so: files of either decode with the mean.
 
-Two checkpoints (.pt) of runs that trained the prior as well make a run in the folder OUT, with the mean of their averaged
-weights; `sdcodec train RECIPE --set output=OUT --resume` then writes its model, with a prior of its own.
+Where the first is a checkpoint (.pt) of a run that trained the prior as well, and the second another one, or the model that it
+began with, OUT becomes a run with the mean of their averaged weights; `sdcodec train RECIPE --set output=OUT --resume` then
+writes its model, with a prior of its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from safetensors.torch import save_file
 
 from sdcodec.bundles import store
 from sdcodec.bundles.loading import read_tensors
+from sdcodec.training.restore import restore
+from sdcodec.training.run import load_weights
 
 
 def main() -> None:
@@ -30,8 +33,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--share", type=float, default=0.5)
     options = parser.parse_args()
-    if options.first.endswith(".pt") and options.second.endswith(".pt"):
-        _mean_of_runs(Path(options.first), Path(options.second), options.share, options.out)
+    if options.first.endswith(".pt"):
+        _mean_with_run(Path(options.first), options.second, options.share, options.out)
         return
     first, second = store.find(options.first), store.find(options.second)
     if first.priors[0].fingerprint != second.priors[0].fingerprint:
@@ -51,10 +54,11 @@ def main() -> None:
     print(f"written to {options.out}; fingerprint {first.priors[0].fingerprint.hex()[:8]}")
 
 
-def _mean_of_runs(first: Path, second: Path, share: float, out: Path) -> None:
+def _mean_with_run(first: Path, second: str, share: float, out: Path) -> None:
     """Writes `last.pt`: the first run's, but for its averaged weights."""
-    state, other = (torch.load(path, map_location="cpu", weights_only=True) for path in (first, second))
-    state["average"] = {name: value.lerp(other["average"][name], share) for name, value in state["average"].items()}
+    state = torch.load(first, map_location="cpu", weights_only=True)
+    other = load_weights(Path(second)) if second.endswith(".pt") else restore(store.find(second)).weights
+    state["average"] = {name: value.lerp(other[name], share) for name, value in state["average"].items()}
     out.mkdir(parents=True)
     torch.save(state, out / "last.pt")
     print(f"written to {out / 'last.pt'}; export it with sdcodec train RECIPE --set output={out} --resume")
