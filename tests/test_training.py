@@ -19,6 +19,7 @@ from sdcodec.training import losses
 from sdcodec.training.config import load_config
 from sdcodec.training.export import prior_tensors
 from sdcodec.training.model import TrainingModel
+from sdcodec.training.optim import orthogonalise
 from sdcodec.training.restore import restore
 from sdcodec.training.revive import revive_channels
 from sdcodec.training.run import Trainer, train
@@ -208,6 +209,17 @@ def test_priors_can_be_kept_behind_a_new_one(folder: Path) -> None:
 def test_priors_of_nothing_cannot_be_kept(folder: Path) -> None:
     with pytest.raises(TrainingError, match="start_from has to name a model"):
         load_config(folder / "config.toml", {"keep_priors": "true"})
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 144), (3, 24, 24)])
+def test_steps_on_gram_matrices_are_the_steps_of_newton_and_schulz(shape: tuple[int, ...]) -> None:
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected = matrices / matrices.norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        gram = expected @ expected.mT
+        expected = 3.4445 * expected - 4.7750 * gram @ expected + 2.0315 * gram @ gram @ expected
+    assert torch.allclose(orthogonalise(matrices), expected, atol=1e-4)
+    assert torch.linalg.svdvals(expected)[:, : shape[1] // 2].sub(1).abs().max() < 0.35
 
 
 def test_a_wrong_colour_counts_as_a_cast_and_noise_hardly_does() -> None:

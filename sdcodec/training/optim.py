@@ -7,18 +7,24 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sdcodec import hardware
-
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Newton–Schulz iteration on `[N, rows, columns]`, rows <= columns: singular values go to about one."""
+    """Newton–Schulz iteration on `[N, rows, columns]`, rows <= columns: singular values go to about one.
+
+    Each step multiplies by a polynomial of the Gram matrix, and these commute: so the steps are taken on Gram matrices, which
+    are smaller than the matrices where these are wide, and their product is applied once. That wants float32.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices.to(hardware.dtype("auto", matrices.device))  # bfloat16 is enough, and slow where it is emulated
+    x = matrices.float()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram = x @ x.mT
+    once = torch.eye(gram.shape[-1], device=x.device).expand_as(gram)
+    product = once
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.to(matrices.dtype)
+        step = torch.baddbmm(a * once + b * gram, gram, gram, alpha=c)
+        product = step @ product
+        gram = step @ gram @ step
+    return (product @ x).to(matrices.dtype)
 
 
 class Muon(torch.optim.Optimizer):
