@@ -6,8 +6,8 @@ Models are names or folders; --share is the second one's part. What decides the 
 and stays so: files of either decode with the mean.
 
 Where the first is a checkpoint (.pt) of a run that trained the prior as well, and the second another one, or the model that it
-began with, OUT becomes a run with the mean of their averaged weights; `sdcodec train RECIPE --set output=OUT --resume` then
-writes its model, with a prior of its own.
+began with, OUT becomes a run with the mean of their averaged weights; `sdcodec train RECIPE --set output=/path/to/OUT --resume`
+then writes its model, with a prior of its own.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _mean_with_run(first: Path, second: str, share: float, out: Path) -> None:
     state["average"] = {name: value.lerp(other[name], share) for name, value in state["average"].items()}
     out.mkdir(parents=True)
     torch.save(state, out / "last.pt")
-    print(f"written to {out / 'last.pt'}; export it with sdcodec train RECIPE --set output={out} --resume")
+    print(f"written to {out / 'last.pt'}; export it with sdcodec train RECIPE --set output={out.resolve()} --resume")
 
 
 if __name__ == "__main__":

@@ -26,14 +26,7 @@ COLUMNS = {
     "lpips_vgg": ("LPIPS-VGG", 4),
     "dists": ("DISTS", 4),
 }
-TITLES = {
-    "sdcodec": "**sdcodec**",
-    "effort4": "sdcodec, effort 4",
-    "jpeg": "JPEG",
-    "webp": "WebP",
-    "avif": "AVIF",
-    "jxl": "JPEG XL",
-}
+TITLES = {"sdcodec": "**sdcodec**", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
 
 
 def markdown(results: dict[str, Any]) -> str:

@@ -131,6 +131,10 @@ class Codec:
         codec._open(bundle, device, precision, offload)
         return codec
 
+    def decodes(self, fingerprint: bytes) -> bool:
+        """Whether files that carry these 4 bytes were made with one of this model's priors."""
+        return self._bundle.prior_for(fingerprint) is not None
+
     def encode(
         self,
         image: ImageSource,
@@ -154,7 +158,7 @@ class Codec:
             target_bpp as many as fit; it has no quality and no effort.
         metadata: what to keep of "icc", "exif" and "xmp".
 
-        Raises ImageError for what is no image, BudgetError for a budget that cannot be met, OptionError.
+        Raises ImageError for what is no image, BudgetError for a budget that cannot be met, OptionError, NotEnoughMemoryError.
         """
         check_rate(quality, target_bytes, target_bpp)
         check_mode(mode, quality, effort)
@@ -229,7 +233,10 @@ class Codec:
     def encode_batch(
         self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
     ) -> list[Encoded]:
-        """As `encode` at one quality, several pictures of one size at once: what a GPU wants. Refining goes one by one."""
+        """As `encode` at one quality, several pictures of one size at once: what a GPU wants. Refining goes one by one.
+
+        Raises as `encode`.
+        """
         check_rate(quality, None, None)
         plan = effort_of(effort)
         half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
@@ -279,6 +286,7 @@ class Codec:
         """The decoded integers of a file, `[C, h, w]`.
 
         Symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file, what `palette.Palettised.values` says.
+        Raises FormatError for damaged data, BundleError where another model wrote it, ImageError for more pixels than usual.
         """
         container = self._parsed(data, DEFAULT_MAX_PIXELS)
         if container.palette is not None:
@@ -328,6 +336,7 @@ class Codec:
 
     # Latents and bytes
 
+    @hardware.explained_memory(SMALLER)
     def _refined(
         self, picture: Picture, latents: Tensor, half_steps: int, iterations: int, budget: int | None = None
     ) -> Tensor:
@@ -436,13 +445,13 @@ class Codec:
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
         header = container.header
-        if self._bundle.prior_for(header.fingerprint) is None:
+        if not self.decodes(header.fingerprint):
             raise BundleError(_other_model(header.fingerprint, self._bundle))
         if header.factor != self._model.autoencoder.factor:
             raise FormatError(f"damaged: a latent of {self.name!r} does not stand for {header.factor} pixels a side")
         if header.width * header.height > max_pixels:
             raise ImageError(
-                f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise max_pixels"
+                f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise --max-pixels (max_pixels)"
             )
         return container
 

@@ -138,7 +138,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
 def refuse_existing(target: str, *, force: bool = False) -> None:
     """Raises OutputError where a regular file is in the way and is not to be replaced."""
     if not force and os.path.isfile(target):
-        raise OutputError(f"{target}: exists already; give --force to replace it or --skip-existing to keep it")
+        raise OutputError(f"{target}: exists already; give --force to replace it, or another name")
 
 
 def _remove(path: str) -> None:

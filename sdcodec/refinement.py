@@ -23,8 +23,8 @@ from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.rounding import further_bits
 from sdcodec.priors.sources import Recorder
 
-# Distortion per pixel: MSE of 8-bit values / 400 + LPIPS_WEIGHT * LPIPS. Models are trained with 2.5 (design, section 7), but
-# here, where descent may do with one picture what it likes, that weight would buy LPIPS with PSNR.
+# Distortion per pixel: MSE of 8-bit values / 400 + LPIPS_WEIGHT * LPIPS. `tiny` was trained with 2.5 at first and 12 in the
+# end, but here, where descent may do with one picture what it likes, such weights would buy LPIPS with PSNR.
 MSE_SCALE = 255.0**2 / 400
 LPIPS_WEIGHT = 1.0
 # Bits that a squared error of one step is worth, to begin with: 6 / ln 2 = 8.7 for the best quantiser of a smooth density

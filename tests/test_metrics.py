@@ -156,4 +156,5 @@ def test_weights_are_found_in_torchvisions_cache(monkeypatch, tmp_path, vgg_file
 def test_side_by_side_holds_every_picture():
     pixels = photograph(40, 60)
     sheet = np.asarray(side_by_side([("a", pixels), ("b\nc", pixels[::-1])]))
-    assert any((sheet[y : y + 40, 8:68] == pixels).all() for y in range(sheet.shape[0] - 39))
+    for left, own in ((8, pixels), (76, pixels[::-1])):
+        assert any((sheet[y : y + 40, left : left + 60] == own).all() for y in range(sheet.shape[0] - 39))

@@ -119,7 +119,7 @@ def decode(
     loaded: list[Codec] = []  # the last one: neighbouring files are likely to be of one model
 
     def codec_for(data: bytes) -> Codec:
-        if not loaded or loaded[-1].fingerprint != Container.from_bytes(data).header.fingerprint:
+        if not loaded or not loaded[-1].decodes(Container.from_bytes(data).header.fingerprint):
             from sdcodec import Codec
 
             loaded.clear()  # before the next one takes its memory

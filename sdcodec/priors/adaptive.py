@@ -211,7 +211,7 @@ class AdaptivePrior:
 
 
 class _OffsetCosts(Quantiser):
-    """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -6 to 6."""
+    """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -5 to 5."""
 
     def __init__(self, steps: Tensor, prior: AdaptivePrior) -> None:
         super().__init__(steps, torch.zeros(steps.shape[0], 0), prior.tables)

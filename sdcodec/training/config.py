@@ -117,8 +117,13 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         raise TrainingError(
             f"{path}: train_only = {config.train_only!r}: choose {', '.join(others)} or {last}, or leave it out"
         )
-    if config.keep_priors and (not config.start_from or config.start_from.endswith(".pt")):
-        raise TrainingError(f"{path}: keep_priors: start_from has to name a model whose priors are to be kept")
+    if not config.data:
+        raise TrainingError(f"{path}: data is missing; name folders of photographs")
+    for setting in ("train_only", "keep_priors"):
+        if getattr(config, setting) and (not config.start_from or config.start_from.endswith(".pt")):
+            raise TrainingError(
+                f"{path}: {setting}: start_from has to name a model, not a checkpoint; `bundle/` of a run is one"
+            )
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:
             raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")

@@ -33,8 +33,8 @@ class Split:
 def find_images(folders: list[Path]) -> Split:
     """All images below the folders, in the order of their names.
 
-    Each folder with images gives ranges of `VALIDATION_RANGE` neighbours to validation, on the whole one file in
-    `VALIDATION_EVERY`.
+    Each folder with more than `VALIDATION_EVERY` images gives ranges of `VALIDATION_RANGE` neighbours to validation, from its
+    first on: of long folders one file in `VALIDATION_EVERY`. Raises TrainingError for a missing folder, or no images.
     """
     training: list[Path] = []
     validation: list[Path] = []
@@ -59,18 +59,18 @@ def find_images(folders: list[Path]) -> Split:
 
 
 def load_pixels(path: Path) -> NDArray[np.uint8]:
-    """One image as `[H, W, 3]`."""
+    """One image as uint8 `[H, W, 3]`, without alpha and as its profile has it. Raises what Pillow raises, not OSError alone."""
     with Image.open(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def load_all(paths: tuple[Path, ...], smallest: int) -> list[NDArray[np.uint8]]:
-    """Every image, decoded once; those with a side below `smallest` or that cannot be read are left out with a warning."""
+    """Every image without a side below `smallest`, decoded once; one that cannot be read is left out with a warning."""
 
     def load(path: Path) -> NDArray[np.uint8] | None:
         try:
             pixels = load_pixels(path)
-        except OSError as error:
+        except Exception as error:  # decoders raise much besides OSError
             logger.warning("%s: left out: %s", path, error)
             return None
         return pixels if min(pixels.shape[:2]) >= smallest else None

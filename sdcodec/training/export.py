@@ -272,4 +272,4 @@ def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:
 
 def _check_finite(tensors: dict[str, Tensor]) -> None:
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
-        raise TrainingError("weights exceed float16; the run has diverged")
+        raise TrainingError("weights exceed float16: the run has diverged; begin again with a lower learning_rate")

@@ -161,7 +161,7 @@ def cached_latents(
             break
         try:
             pixels = load_pixels(path)
-        except OSError as error:
+        except Exception as error:  # decoders raise much besides OSError
             say(f"{path}: left out: {error}")
             continue
         unit = 4 * autoencoder.factor

@@ -62,6 +62,8 @@ class Trainer:
             raise TrainingError(
                 f"{self.output}: holds a run already; give --resume to go on with it, or another output"
             )
+        if resume and not self.checkpoint.exists():
+            raise TrainingError(f"{self.output}: no run there to go on with; leave --resume out, or correct the output")
         self.device = _device(config.device)
         # Where the hardware has no bfloat16, emulating it takes many times as long as float32.
         self.autocast = config.autocast and hardware.dtype("auto", self.device) == torch.bfloat16
@@ -91,14 +93,13 @@ class Trainer:
         largest = max(stage.size for stage in config.crops)
         self.images = load_all(split.training, largest)
         self.validation = _centre_crops(load_all(split.validation, VALIDATION_SIZE), config.validation_images)
-        resumed = resume and self.checkpoint.exists()
-        if config.revive and not resumed:
+        if config.revive and not resume:
             crops = (
                 crop_batch(self.images, config.seed, config.steps, REVIVAL_CROPS, largest).to(self.device).float() / 255
             )
             print(f"{revive_channels(self.model, crops)} channels revived", flush=True)
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        if resumed:
+        if resume:
             self._restore()
         print(f"{len(self.images)} images for training, {len(self.validation)} for validation", flush=True)
 
