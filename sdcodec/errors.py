@@ -1,4 +1,7 @@
-"""The errors that sdcodec raises; all are children of SdcodecError, and each message names the file and the remedy."""
+"""The errors that sdcodec raises; all are children of SdcodecError, and each message says what is wrong and what helps.
+
+Commands put the file's name before it where the message lacks it.
+"""
 
 
 class SdcodecError(Exception):

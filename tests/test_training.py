@@ -115,6 +115,7 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("optimiser = 'sgd'", "muon or adamw"),
         ("crops = [{start = 0, size = 50, batch = 1}]", "multiples of 32"),
         ("steps = ", "TOML"),
+        ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
     ],
 )
 def test_faulty_configurations_are_refused(tmp_path, line, complaint):
@@ -122,6 +123,11 @@ def test_faulty_configurations_are_refused(tmp_path, line, complaint):
     path.write_text(f'data = ["."]\noutput = "run"\n{line}\n')
     with pytest.raises(TrainingError, match=complaint):
         load_config(path)
+
+
+def test_there_has_to_be_a_run_to_resume(folder):
+    with pytest.raises(TrainingError, match="no run there"):
+        train(folder / "config.toml", resume=True, overrides={"output": "elsewhere"})
 
 
 def test_missing_data_is_refused(tmp_path):

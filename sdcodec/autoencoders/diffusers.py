@@ -212,7 +212,7 @@ def load(
         autoencoder = DiffusersAutoencoder(family, device, dtype, bool(configuration.get("force_upcast")))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise BundleError(
-            f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}"
+            f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
         ) from error
     if (autoencoder.channels, autoencoder.factor) != (configuration["latent_channels"], configuration["factor"]):
         raise BundleError(

@@ -141,7 +141,7 @@ class TinyAutoencoder:
             self.quality_bias = tensors["decoder_bias"].to(device).float()
         except (KeyError, RuntimeError) as error:
             raise BundleError(
-                f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}"
+                f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
             ) from error
         for module in (self.encoder, self.decoder):
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)

@@ -47,7 +47,9 @@ def measure(autoencoder: DiffusersAutoencoder, pictures: NDArray[np.uint8]) -> S
     squares = torch.stack([_squared_columns(autoencoder, own[None]) for own in latents[:PROBED_PICTURES]]).mean(0)
     sensitivity = squares.double().sqrt().cpu().numpy()
     if not (flat.std(1) > 0).any() or not (sensitivity > 0).any():
-        raise BundleError("the autoencoder makes the same of every picture; its weights are not a trained model's")
+        raise BundleError(
+            "the autoencoder makes the same of every picture, as one that was never trained; give the folder of a trained one"
+        )
     return Statistics(flat, sensitivity)
 
 

@@ -102,7 +102,7 @@ def explained(place: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise BundleError(f"{place}: cannot be loaded ({reason.strip()})") from error
+        raise BundleError(f"{place}: cannot be loaded ({reason.strip()}); fetch the folder again") from error
 
 
 @contextlib.contextmanager

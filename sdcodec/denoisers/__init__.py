@@ -1,1 +1,1 @@
-"""Denoising: what a UNet does to dequantised latents before they are decoded (design, section 9)."""
+"""Denoising: what a UNet does to dequantised latents before they are decoded (docs/denoising.md)."""

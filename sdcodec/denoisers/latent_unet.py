@@ -127,7 +127,9 @@ def latent_unet_denoiser(
         network.load_state_dict({name: value.float() for name, value in tensors.items()})
         lowest, highest = configuration["sigmas"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}") from error
+        raise BundleError(
+            f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
+        ) from error
     network.requires_grad_(False).eval()
     step = network.step
     network.to(device, dtype, memory_format=torch.channels_last)

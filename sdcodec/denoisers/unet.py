@@ -55,7 +55,9 @@ def unet_denoiser(
             network = UNetNetwork(unet, device, dtype)
         adapter = PREDICTIONS[configuration["prediction"]]
     except (KeyError, RuntimeError) as error:
-        raise BundleError(f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}") from error
+        raise BundleError(
+            f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
+        ) from error
     if widened:
         _widen_while_running(unet, dtype)
     if offload:

@@ -1,4 +1,4 @@
-"""The learned prior in integers: hyper-latents, features from them, and four or seven context passes (design, section 4)."""
+"""The learned prior in integers: hyper-latents, features from them, and four or seven context passes (docs/format.md, 4.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which symbols are coded together: passes over channel groups and positions in 2x2 cells (design, section 4)."""
+"""Which symbols are coded together: passes over channel groups and positions in 2x2 cells (docs/format.md, 4.1)."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Quantiser(ABC):
     """Rounds given latents to symbols around the prior's means, and hands on what it has rounded."""
 
     def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
-        """`steps` `[B, C, h, w]` latents and `hyper` `[B, Z, h/4, w/4]` side information, both float in steps."""
+        """`steps` `[B, C, h, w]` latents and `hyper` side information, `[B, Z, h/4, w/4]` or `[B, P]`, both float in steps."""
         self._steps, self._hyper = steps.flatten(1), hyper.flatten(1)
         self._tables, self._rounding = tables, rounding
         self._coded = 0

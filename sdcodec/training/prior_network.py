@@ -177,7 +177,7 @@ class Coded:
 
 
 class PriorNetwork(IntegerReady):
-    """Hyperprior and four-pass context model; see `Coded` for what comes out."""
+    """Hyperprior and context model of four or seven passes; see `Coded` for what comes out."""
 
     def __init__(self, config: PriorConfig, slope: float) -> None:
         """`slope`: how the logarithm of the gain begins to grow from quality 0 to 100."""

@@ -383,9 +383,12 @@ def _centre_crops(images: list[NDArray[np.uint8]], count: int) -> NDArray[np.uin
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "auto" and not torch.cuda.is_available():
+        name = "cpu"  # not MPS, which nobody has trained on
+    try:
+        return hardware.device(name)
+    except OptionError as error:
+        raise TrainingError(str(error)) from error
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
