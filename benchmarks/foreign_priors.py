@@ -41,12 +41,17 @@ from torch import Tensor
 from sdcodec import Codec, blocks
 from sdcodec.bundles import calibration, loading, store
 from sdcodec.bundles.writing import write_bundle
+from sdcodec.coding.tables import gaussian_tables
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.learned import LearnedPrior
+from sdcodec.priors.protocol import Prior
 from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import Coder, Decoder
-from sdcodec.training.prior_fit import FitConfig, fit_prior
+from sdcodec.training.export import prior_tensors, scales
+from sdcodec.training.prior_fit import FitConfig, fit_prior, prior_config
+from sdcodec.training.prior_network import PriorNetwork
 from sdcodec_eval.metrics import lpips, psnr
 from sdcodec_eval.pictures import Source, centre_crop, collect, read
 
@@ -237,22 +242,27 @@ def _summary(quality: float, rows: list[Row]) -> None:
 
 
 def _timing() -> None:
-    """Seconds each way of a block of smooth random latents under the adaptive prior, the best of three."""
+    """Seconds each way of a block of smooth random latents, the best of three; what a prior has learnt does not matter."""
     for channels in (4, 32):
-        tensors, tables = adaptive_prior_tensors(channels)
-        prior = AdaptivePrior(tensors, tables, torch.device("cpu"))
         random = torch.Generator().manual_seed(0)
         steps = 2 * torch.nn.functional.avg_pool2d(torch.randn(1, channels, 66, 66, generator=random), 3, stride=1)
-        best = [float("inf")] * 2
-        for _ in range(3):
-            start = time.perf_counter()
-            coder = Coder(steps, prior.hyper_latents(steps, 100), tables)
-            prior.walk((1, 64, 64), 100, coder)
-            blocks = coder.finish()
-            middle = time.perf_counter()
-            prior.walk((1, 64, 64), 100, Decoder(blocks, tables, prior.device))
-            best = [min(best[0], middle - start), min(best[1], time.perf_counter() - middle)]
-        print(f"64x64x{channels}: encoding {best[0]:.3f} s, decoding {best[1]:.3f} s")
+        adaptive = AdaptivePrior(*adaptive_prior_tensors(channels), torch.device("cpu"))
+        network = PriorNetwork(prior_config(channels, FitConfig()), 0.0)
+        learned = LearnedPrior(prior_tensors(network), gaussian_tables(scales()), torch.device("cpu"))
+        for name, prior in (("adaptive", adaptive), ("learned", learned)):
+            encoding, decoding = (min(times) for times in zip(*(_timed(prior, steps) for _ in range(3)), strict=True))
+            print(f"64x64x{channels}, {name}: encoding {encoding:.3f} s, decoding {decoding:.3f} s")
+
+
+@torch.no_grad()
+def _timed(prior: Prior, steps: Tensor) -> tuple[float, float]:
+    start = time.perf_counter()
+    coder = Coder(steps, prior.hyper_latents(steps, 100), prior.tables)
+    prior.walk((1, *steps.shape[2:]), 100, coder)
+    blocks = coder.finish()
+    middle = time.perf_counter()
+    prior.walk((1, *steps.shape[2:]), 100, Decoder(blocks, prior.tables, steps.device))
+    return middle - start, time.perf_counter() - middle
 
 
 if __name__ == "__main__":
