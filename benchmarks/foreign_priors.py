@@ -28,7 +28,7 @@ import statistics
 import sys
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +83,21 @@ class Foreign:
 class _WholeMeans(AdaptivePrior):
     """Predicts whole steps only, so that the integers of a plain quantiser come back as they are."""
 
+    def __init__(self, *parts: Any, whole: Callable[[Tensor], Tensor]) -> None:
+        """`whole` makes whole steps of means in sixteenths."""
+        super().__init__(*parts)
+        self._whole = whole
+
     def _predicted(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         means, tables = super()._predicted(*arguments)
-        return (means + 8) >> 4 << 4, tables
+        return self._whole(means) << 4, tables
+
+
+WAYS_TO_WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
+    "same": lambda means: (means + 8) >> 4,
+    "to zero": lambda means: means.sign() * (means.abs() >> 4),
+    "no means": torch.zeros_like,
+}
 
 
 def main() -> int:
@@ -177,7 +189,9 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
         whole = steps.round()
         error = float((whole - steps).square().mean())
         if not options.priors_only:
-            others = _classic(whole.to(torch.int64).numpy()) | {"same": _same_integers(whole)}
+            others = _classic(whole.to(torch.int64).numpy()) | {
+                way: _same_integers(whole, way) for way in WAYS_TO_WHOLE
+            }
             rows += [(source.name, quality, name, size, error, *nothing) for name, size in others.items()]
         for name, codec in codecs.items():
             [coded] = blocks.code(codec._model, latents[None], half_steps, Rounding())
@@ -216,10 +230,10 @@ def _saved(image: Image.Image, kind: str, **settings: Any) -> int:
     return len(buffer.getvalue())
 
 
-def _same_integers(whole: Tensor) -> int:
+def _same_integers(whole: Tensor, way: str) -> int:
     """Bytes of the adaptive prior for exactly these integers; it checks that they come back."""
     tensors, tables = adaptive_prior_tensors(whole.shape[0])
-    prior = _WholeMeans(tensors, tables, torch.device("cpu"))
+    prior = _WholeMeans(tensors, tables, torch.device("cpu"), whole=WAYS_TO_WHOLE[way])
     shape = (1, *whole.shape[1:])
     coder = Coder(whole[None], prior.hyper_latents(whole[None], 0), tables)
     prior.walk(shape, 0, coder)
