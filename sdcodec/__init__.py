@@ -25,8 +25,11 @@ from sdcodec.errors import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
+    from sdcodec.bundles.store import Bundle, PriorEntry
     from sdcodec.codec import DEFAULT_QUALITY, Codec, Encoded
     from sdcodec.pixels import ImageSource
 
@@ -104,11 +107,10 @@ def decode(
 
     Raises FormatError for damaged data, BundleError where the model that wrote it is not there (or is not `model`).
     """
+    from sdcodec.bundles import store
     from sdcodec.container import Container
 
-    fingerprint = Container.from_bytes(data).header.fingerprint
-    name = None if model is None else os.fspath(model)
-    codec = _codec_for(fingerprint, name, device, precision, data)
+    codec = _decoder(store.that_wrote(Container.from_bytes(data).header.fingerprint, model), device, precision)
     return codec.decode(data, max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)
 
 
@@ -119,14 +121,14 @@ def _codec(model: str, device: str, precision: str) -> Codec:
     return Codec(model, device=device, precision=precision)
 
 
-_decoders: dict[tuple[bytes, str | None, str, str], Codec] = {}
+_decoders: dict[tuple[Path, tuple[PriorEntry, ...], str, str], Codec] = {}
 
 
-def _codec_for(fingerprint: bytes, model: str | None, device: str, precision: str, data: bytes) -> Codec:
+def _decoder(bundle: Bundle, device: str, precision: str) -> Codec:
     from sdcodec.codec import Codec
 
-    key = (fingerprint, model, device, precision)
+    key = (bundle.folder, bundle.priors, device, precision)  # a fit may have given it another prior since
     if key not in _decoders:
         _decoders.clear()  # one at a time: models are large
-        _decoders[key] = Codec.for_file(data, model=model, device=device, precision=precision)
+        _decoders[key] = Codec(bundle.folder, device=device, precision=precision)
     return _decoders[key]

@@ -30,7 +30,7 @@ from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.effort import effort_of
-from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
+from sdcodec.errors import FormatError, ImageError, OptionError
 from sdcodec.options import check_denoising, check_mode, check_rate
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
@@ -84,9 +84,7 @@ class Codec:
 
         Raises BundleError for an unknown or damaged model, OptionError for a device that is not there.
         """
-        self._open(store.find(model), device, precision, offload)
-
-    def _open(self, bundle: store.Bundle, device: str, precision: str, offload: bool) -> None:
+        bundle = store.find(model)
         self.name = bundle.name
         self.fingerprint = bundle.priors[0].fingerprint[: store.FINGERPRINT_BYTES]
         self.device = hardware.device(device)
@@ -98,7 +96,7 @@ class Codec:
         self._bundle, self._offload = bundle, offload
         with hardware.explained_memory(SMALLER):
             self._model = loading.load(bundle, bundle.priors[0], self.device, self._dtype)
-        self._models = {self.fingerprint: self._model}  # by what files name; earlier priors when a file asks for them
+        self._with_earlier_priors: dict[bytes, loading.Model] = {}  # by what files name, when one asks for it
 
     @classmethod
     def for_file(
@@ -114,26 +112,8 @@ class Codec:
 
         Raises FormatError for damaged data and BundleError where no bundle fits.
         """
-        wanted = Container.from_bytes(data).header.fingerprint
-        if model is None:
-            found = store.by_fingerprint(wanted)
-            if found is None:
-                raise BundleError(
-                    f"made with a model that is not installed (fingerprint {wanted.hex()}); "
-                    "install it, or give its folder as model"
-                )
-            bundle, _ = found
-        else:
-            bundle = store.find(model)
-            if bundle.prior_for(wanted) is None:
-                raise BundleError(_other_model(wanted, bundle))
-        codec = cls.__new__(cls)
-        codec._open(bundle, device, precision, offload)
-        return codec
-
-    def decodes(self, fingerprint: bytes) -> bool:
-        """Whether files that carry these 4 bytes were made with one of this model's priors."""
-        return self._bundle.prior_for(fingerprint) is not None
+        bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
+        return cls(bundle.folder, device=device, precision=precision, offload=offload)
 
     def encode(
         self,
@@ -269,16 +249,14 @@ class Codec:
         """
         check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
+        headers = [container.header for container in containers]
         images: dict[int, Image.Image] = {}
-        for group in tiling.alike(
-            [(h.fingerprint, h.width, h.height, h.quality) for h in (c.header for c in containers)]
-        ):
-            headers = [containers[i].header for i in group]
+        for group in tiling.alike((h.fingerprint, h.width, h.height, h.quality) for h in headers):
             latents = self._decoded_latents([containers[i] for i in group])
             if denoise:
                 deviations = [self._deviations(containers[i]) for i in group]
                 latents = self._denoised(latents, deviations, denoise, 1.0 if strength is None else strength, seed)
-            for i, pixels in zip(group, self._pixels(latents, headers[0]), strict=True):
+            for i, pixels in zip(group, self._pixels(latents, headers[group[0]]), strict=True):
                 images[i] = to_pil(_picture(pixels, containers[i]))
         return [images[i] for i in range(len(files))]
 
@@ -375,12 +353,14 @@ class Codec:
 
     def _model_of(self, container: Container) -> loading.Model:
         """The autoencoder with that prior of the bundle which the file was coded with."""
-        wanted = container.header.fingerprint
-        if wanted not in self._models:
+        wanted, earlier = container.header.fingerprint, self._with_earlier_priors
+        if wanted == self.fingerprint:
+            return self._model
+        if wanted not in earlier:
             entry = self._bundle.prior_for(wanted)
             assert entry is not None  # `_parsed` has looked
-            self._models[wanted] = loading.with_prior(self._model.autoencoder, self._bundle, entry, self.device)
-        return self._models[wanted]
+            earlier[wanted] = loading.with_prior(self._model.autoencoder, self._bundle, entry, self.device)
+        return earlier[wanted]
 
     def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
         """Containers of one size, quality and prior → latents `[B, C, h, w]`."""
@@ -445,8 +425,8 @@ class Codec:
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
         header = container.header
-        if not self.decodes(header.fingerprint):
-            raise BundleError(_other_model(header.fingerprint, self._bundle))
+        if self._bundle.prior_for(header.fingerprint) is None:
+            raise store.other_model(header.fingerprint, self._bundle)
         if header.factor != self._model.autoencoder.factor:
             raise FormatError(f"damaged: a latent of {self.name!r} does not stand for {header.factor} pixels a side")
         if header.width * header.height > max_pixels:
@@ -454,14 +434,6 @@ class Codec:
                 f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise --max-pixels (max_pixels)"
             )
         return container
-
-
-def _other_model(wanted: bytes, bundle: store.Bundle) -> str:
-    writer, own = store.name_of(wanted), bundle.priors[0].fingerprint.hex()[:8]
-    made = f"model {writer!r} (fingerprint {wanted.hex()})" if writer else f"a model with fingerprint {wanted.hex()}"
-    return (
-        f"made with {made}, not with {bundle.name!r} (fingerprint {own}); leave the model out, or install the right one"
-    )
 
 
 def _dequantised(symbols: NDArray[np.int32], inverse_gain: Tensor, bits: int) -> Tensor:

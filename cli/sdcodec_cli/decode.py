@@ -14,6 +14,8 @@ from sdcodec_cli.conversion import Manner, conversion_options, convert, plan_or_
 from sdcodec_cli.messages import display_name
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sdcodec import Codec
 
 FORMATS = ("png", "webp", "tiff", "tif", "bmp", "ppm", "jpeg", "jpg", "avif")  # sdcodec.pixels.SAVE_FORMATS
@@ -113,29 +115,30 @@ def decode(
     extension = _extension(output, image_format)
     jobs = plan_or_usage_error(inputs, output, extension)
 
+    from sdcodec.bundles import store
     from sdcodec.container import Container
     from sdcodec.pixels import to_image_file
 
-    loaded: list[Codec] = []  # the last one: neighbouring files are likely to be of one model
+    loaded: dict[Path, Codec] = {}  # the last one: neighbouring files are likely to be of one model
 
     def codec_for(data: bytes) -> Codec:
-        if not loaded or not loaded[-1].decodes(Container.from_bytes(data).header.fingerprint):
+        folder = store.that_wrote(Container.from_bytes(data).header.fingerprint, model).folder
+        if folder not in loaded:
             from sdcodec import Codec
 
             loaded.clear()  # before the next one takes its memory
-            loaded[:] = [Codec.for_file(data, model=model, device=device, precision=precision, offload=offload)]
-        return loaded[-1]
+            loaded[folder] = Codec(folder, device=device, precision=precision, offload=offload)
+        return loaded[folder]
 
     def work(job: Job) -> str:
         data = read_bytes(job.source)
         start = time.perf_counter()
-        image = codec_for(data).decode(
-            data, max_pixels=max_pixels, denoise=denoise or 0, strength=strength, seed=seed or 0
-        )
+        codec = codec_for(data)
+        image = codec.decode(data, max_pixels=max_pixels, denoise=denoise or 0, strength=strength, seed=seed or 0)
         seconds = time.perf_counter() - start
         result = to_image_file(image, extension)
         write_bytes(job.target, result, force=force)
         told = f"{display_name(job.target)}: {image.width} x {image.height}, {seconds:.2f} s"
-        return told + (f", {len(data)} -> {len(result)} bytes, model {loaded[-1].name}" if verbose else "")
+        return told + (f", {len(data)} -> {len(result)} bytes, model {codec.name}" if verbose else "")
 
     convert(jobs, work, manner, label="decoding")

@@ -129,6 +129,32 @@ def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
     return None
 
 
+def that_wrote(fingerprint: bytes, model: str | os.PathLike[str] | None = None) -> Bundle:
+    """The bundle that decodes files with these 4 bytes: among all of them, or `model` if it does. Raises BundleError."""
+    if model is not None:
+        bundle = find(model)
+        if bundle.prior_for(fingerprint) is None:
+            raise other_model(fingerprint, bundle)
+        return bundle
+    found = by_fingerprint(fingerprint)
+    if found is None:
+        raise BundleError(
+            f"made with a model that is not installed (fingerprint {fingerprint.hex()}); "
+            "install it, or give its folder as model"
+        )
+    return found[0]
+
+
+def other_model(fingerprint: bytes, bundle: Bundle) -> BundleError:
+    """The error for a file with these 4 bytes, of which `bundle` has no prior."""
+    writer, own = name_of(fingerprint), bundle.priors[0].fingerprint.hex()[:8]
+    wrote = fingerprint.hex()
+    made = f"model {writer!r} (fingerprint {wrote})" if writer else f"a model with fingerprint {wrote}"
+    return BundleError(
+        f"made with {made}, not with {bundle.name!r} (fingerprint {own}); leave the model out, or install the right one"
+    )
+
+
 def installed() -> list[Bundle]:
     """Every model that can be read, shipped ones first."""
     found = []
