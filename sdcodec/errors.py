@@ -42,3 +42,10 @@ class OptionError(SdcodecError):
 
 class TrainingError(SdcodecError):
     """A training run cannot start or go on: configuration, data, or checkpoint."""
+
+
+def misfit(part: str, error: Exception) -> BundleError:
+    """For weights of a model's `part` that the networks of its configuration do not take: `error` says which."""
+    return BundleError(
+        f"the {part}'s weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
+    )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcodec.errors import BundleError
+from sdcodec.errors import BundleError, misfit
 
 PATCH = 2  # FLUX.2 joins 2x2 latents into one
 
@@ -211,9 +211,7 @@ def load(
         family = FAMILIES[configuration["family"]](network)
         autoencoder = DiffusersAutoencoder(family, device, dtype, bool(configuration.get("force_upcast")))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
-        ) from error
+        raise misfit("autoencoder", error) from error
     if (autoencoder.channels, autoencoder.factor) != (configuration["latent_channels"], configuration["factor"]):
         raise BundleError(
             f"the configuration declares {configuration['latent_channels']} channels at 1/{configuration['factor']}, the "

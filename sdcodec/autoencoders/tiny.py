@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcodec.errors import BundleError
+from sdcodec.errors import misfit
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,7 @@ class TinyAutoencoder:
                 module.load_state_dict(state)
             self.quality_bias = tensors["decoder_bias"].to(device).float()
         except (KeyError, RuntimeError) as error:
-            raise BundleError(
-                f"the autoencoder's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
-            ) from error
+            raise misfit("autoencoder", error) from error
         for module in (self.encoder, self.decoder):
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
             # Latents and pixels need more digits than bfloat16 has; these two layers are thin.

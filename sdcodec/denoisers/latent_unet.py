@@ -16,7 +16,7 @@ from sdcodec.denoisers.error_levels import rounding_level
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.schedule import NoiseSchedule
 from sdcodec.denoisers.windows import WindowedDenoiser
-from sdcodec.errors import BundleError
+from sdcodec.errors import misfit
 
 LEVELS_OF_SIGMA = 64  # how finely the schedule tells the quantiser's errors apart
 FREQUENCIES = 8  # of the sigma's embedding: sine and cosine of log sigma, octaves apart
@@ -127,9 +127,7 @@ def latent_unet_denoiser(
         network.load_state_dict({name: value.float() for name, value in tensors.items()})
         lowest, highest = configuration["sigmas"]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(
-            f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
-        ) from error
+        raise misfit("UNet", error) from error
     network.requires_grad_(False).eval()
     step = network.step
     network.to(device, dtype, memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ from sdcodec.denoisers.prediction import PREDICTIONS
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.schedule import noise_schedule
 from sdcodec.denoisers.windows import WindowedDenoiser
-from sdcodec.errors import BundleError
+from sdcodec.errors import BundleError, misfit
 
 UNET_PREFIX = "unet."
 HIDDEN_STATES, POOLED = "conditioning.hidden_states", "conditioning.pooled"
@@ -55,9 +55,7 @@ def unet_denoiser(
             network = UNetNetwork(unet, device, dtype)
         adapter = PREDICTIONS[configuration["prediction"]]
     except (KeyError, RuntimeError) as error:
-        raise BundleError(
-            f"the UNet's weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
-        ) from error
+        raise misfit("UNet", error) from error
     if widened:
         _widen_while_running(unet, dtype)
     if offload:
