@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from sdcodec.errors import TrainingError
 from sdcodec.training import losses
 from sdcodec.training.config import load_config
 from sdcodec.training.export import prior_tensors
+from sdcodec.training.growth import grown
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.optim import orthogonalise
 from sdcodec.training.restore import restore
@@ -116,6 +118,7 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("crops = [{start = 0, size = 50, batch = 1}]", "multiples of 32"),
         ("steps = ", "TOML"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
+        ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_to = 64", "leave out train_only"),
     ],
 )
 def test_faulty_configurations_are_refused(tmp_path, line, complaint):
@@ -155,6 +158,53 @@ def test_dead_channels_are_revived_and_live_ones_left_alone():
     with torch.no_grad():
         spread = model.encoder(images).std((0, 2, 3))
     assert ((spread[dead] > 0.3) & (spread[dead] < 3)).all()
+
+
+def test_a_model_with_more_channels_computes_what_it_did_before() -> None:
+    restored = restore(store.find("tiny"))
+    models = []
+    for each in (restored, grown(restored, 48)):
+        model = TrainingModel(each.tiny, each.prior).eval()
+        model.load_state_dict(each.weights)
+        models.append(model)
+    images = torch.stack([torch.from_numpy(photograph(64, 96, s)).permute(2, 0, 1) / 255.0 for s in range(2)])
+    with torch.no_grad():
+        before, after = (model(images, torch.tensor([20.0, 80.0])) for model in models)
+    assert torch.allclose(after.images, before.images, atol=1e-5)
+    assert torch.allclose(after.coded.bits, before.coded.bits, rtol=1e-3)
+
+
+def test_new_channels_tell_what_was_missing() -> None:
+    restored = grown(restore(store.find("tiny")), 64)
+    model = TrainingModel(restored.tiny, restored.prior)
+    model.load_state_dict(restored.weights)
+    images = torch.stack([torch.from_numpy(photograph(128, 128, s)).permute(2, 0, 1) / 255.0 for s in range(16)])
+    images = (images + 0.05 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
+
+    def missing() -> float:
+        with torch.no_grad():
+            return float((model.eval()(images[:2], torch.full((2,), 100.0)).images - images[:2]).square().mean())
+
+    before = missing()
+    assert revive_channels(model, images[2:]) >= 32
+    assert missing() < 0.8 * before
+
+
+@pytest.mark.parametrize("channels", [32, 50])
+def test_channels_grow_by_whole_groups(channels: int) -> None:
+    with pytest.raises(TrainingError, match="larger multiple of 4"):
+        grown(restore(store.find("tiny")), channels)
+
+
+def test_a_run_can_begin_with_more_channels(folder: Path) -> None:
+    (folder / "wide.toml").write_text(
+        'data = ["photos"]\noutput = "wide"\nstart_from = "tiny"\ngrow_to = 36\nrevive = true\nsteps = 1\nwarmup = 1\n'
+        "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+    )
+    codec = sdcodec.Codec(train(folder / "wide.toml") / "bundle")
+    picture = photograph(70, 90)
+    decoded = np.asarray(codec.decode(codec.encode(picture, quality=80).data)).astype(float)
+    assert np.square(decoded - picture).mean() < 0.2 * np.square(picture - picture.mean((0, 1))).mean()
 
 
 def test_a_shipped_model_can_be_trained_further() -> None:

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 
 from sdcodec.errors import misfit
 
+FACTOR = 8  # pixels a latent, along a side
+PIXELS = 3 * FACTOR**2  # numbers in the square of a latent
+
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Widths and depths; `factor` pixels a latent is fixed at 8."""
+    """Widths and depths."""
 
     latent_channels: int = 32
     encoder_width_4: int = 64
@@ -30,6 +33,7 @@ class TinyConfig:
     expansion: int = 2
     kernel: int = 5
     block: str = "separable"
+    direct: bool = False  # a linear path beside each network, from the 8x8 pixels of a latent to its channels and back
 
 
 def _cast(x: Tensor, layer: nn.Conv2d) -> Tensor:
@@ -88,11 +92,16 @@ class TinyEncoder(nn.Module):
         self.down = nn.Conv2d(narrow, wide, 4, stride=2, padding=1)
         self.blocks_8 = _blocks(config, wide, config.encoder_blocks_8)
         self.exit = nn.Conv2d(wide, config.latent_channels, 3, padding=1)
+        self.direct = nn.Conv2d(PIXELS, config.latent_channels, 1, bias=False) if config.direct else None
 
     def forward(self, images: Tensor) -> Tensor:
-        x = _stream(self.entry(_cast(F.pixel_unshuffle(2 * images - 1, 4), self.entry)), self.entry)
+        images = 2 * images - 1
+        x = _stream(self.entry(_cast(F.pixel_unshuffle(images, 4), self.entry)), self.entry)
         x = _stream(self.down(_cast(F.silu(self.blocks_4(x)), self.down)), self.down)
-        return self.exit(self.blocks_8(x).to(self.exit.weight.dtype))
+        latents = self.exit(self.blocks_8(x).to(self.exit.weight.dtype))
+        if self.direct is not None:
+            latents = latents + self.direct(F.pixel_unshuffle(images, FACTOR).to(self.direct.weight.dtype))
+        return latents
 
 
 class TinyDecoder(nn.Module):
@@ -107,6 +116,7 @@ class TinyDecoder(nn.Module):
         self.blocks_4 = _blocks(config, middle, config.decoder_blocks_4, plain=True)
         self.up_2 = nn.Conv2d(middle, 4 * thin, 3, padding=1)
         self.exit = nn.Conv2d(thin, 12, 3, padding=1)
+        self.direct = nn.Conv2d(config.latent_channels, PIXELS, 1, bias=False) if config.direct else None
 
     def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
         """`quality_bias` is `[B, wide]`: what the decoder is told of the rate."""
@@ -114,14 +124,16 @@ class TinyDecoder(nn.Module):
         x = x + quality_bias.to(x.dtype)[:, :, None, None]
         x = _stream(F.pixel_shuffle(self.up_4(_cast(F.silu(self.blocks_8(x)), self.up_4)), 2), self.up_4)
         x = _stream(F.pixel_shuffle(self.up_2(_cast(F.silu(self.blocks_4(x)), self.up_2)), 2), self.up_2)
-        x = self.exit(F.silu(x).to(self.exit.weight.dtype))
-        return F.pixel_shuffle(x, 2) * 0.5 + 0.5
+        images = F.pixel_shuffle(self.exit(F.silu(x).to(self.exit.weight.dtype)), 2)
+        if self.direct is not None:
+            images = images + F.pixel_shuffle(self.direct(latents.to(self.direct.weight.dtype)), FACTOR)
+        return images * 0.5 + 0.5
 
 
 class TinyAutoencoder:
     """Both networks, ready to run: weights in the chosen precision, first and last layers' sums in float32."""
 
-    factor = 8
+    factor = FACTOR
     refinement_reach = 0.1
 
     def __init__(
@@ -143,8 +155,10 @@ class TinyAutoencoder:
             raise misfit("autoencoder", error) from error
         for module in (self.encoder, self.decoder):
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
-            # Latents and pixels need more digits than bfloat16 has; these two layers are thin.
+            # Latents and pixels need more digits than bfloat16 has; these layers are thin.
             module.exit.float()
+            if module.direct is not None:
+                module.direct.float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

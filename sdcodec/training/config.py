@@ -67,6 +67,9 @@ class TrainingConfig:
     train_only: str = ""  # one of PARTS: everything else stays as it is; files stay valid, but for "prior"
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     keep_priors: bool = False  # those of the model that it starts from, so that files of theirs decode still
+    grow_to: int = (
+        0  # latent channels: the model that it starts from gets so many (`sdcodec.training.growth`); 0: as it is
+    )
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
     validate_every: int = 500
@@ -119,11 +122,15 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         )
     if not config.data:
         raise TrainingError(f"{path}: data is missing; name folders of photographs")
-    for setting in ("train_only", "keep_priors"):
+    for setting in ("train_only", "keep_priors", "grow_to"):
         if getattr(config, setting) and (not config.start_from or config.start_from.endswith(".pt")):
             raise TrainingError(
                 f"{path}: {setting}: start_from has to name a model, not a checkpoint; `bundle/` of a run is one"
             )
+    if config.grow_to and (config.train_only or config.keep_priors):
+        raise TrainingError(
+            f"{path}: grow_to: more channels want a new prior and new transforms; leave out train_only and keep_priors"
+        )
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:
             raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")

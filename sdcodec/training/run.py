@@ -31,6 +31,7 @@ from sdcodec.training import losses
 from sdcodec.training.config import PARTS, CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
 from sdcodec.training.export import export, export_denoiser, export_transforms
+from sdcodec.training.growth import grown
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
 from sdcodec.training.restore import restore
@@ -73,6 +74,8 @@ class Trainer:
         self.source = _source(config.start_from)
         if self.source is not None:
             restored = restore(self.source)
+            if config.grow_to:
+                restored = grown(restored, config.grow_to)
             self.config = config = replace(
                 config, tiny=restored.tiny, prior=restored.prior, denoiser=restored.denoiser or config.denoiser
             )

@@ -1,0 +1,54 @@
+"""More latent channels for a model that has learnt with fewer: it computes what it did before, and the new ones say nothing yet.
+
+How many channels a latent has is a bound on what it can tell of its 8x8 pixels, and so on quality at high rates. The new ones
+are dead as those that `sdcodec.training.revive` finds, and it is this that gives them something to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sdcodec.errors import TrainingError
+from sdcodec.priors.passes import GROUPS
+from sdcodec.training.model import TrainingModel
+from sdcodec.training.restore import Restored
+
+
+def grown(model: Restored, channels: int) -> Restored:
+    """The model with so many latent channels and, beside its networks, direct paths for the new ones. No denoiser is kept.
+
+    Each of the prior's channel groups grows by the same part, its old channels first. Raises TrainingError where `channels`
+    is no larger multiple of the number of groups.
+    """
+    present = model.tiny.latent_channels
+    if channels <= present or channels % GROUPS or present % GROUPS:
+        raise TrainingError(
+            f"grow_to = {channels}: this model has {present} channels; a larger multiple of {GROUPS} is wanted"
+        )
+    tiny = replace(model.tiny, latent_channels=channels, direct=True)
+    prior = replace(model.prior, latent_channels=channels)
+    old = torch.arange(present)
+    kept = old // (present // GROUPS) * (channels // GROUPS) + old % (present // GROUPS)
+    places = {
+        present: kept,
+        2 * present: torch.cat([kept, kept + channels]),
+    }  # of means and scales, one after the other
+    new = TrainingModel(tiny, prior).state_dict()
+    weights = {name: _widened(model.weights.get(name), like, places) for name, like in new.items()}
+    return Restored(tiny, prior, None, weights)
+
+
+def _widened(value: Tensor | None, like: Tensor, places: Mapping[int, Tensor]) -> Tensor:
+    """`value` in the shape of `like`, its channels in their new places along the dimension that grew, zeros elsewhere."""
+    wide = torch.zeros_like(like)
+    if value is None:
+        return wide
+    grew = [d for d in range(value.ndim) if value.shape[d] != like.shape[d]]
+    if not grew:
+        return value
+    (dimension,) = grew
+    return wide.index_copy(dimension, places[value.shape[dimension]], value)
