@@ -24,6 +24,7 @@ from torch import Tensor
 
 import taef2_model
 from sdcodec import Codec
+from sdcodec.bundles import store
 from sdcodec.effort import EFFORTS
 from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
@@ -86,7 +87,7 @@ def bd_rate(anchor: NDArray[np.float64], tried: NDArray[np.float64], measure: in
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default=store.DEFAULT)
     parser.add_argument("--bundle", type=Path, default=Path("taef2-bundle"), help="where taef2's is made")
     parser.add_argument("--efforts", type=int, nargs="+", default=list(range(len(EFFORTS))))
     parser.add_argument("--qualities", type=float, nargs="+", default=[20, 35, 50, 65])

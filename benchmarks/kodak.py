@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sdcodec.bundles import store
 from sdcodec.errors import SdcodecError
 from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, parse
 from sdcodec_eval.pictures import collect
@@ -27,7 +28,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bytes", type=int, nargs="+", default=[2500, 5000, 10000])
     parser.add_argument("--codecs", nargs="*", choices=CLASSIC, default=[])
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default=store.DEFAULT)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--out", type=Path, help="write the tables and the files here")
     options = parser.parse_args()

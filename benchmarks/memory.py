@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sdcodec.bundles import store
+
 CHILD = """
 import resource, sys, time
 start = time.perf_counter()
@@ -46,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?", type=Path, default=Path("images/raccoon.png"))
     parser.add_argument("--megapixels", type=float, default=24)
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default=store.DEFAULT)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         large = Path(folder, "large.png")

@@ -21,6 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from sdcodec import Codec
+from sdcodec.bundles import store
 from sdcodec_eval.pictures import centre_crop, collect, read
 
 QUALITY = 45.0
@@ -31,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default=store.DEFAULT)
     parser.add_argument("--precision", default="auto")
     options = parser.parse_args()
     codec = Codec(options.model, device="cpu", precision=options.precision)

@@ -11,6 +11,7 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from sdcodec.bundles import store
 from sdcodec.errors import (
     BudgetError,
     BundleError,
@@ -69,7 +70,7 @@ def encode(
     target_bpp: float | None = None,
     effort: int | None = None,
     mode: str = "latents",
-    model: str | os.PathLike[str] = "tiny",
+    model: str | os.PathLike[str] = store.DEFAULT,
     device: str = "auto",
     precision: str = "auto",
     metadata: frozenset[str] = frozenset(),
@@ -107,7 +108,6 @@ def decode(
 
     Raises FormatError for damaged data, BundleError where the model that wrote it is not there (or is not `model`).
     """
-    from sdcodec.bundles import store
     from sdcodec.container import Container
 
     codec = _decoder(store.that_wrote(Container.from_bytes(data).header.fingerprint, model), device, precision)

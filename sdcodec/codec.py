@@ -69,7 +69,7 @@ class Codec:
 
     def __init__(
         self,
-        model: str | os.PathLike[str] = "tiny",
+        model: str | os.PathLike[str] = store.DEFAULT,
         *,
         device: str = "auto",
         precision: str = "auto",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sdcodec.bundles import store
 from sdcodec.files import Job, write_bytes
 from sdcodec.options import MODES
 from sdcodec_cli.conversion import Manner, conversion_options, convert, image_source, plan_or_usage_error
@@ -73,7 +74,9 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     show_default=True,
     help="palette: the experiment of 2022, 256 vectors and dithering; --bytes and --bpp take fewer.",
 )
-@click.option("--model", default="tiny", show_default=True, metavar="NAME|FOLDER", help="The model that encodes.")
+@click.option(
+    "--model", default=store.DEFAULT, show_default=True, metavar="NAME|FOLDER", help="The model that encodes."
+)
 @click.option(
     "--metadata",
     callback=_metadata,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sdcodec.bundles import store
 from sdcodec.errors import OptionError
 from sdcodec.files import atomic_write, refuse_existing
 from sdcodec_cli.messages import say_error
@@ -60,7 +61,9 @@ def _codec_options(command: Command) -> Command:
             metavar="N,...",
             help="Also each classic codec at 1/N of the size, scaled up again.",
         ),
-        click.option("--model", default="tiny", show_default=True, metavar="NAME|FOLDER", help="The model of sdcodec."),
+        click.option(
+            "--model", default=store.DEFAULT, show_default=True, metavar="NAME|FOLDER", help="The model of sdcodec."
+        ),
         click.option("--device", default="auto", show_default=True, help="Where sdcodec runs: auto, cpu, cuda or mps."),
         click.option(
             "--precision", default="auto", show_default=True, help="Of sdcodec: auto, float32, bfloat16 or float16."

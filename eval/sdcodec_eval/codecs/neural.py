@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdcodec import BudgetError, Codec, OptionError
+from sdcodec.bundles import store
 from sdcodec.hardware import dtype
 from sdcodec_eval.codecs.protocol import Pixels, Setting
 
@@ -22,7 +23,9 @@ class Sdcodec:
     name, extension = "sdcodec", "sdc"
     qualities = tuple(half / 2 for half in range(201))
 
-    def __init__(self, model: str = "tiny", device: str = "auto", precision: str = "auto", **options: Setting) -> None:
+    def __init__(
+        self, model: str = store.DEFAULT, device: str = "auto", precision: str = "auto", **options: Setting
+    ) -> None:
         """
         model, device, precision: as `Codec` takes them.
         options: keyword arguments of `Codec.encode` and `Codec.decode`, each given to those that have it.
