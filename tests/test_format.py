@@ -18,7 +18,8 @@ from sdcodec.container import Container
 from sdcodec.training.prior_fit import FitConfig, fit_prior
 
 GOLDEN = Path(__file__).parent / "golden"
-FILES = sorted(GOLDEN.glob("*.sdc"))
+FILES = sorted(GOLDEN.glob("*/*.sdc"))
+SHIPPED = sorted(path.parent for path in store.SHIPPED.glob("*/bundle.json"))
 
 
 @pytest.mark.parametrize(
@@ -60,9 +61,9 @@ def test_it_agrees_on_escapes_too(random_bundle):
     assert np.array_equal(reference_decoder.decode(data, random_bundle / "prior.safetensors"), codec.symbols(data))
 
 
-@pytest.mark.parametrize("shipped", [False, True])
-def test_fingerprints_are_what_the_specification_says(random_bundle, shipped):
-    folder = store.SHIPPED / "tiny" if shipped else random_bundle
+@pytest.mark.parametrize("folder", [None, *SHIPPED], ids=lambda folder: folder.name if folder else "random")
+def test_fingerprints_are_what_the_specification_says(random_bundle, folder):
+    folder = folder or random_bundle
     manifest = json.loads((folder / "bundle.json").read_text())
     channels = manifest["autoencoder"]["configuration"]["latent_channels"]
     for prior in manifest["priors"]:
@@ -76,14 +77,18 @@ def test_fingerprints_are_what_the_specification_says(random_bundle, shipped):
 
 
 def test_there_are_golden_files():
-    assert len(FILES) >= 4
-    assert sorted(json.loads((GOLDEN / "digests.json").read_text())) == [path.name for path in FILES]
+    shipped = [bundle.name for bundle in store.installed() if store.is_shipped(bundle)]
+    assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(shipped)
+    for name in shipped:
+        own = [path.name for path in FILES if path.parent.name == name]
+        assert len(own) >= 4
+        assert sorted(json.loads((GOLDEN / name / "digests.json").read_text())) == own
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_golden_files_decode_to_the_same_integers_for_ever(path):
     data = path.read_bytes()
-    expected = json.loads((GOLDEN / "digests.json").read_text())[path.name]
+    expected = json.loads((path.parent / "digests.json").read_text())[path.name]
     assert sdcodec.Codec.for_file(data).symbols_sha256(data) == expected
     bundle, prior = store.by_fingerprint(Container.from_bytes(data).header.fingerprint)
     found = reference_decoder.decode(data, bundle.folder / prior.file)
