@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,7 +44,7 @@ crops = [{ start = 0, size = 64, batch = 2 }]
 
 
 def section(name: str, values: dict[str, object]) -> str:
-    return f"[{name}]\n" + "".join(f"{key} = {value!r}\n" for key, value in values.items()).replace("'", '"')
+    return f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,13 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("optimiser = 'sgd'", "muon or adamw"),
         ("crops = [{start = 0, size = 50, batch = 1}]", "multiples of 32"),
         ("steps = ", "TOML"),
+        ("steps = 2.5", "steps = 2.5: a whole number is wanted"),
+        ("revive = 1", "revive = 1: true or false is wanted"),
+        ("ema = true", "ema = True: a number is wanted"),
+        ("crops = 64", "crops = 64: a list is wanted"),
+        ("crops = [64]", "64 stands where a table of start, size, batch is wanted"),
+        ("[tiny]\nblock = 3", "block = 3: text is wanted"),
+        ("start_from = 3", "start_from = 3: text is wanted"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
         ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_to = 64", "leave out train_only"),
     ],

@@ -14,6 +14,7 @@ from sdcodec.errors import misfit
 
 FACTOR = 8  # pixels a latent, along a side
 PIXELS = 3 * FACTOR**2  # numbers in the square of a latent
+DIRECT_UNIT = 1 / 16  # of -1 to 1: what the direct path to pixels counts in, so that its weights are as large as others
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ class TinyDecoder(nn.Module):
         x = _stream(F.pixel_shuffle(self.up_2(_cast(F.silu(self.blocks_4(x)), self.up_2)), 2), self.up_2)
         images = F.pixel_shuffle(self.exit(F.silu(x).to(self.exit.weight.dtype)), 2)
         if self.direct is not None:
-            images = images + F.pixel_shuffle(self.direct(latents.to(self.direct.weight.dtype)), FACTOR)
+            told = self.direct(latents.to(self.direct.weight.dtype))
+            images = images + DIRECT_UNIT * F.pixel_shuffle(told, FACTOR)
         return images * 0.5 + 0.5
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.denoisers.latent_unet import LatentUNetConfig
@@ -103,16 +103,12 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     values["tiny"] = _section(TinyConfig, values.get("tiny", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
     values["denoiser"] = _section(LatentUNetConfig, values.get("denoiser", {}), path)
-    if "crops" in values:
+    if isinstance(values.get("crops"), list):  # what is none, is refused with the others
         values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
-    data = values.get("data", [])
-    values["data"] = tuple(str(_absolute(path, folder)) for folder in ([data] if isinstance(data, str) else data))
-    values["output"] = str(_absolute(path, values.get("output", f"runs/{path.stem}")))
-    if "/" in values.get("start_from", ""):
-        values["start_from"] = str(_absolute(path, values["start_from"]))
-    if values.get("vgg"):
-        values["vgg"] = str(_absolute(path, values["vgg"]))
-    config = _section(TrainingConfig, values, path)
+    if isinstance(values.setdefault("data", []), str):
+        values["data"] = [values["data"]]
+    values.setdefault("output", f"runs/{path.stem}")
+    config = _with_whole_paths(_section(TrainingConfig, values, path), path)
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
     if config.train_only and config.train_only not in PARTS:
@@ -144,16 +140,38 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _absolute(config: Path, folder: str) -> Path:
-    return (config.parent / folder).resolve()
+def _with_whole_paths(config: TrainingConfig, path: Path) -> TrainingConfig:
+    def whole(relative: object) -> str:
+        return str((path.parent / str(relative)).resolve())
+
+    return dataclasses.replace(
+        config,
+        data=tuple(map(whole, config.data)),
+        output=whole(config.output),
+        start_from=whole(config.start_from) if "/" in config.start_from else config.start_from,  # others are names
+        vgg=whole(config.vgg) if config.vgg else "",
+    )
 
 
-def _section(kind: type[Section], values: dict[str, Any], path: Path) -> Section:
+def _section(kind: type[Section], values: Any, path: Path) -> Section:
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path}: {values!r} stands where a table of {', '.join(get_type_hints(kind))} is wanted")
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - known)
     if unknown:
         raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    kinds = get_type_hints(kind)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key, value in given.items():
+        wanted = get_origin(kinds[key]) or kinds[key]
+        # TOML tells 1 from 1.0, people don't; and to Python, true is a whole number.
+        fits = isinstance(value, (int, float) if wanted is float else wanted)
+        if not fits or (isinstance(value, bool) and wanted is not bool):
+            raise TrainingError(f"{path}: {key} = {value!r}: {_NAMES.get(wanted, wanted.__name__)} is wanted")
     try:
-        return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        return kind(**given)
     except TypeError as error:
         raise TrainingError(f"{path}: {error}") from error
+
+
+_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}

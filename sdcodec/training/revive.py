@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdcodec.autoencoders.tiny import FACTOR
+from sdcodec.autoencoders.tiny import DIRECT_UNIT, FACTOR
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.prior_network import SCALE_MIN, SCALE_RATIO
 
@@ -59,7 +59,7 @@ def revive_channels(model: TrainingModel, images: Tensor) -> int:
     exit_layer.bias[dead] = -(x_mean.float() @ rows)
     if encoder.direct is not None and decoder.direct is not None:
         encoder.direct.weight[dead] = rows[inner:].T[:, :, None, None]
-        decoder.direct.weight[:, dead] = (basis * deviation).float()[:, :, None, None] * 2 / 255  # of -1 to 1
+        decoder.direct.weight[:, dead] = (basis * deviation).float()[:, :, None, None] * 2 / 255 / DIRECT_UNIT
     else:
         alive = [i for i in range(exit_layer.weight.shape[0]) if i not in set(dead.tolist())]
         entry.weight[:, dead] = 0.1 * entry.weight[:, alive].std() * torch.randn_like(entry.weight[:, dead])
