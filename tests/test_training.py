@@ -270,6 +270,12 @@ def test_priors_can_be_kept_behind_a_new_one(folder: Path) -> None:
     assert [entry.fingerprint for entry in again.priors] == [entry.fingerprint for entry in trained.priors]
 
 
+def test_a_checkpoint_of_another_shape_is_refused(folder: Path, finished: Path) -> None:
+    overrides = {"output": str(folder / "other"), "start_from": str(finished / "last.pt"), "tiny.decoder_width_2": "12"}
+    with pytest.raises(TrainingError, match=r"last.pt: weights of another model \(decoder.up_2.weight"):
+        train(folder / "config.toml", overrides=overrides)
+
+
 def test_priors_of_nothing_cannot_be_kept(folder: Path) -> None:
     with pytest.raises(TrainingError, match="start_from has to name a model"):
         load_config(folder / "config.toml", {"keep_priors": "true"})

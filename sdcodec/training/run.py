@@ -349,11 +349,15 @@ def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> Trainin
     if weights is not None:
         if model.denoiser is None:
             weights = {name: value for name, value in weights.items() if not name.startswith("denoiser.")}
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        if unexpected or any(not name.startswith("denoiser.") for name in missing):
+        shapes = model.state_dict()
+        differing = [name for name, value in weights.items() if name not in shapes or value.shape != shapes[name].shape]
+        missing = [name for name in shapes if name not in weights]
+        if wrong := [*differing, *(name for name in missing if not name.startswith("denoiser."))]:
             raise TrainingError(
-                f"{config.start_from}: weights of another model ({', '.join([*unexpected, *missing][:3])})"
+                f"{config.start_from}: weights of another model ({', '.join(wrong[:3])}); "
+                "give [tiny] and [prior] as its run had them"
             )
+        model.load_state_dict(weights, strict=False)
         if model.denoiser is not None and missing:
             model.denoiser.set_steps(model.inverse_gain(torch.tensor([MIDDLE_QUALITY])).exp()[0].detach())
     return model
