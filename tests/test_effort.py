@@ -29,7 +29,7 @@ def codec(random_bundle):
 
 @pytest.fixture(scope="module")
 def tiny():
-    return sdcodec.Codec("tiny", device="cpu", precision="float32")
+    return sdcodec.Codec(store.DEFAULT, device="cpu", precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def measured(refiner, latents, half_steps):
 def test_files_of_every_effort_are_ordinary(tiny, crop, effort):
     data = tiny.encode(crop[:64, :65], quality=30, effort=effort).data
     assert data != tiny.encode(crop[:64, :65], quality=30, effort=0).data
-    found = reference_decoder.decode(data, store.SHIPPED / "tiny" / "prior.safetensors")
+    found = reference_decoder.decode(data, store.SHIPPED / store.DEFAULT / "prior.safetensors")
     assert np.array_equal(found, tiny.symbols(data))
     assert tiny.decode(data).size == (65, 64)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import photograph
+from sdcodec.bundles import store
 from sdcodec.errors import OptionError
 from sdcodec_eval.codecs.protocol import RateControlled, WithCeiling
 from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, build, parse
@@ -136,7 +137,7 @@ def test_sdcodec_meets_budgets_itself_and_has_a_ceiling(random_bundle):
 def test_the_round_trip_is_what_files_of_the_highest_quality_come_close_to():
     from sdcodec import Codec
 
-    codec, pixels = Codec("tiny", device="cpu"), photograph(64, 64)
+    codec, pixels = Codec(store.DEFAULT, device="cpu"), photograph(64, 64)
     highest = np.asarray(codec.decode(codec.encode(pixels, quality=100).data))
     ceiling = np.asarray(codec.round_trip(pixels))
     assert psnr(highest, ceiling) > psnr(pixels, ceiling)

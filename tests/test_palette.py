@@ -12,6 +12,7 @@ import pytest
 import reference_decoder
 import sdcodec
 from conftest import photograph
+from sdcodec.bundles import store
 from sdcodec.container import Container, Header
 from sdcodec.errors import FormatError
 from sdcodec.palette import VALUE_BITS, Palettised, palettised
@@ -75,7 +76,7 @@ def test_pictures_come_back(codec, size):
 
 
 def test_decoded_pictures_resemble_the_original():
-    tiny = sdcodec.Codec("tiny", device="cpu", precision="float32")
+    tiny = sdcodec.Codec(store.DEFAULT, device="cpu", precision="float32")
     pixels = photograph(96, 96)
     error = np.asarray(tiny.decode(tiny.encode(pixels, mode="palette").data)).astype(float) - pixels
     assert np.square(error).mean() < 0.15 * pixels.astype(float).var()
