@@ -39,7 +39,7 @@ SMALL = TinyConfig(
     decoder_width_2=8,
     block="plain",
 )
-SMALL_PRIOR = PriorConfig(latent_channels=8, hyper_channels=4, width=16, middle=16, blocks=1)
+SMALL_PRIOR = PriorConfig(latent_channels=8, hyper_channels=4, width=16, middle=16, blocks=1, hyper_context=8)
 
 
 def photograph(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -69,6 +69,9 @@ def random_model() -> TrainingModel:
         for name, parameter in model.named_parameters():
             if "prior" in name and parameter.ndim > 1 and "values" not in name:
                 parameter.mul_(2.0)
+        for step in model.prior.hyper_passes:  # which begin with zeros
+            step.head.weight.normal_(std=0.1)
+            step.head.bias.normal_(std=0.1)
     return model.eval()
 
 

@@ -225,13 +225,31 @@ class Model:
         return values
 
     def features(self, decoder: RangeDecoder, height: int, width: int) -> Integers:
-        count = height * width
-        symbols = self.tables.batch(decoder, np.repeat(self.row("hyper_table"), count))
-        values = 16 * symbols + np.repeat(self.row("hyper_mean"), count)
-        x = signed(fixed(values, np.repeat(self.row("hyper_multiplier"), count))).reshape(-1, height, width)
+        x = self.hyper(decoder, height, width)
         for name in ("synthesise_1", "synthesise_2"):
             x = relu(shuffle(self.layer(name, seen(x, 3))))
         return relu(self.layer("synthesise_3", seen(x, 3)) + x)
+
+    def hyper(self, decoder: RangeDecoder, height: int, width: int) -> Integers:
+        """Activations, `[Z, h/4, w/4]`."""
+        channels = len(self.row("hyper_mean"))
+        x = np.zeros((channels, height, width), np.int64)
+        group = (np.arange(channels) * 4 // channels)[:, None, None]
+        row, column = np.mgrid[0:height, 0:width] % 2
+        rank = np.array([[0, 2], [3, 1]])[row, column][None]
+        passes = 4 if "hyper1.entry.weight" in self.tensors else 1
+        for k in range(passes):
+            mask = (rank == (k + group) % 4) if passes == 4 else np.ones(x.shape, bool)
+            channel = np.nonzero(mask)[0]
+            mean, table = self.row("hyper_mean")[channel], self.row("hyper_table")[channel]
+            if k > 0:
+                sums = self.sums(f"hyper{k}.head", relu(self.layer(f"hyper{k}.entry", seen(x, 3))))
+                mean = mean + fixed(sums[:channels][mask], self.row(f"hyper{k}.mean_multiplier")[channel])
+                multiplier = self.tensors[f"hyper{k}.table_multiplier"][0][channel]
+                table = np.clip(fixed(sums[channels:][mask], multiplier, self.row("hyper_offset")[channel]), 0, 63)
+            values = 16 * self.tables.batch(decoder, table) + mean
+            x[mask] = signed(fixed(values, self.row("hyper_multiplier")[channel]))
+        return x
 
     def one_pass(self, k: int, context: Integers, features: Integers, rank: Integers) -> Integers:
         """The sums of the head, `[2C, h, w]`."""

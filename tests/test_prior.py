@@ -122,6 +122,32 @@ def test_integers_stay_near_the_trained_network(random_model, prior):
     assert (coded.scales.flatten()[mask] - tables[0]).abs().float().mean() < 0.5
 
 
+def test_hyper_latents_are_predicted_as_the_trained_network_does(random_model, prior):
+    network, quality = random_model.prior, torch.tensor([45.0])
+    steps = latents(1)
+    found = torch.full((2, 4 * 4 * 6), -1e3)
+
+    class Watch(Coder):
+        passes = 0
+
+        def hyper(self, positions, means, tables):
+            self.passes += 1
+            found[:, positions] = torch.stack([means[0] / 16, tables[0].float()])
+            return super().hyper(positions, means, tables)
+
+    watch = Watch(steps, prior.hyper_latents(steps, 90), TABLES)
+    prior.walk((1, 16, 24), 90, watch)
+    assert watch.passes == 4
+    network.set_quantise(True)
+    with torch.no_grad():
+        _, means, index = network._hyper_decoded(network.hyper_latents(steps, quality), quality)
+        base = network.hyper_mean(quality)[:, :, None, None]
+    network.set_quantise(False)
+    assert (means.flatten() - found[0]).abs().max() < 0.2
+    assert (index.flatten() - found[1]).abs().max() <= 1
+    assert (means - base).abs().max() > 0.5  # neighbours tell something
+
+
 def test_fixed_point_rounds_halves_up():
     half = torch.tensor(1 << 23)
     assert scaled(torch.tensor([1, -1, 3]), half).tolist() == [1, 0, 2]

@@ -20,10 +20,10 @@ from sdcodec.errors import TrainingError
 from sdcodec.training import losses
 from sdcodec.training.config import load_config
 from sdcodec.training.export import prior_tensors
-from sdcodec.training.growth import grown
+from sdcodec.training.growth import grown, with_hyper_context
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.optim import orthogonalise
-from sdcodec.training.restore import restore
+from sdcodec.training.restore import Restored, restore
 from sdcodec.training.revive import revive_channels
 from sdcodec.training.run import Trainer, train
 
@@ -127,6 +127,7 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("start_from = 3", "start_from = 3: text is wanted"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
         ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_to = 64", "leave out train_only"),
+        ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_hyper_context = 8", "the prior has to be trained"),
     ],
 )
 def test_faulty_configurations_are_refused(tmp_path, line, complaint):
@@ -171,7 +172,7 @@ def test_dead_channels_are_revived_and_live_ones_left_alone():
 def test_a_model_with_more_channels_computes_what_it_did_before() -> None:
     restored = restore(store.find("tiny"))
     models = []
-    for each in (restored, grown(restored, 48)):
+    for each in (restored, with_hyper_context(grown(restored, 48), 16)):
         model = TrainingModel(each.tiny, each.prior).eval()
         model.load_state_dict(each.weights)
         models.append(model)
@@ -207,9 +208,15 @@ def test_channels_grow_by_whole_groups(channels: int) -> None:
 def test_a_run_can_begin_with_more_channels(folder: Path) -> None:
     (folder / "wide.toml").write_text(
         'data = ["photos"]\noutput = "wide"\nstart_from = "tiny"\ngrow_to = 36\nrevive = true\nsteps = 1\nwarmup = 1\n'
-        "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+        "grow_hyper_context = 12\nquantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
     )
-    codec = sdcodec.Codec(train(folder / "wide.toml") / "bundle")
+    bundle = store.read_manifest(train(folder / "wide.toml") / "bundle")
+    restored = restore(bundle)
+    assert (restored.tiny.latent_channels, restored.tiny.direct, restored.prior.hyper_context) == (36, True, 12)
+    assert_exported_again(restored, bundle)
+    with pytest.raises(TrainingError, match="such networks already"):
+        with_hyper_context(restored, 12)
+    codec = sdcodec.Codec(bundle.folder)
     picture = photograph(70, 90)
     decoded = np.asarray(codec.decode(codec.encode(picture, quality=80).data)).astype(float)
     assert np.square(decoded - picture).mean() < 0.2 * np.square(picture - picture.mean((0, 1))).mean()
@@ -217,7 +224,11 @@ def test_a_run_can_begin_with_more_channels(folder: Path) -> None:
 
 def test_a_shipped_model_can_be_trained_further() -> None:
     bundle = store.find("tiny")
-    restored = restore(bundle)
+    assert_exported_again(restore(bundle), bundle)
+
+
+def assert_exported_again(restored: Restored, bundle: store.Bundle) -> None:
+    """The prior's tensors are the bundle's, but for the rounding of rows between the knots."""
     model = TrainingModel(restored.tiny, restored.prior)
     model.load_state_dict(restored.weights)
     stored = load_file(bundle.folder / bundle.priors[0].file)

@@ -125,7 +125,8 @@ class AdaptivePrior:
         """
         batch = shape[0]
         middle = (self._side_middle << MEAN_BITS).expand(batch, -1)
-        numbers = source.hyper(middle, self._side_table.expand(batch, -1)) + self._side_middle
+        everything = torch.arange(middle.shape[1], device=middle.device)
+        numbers = source.hyper(everything, middle, self._side_table.expand(batch, -1)) + self._side_middle
         return self._passes(shape, Parameters.from_numbers(numbers, self.regimes), source)
 
     def _passes(self, shape: tuple[int, int, int], parameters: Parameters, source: SymbolSource) -> Tensor:

@@ -38,7 +38,9 @@ class LearnedPrior:
         try:
             self._layers = {name: _layer(tensors, name, device) for name in _layer_names(tensors)}
             self._passes = PASSES_IN_PARTS if f"pass{PASSES}.entry" in self._layers else PASSES
-            self._constants = {name: tensors[name].to(device).long() for name in _constants(self._layers, self._passes)}
+            self._hyper_in_context = "hyper1.entry" in self._layers
+            names = _constants(self._layers, self._passes, self._hyper_in_context)
+            self._constants = {name: tensors[name].to(device).long() for name in names}
             self._cells = [tensors[f"pass{k}.cell"].to(device).float() for k in range(self._passes)]
             self._analysis = {name: tensors[name].to(device).float() for name in tensors if name.startswith("analyse")}
         except KeyError as error:
@@ -89,13 +91,7 @@ class LearnedPrior:
 
     def _features(self, batch: int, height: int, width: int, half_steps: int, source: SymbolSource) -> Tensor:
         """Hyper-symbols from the source → features `[B, width, h * w]`, int8 activations."""
-        rows, columns = height // 4, width // 4
-        count = rows * columns
-        means = self._constants["hyper_mean"][half_steps].repeat_interleave(count).expand(batch, -1)
-        tables = self._constants["hyper_table"][half_steps].repeat_interleave(count).expand(batch, -1)
-        values = (source.hyper(means, tables) << MEAN_BITS) + means
-        multiplier = self._constants["hyper_multiplier"][half_steps].repeat_interleave(count)
-        x = signed(scaled(values, multiplier)).view(batch, self.hyper_channels, rows, columns)
+        x = self._hyper(batch, height // 4, width // 4, half_steps, source)
         for name in ("synthesise_1", "synthesise_2"):
             layer = self._layers[name]
             y = layer.shifted(columns_of(x, layer.kernel), half_steps)
@@ -103,6 +99,37 @@ class LearnedPrior:
         layer = self._layers["synthesise_3"]
         y = layer.shifted(columns_of(x, layer.kernel), half_steps)
         return rectified(y.add_(x.flatten(2)))
+
+    def _hyper(self, batch: int, rows: int, columns: int, half_steps: int, source: SymbolSource) -> Tensor:
+        """Hyper-symbols from the source → int8 activations `[B, Z, rows, columns]`: at once, or in four passes as latents are."""
+        c, size = self._constants, rows * columns
+        x = torch.zeros(batch, self.hyper_channels, rows, columns, dtype=torch.int8, device=self.device)
+        flat = x.view(batch, -1)
+        for k in range(PASSES if self._hyper_in_context else 1):
+            if self._hyper_in_context:
+                _, positions, channel, _ = _positions(self.hyper_channels, rows, columns, k, PASSES)
+            else:
+                positions = torch.arange(flat.shape[1])
+                channel = positions // size
+            positions, channel = positions.to(self.device), channel.to(self.device)
+            means = c["hyper_mean"][half_steps][channel].expand(batch, -1)
+            tables = c["hyper_table"][half_steps][channel].expand(batch, -1)
+            if k > 0:
+                sums = self._hyper_sums(k, x, half_steps)[:, :, positions]
+                means = means + scaled(sums[:, 0], c[f"hyper{k}.mean_multiplier"][half_steps][channel])
+                tables = scaled(
+                    sums[:, 1], c[f"hyper{k}.table_multiplier"][0][channel], c["hyper_offset"][half_steps][channel]
+                )
+                tables = tables.clamp_(0, self.tables.count - 1)
+            values = (source.hyper(positions, means, tables) << MEAN_BITS) + means
+            flat[:, positions] = signed(scaled(values, c["hyper_multiplier"][half_steps][channel]))
+        return x
+
+    def _hyper_sums(self, k: int, x: Tensor, half_steps: int) -> Tensor:
+        """What pass k of hyper-latents takes from those decoded before: the sums of its head, `[B, 2, Z * rows * columns]`."""
+        entry = self._layers[f"hyper{k}.entry"]
+        inner = rectified(entry.shifted(columns_of(x, entry.kernel), half_steps))
+        return self._layers[f"hyper{k}.head"].sums(inner, half_steps).view(x.shape[0], 2, -1)
 
     def _pass(self, k: int, features: Tensor, context: Tensor, cells: Tensor, here: Tensor, half_steps: int) -> Tensor:
         """The head's sums `[B, 2C, N]` of pass k at the N positions `here`."""
@@ -143,10 +170,13 @@ class LearnedPrior:
         return mean.clamp_(-MEAN_LIMIT, MEAN_LIMIT), table.clamp_(0, self.tables.count - 1)
 
 
-def _constants(layers: Mapping[str, IntegerLayer], passes: int) -> list[str]:
+def _constants(layers: Mapping[str, IntegerLayer], passes: int, hyper_in_context: bool) -> list[str]:
     """The names of the tensors that belong to no layer."""
     names = ["hyper_mean", "hyper_table", "hyper_multiplier", "context_multiplier", "table_offset"]
     names += [f"pass{k}.{what}_multiplier" for k in range(passes) for what in ("mean", "table")]
+    if hyper_in_context:
+        names += ["hyper_offset"]
+        names += [f"hyper{k}.{what}_multiplier" for k in range(1, PASSES) for what in ("mean", "table")]
     return names + [f"{name}_multiplier" for name in layers if name.endswith(".direct")]
 
 
@@ -179,7 +209,7 @@ def _layer(tensors: Mapping[str, Tensor], name: str, device: torch.device) -> In
     if largest >= 1 << 24:
         raise BundleError(f"the prior's layer {name} can exceed 2**24; it was not exported by this library")
     # Contexts of `entry` are made into columns by whoever calls it, together with features that have no window.
-    kernel = 3 if name.startswith("synthesise") else 1
+    kernel = 3 if name.startswith("synthesise") or (name.startswith("hyper") and name.endswith("entry")) else 1
     if name.endswith(".direct"):
         kernel = math.isqrt(weight.shape[1] // weight.shape[0])
     weight = weight.to(device)

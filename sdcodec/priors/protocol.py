@@ -12,8 +12,11 @@ from sdcodec.coding.tables import FrequencyTables
 class SymbolSource(Protocol):
     """The other side of a walk: a quantiser while encoding, an entropy decoder while decoding."""
 
-    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
-        """Symbols of the side information, int64 `[B, N]`, for means in 1/16 of a step and table indices, both int64 `[B, N]`."""
+    def hyper(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
+        """Symbols of side information, int64 `[B, N]`, for means in 1/16 of a step and table indices, both int64 `[B, N]`.
+
+        `positions` `[N]` are indices into all the numbers of it that an item has, flattened.
+        """
         ...
 
     def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:

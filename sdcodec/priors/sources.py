@@ -25,9 +25,9 @@ class Quantiser(ABC):
         self._tables, self._rounding = tables, rounding
         self._coded = 0
 
-    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
+    def hyper(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
-        return self._rounded(self._hyper, means, tables, PLAIN)
+        return self._rounded(self._hyper[:, positions], means, tables, PLAIN)
 
     def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
@@ -94,7 +94,7 @@ class Decoder:
         self._decoders = [SymbolDecoder(block, tables) for block in blocks]
         self._device = device
 
-    def hyper(self, means: Tensor, tables: Tensor) -> Tensor:
+    def hyper(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
         indices = tables.cpu().numpy()
         symbols = [decoder.decode(own) for decoder, own in zip(self._decoders, indices, strict=True)]
@@ -102,4 +102,4 @@ class Decoder:
 
     def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
-        return self.hyper(means, tables)
+        return self.hyper(positions, means, tables)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
@@ -66,6 +66,15 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
     def ratio(values: Tensor) -> Tensor:
         return (values * (1 << RATIO_BITS)).round().to(torch.int64)
 
+    def head(name: str, last: nn.Conv2d, gain: Tensor) -> None:
+        """A pass's last layer; its sums are not shifted. `gain` `[201, channels]`: sixteenths of a step in an activation of 1."""
+        shift = layer(f"{name}.head", last.weight, last.bias)
+        tensors[f"{name}.head.bias"] -= torch.exp2(shift - 1).floor().to(torch.int32)
+        unit = torch.exp2(-shift.double()) / ACTIVATION_ONE
+        channels = gain.shape[1]
+        tensors[f"{name}.mean_multiplier"] = ratio(gain * unit[:channels])
+        tensors[f"{name}.table_multiplier"] = ratio(unit[None, channels:])
+
     layer("synthesise_1", prior.synthesise_1.weight, prior.synthesise_1.bias, prior.quality_1, 4)
     layer("synthesise_2", prior.synthesise_2.weight, prior.synthesise_2.bias, prior.quality_2, 4)
     layer("synthesise_3", prior.synthesise_3.weight, prior.synthesise_3.bias, prior.quality_3)
@@ -75,6 +84,12 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
     tensors["hyper_multiplier"] = ratio(quality_rows(prior.hyper_input).exp() * ACTIVATION_ONE / sixteenths)
     tensors["context_multiplier"] = ratio(quality_rows(prior.context_gain).exp() * ACTIVATION_ONE / sixteenths)
     tensors["table_offset"] = ratio(quality_rows(prior.scale_base))
+    hyper_gain = sixteenths / quality_rows(prior.hyper_input).exp()
+    if prior.hyper_passes:
+        tensors["hyper_offset"] = ratio(quality_rows(prior.hyper_scale))
+    for k, step in enumerate(prior.hyper_passes, start=1):
+        layer(f"hyper{k}.entry", step.context.weight, None, step.quality)
+        head(f"hyper{k}", step.head, hyper_gain)
     gain = quality_rows(prior.mean_gain).exp() * sixteenths
     for k, step in enumerate(prior.passes):
         weight = step.features.weight.flatten(1)
@@ -86,14 +101,7 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
         for block, (expand, project) in enumerate(zip(step.expand, step.project, strict=True)):
             layer(f"pass{k}.expand{block}", expand.weight, expand.bias)
             layer(f"pass{k}.project{block}", project.weight, project.bias)
-        shift = layer(f"pass{k}.head", step.head.weight, step.head.bias)
-        tensors[f"pass{k}.head.bias"] -= (
-            torch.exp2(shift - 1).floor().to(torch.int32)
-        )  # the head's sums are not shifted
-        unit = torch.exp2(-shift.double()) / ACTIVATION_ONE
-        channels = gain.shape[1]
-        tensors[f"pass{k}.mean_multiplier"] = ratio(gain * unit[:channels])
-        tensors[f"pass{k}.table_multiplier"] = ratio(unit[None, channels:])
+        head(f"pass{k}", step.head, gain)
         if step.direct is not None:
             shift = layer(f"pass{k}.direct", step.direct.weight, None)
             tensors[f"pass{k}.direct.bias"].zero_()  # its sums are not shifted either

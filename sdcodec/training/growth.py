@@ -42,6 +42,19 @@ def grown(model: Restored, channels: int) -> Restored:
     return Restored(tiny, prior, None, weights)
 
 
+def with_hyper_context(model: Restored, width: int) -> Restored:
+    """The model with networks of this width that predict hyper-latents from their neighbours; they begin by saying nothing.
+
+    Raises TrainingError where it has such networks already.
+    """
+    if model.prior.hyper_context:
+        raise TrainingError("grow_hyper_context: this model has such networks already; leave it out")
+    prior = replace(model.prior, hyper_context=width)
+    new = TrainingModel(model.tiny, prior).state_dict()
+    fresh = {name: value for name, value in new.items() if name.startswith("prior.hyper_passes.")}
+    return replace(model, prior=prior, weights=model.weights | fresh)
+
+
 def _widened(value: Tensor | None, like: Tensor, places: Mapping[int, Tensor]) -> Tensor:
     """`value` in the shape of `like`, its channels in their new places along the dimension that grew, zeros elsewhere."""
     wide = torch.zeros_like(like)

@@ -31,6 +31,9 @@ class PriorConfig:
     blocks: int = 2
     context_kernel: int = 5
     passes: int = PASSES  # or PASSES_IN_PARTS
+    hyper_context: int = (
+        0  # width of the networks that predict hyper-latents from their neighbours; 0: none, each by itself
+    )
     direct_kernel: int = 0  # of a linear path from context to means, 0: none; it can be solved for before training
 
 
@@ -145,6 +148,25 @@ class ContextPass(IntegerReady):
         return mean, scale
 
 
+class HyperPass(IntegerReady):
+    """One pass of hyper-latents: those decoded before → how means and scales of all channels change. Begins with not at all."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.context = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.quality = Knots(width)
+        self.head = nn.Conv2d(width, 2 * channels, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, context: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations `[B, Z, h/4, w/4]` → what is added to means, in activations, and to scale indices, likewise."""
+        x = F.conv2d(context, self.weight_of(self.context.weight), padding=1)
+        x = self.activation(x + self.quality(quality)[:, :, None, None].to(x.dtype))
+        mean, scale = F.conv2d(x, self.weight_of(self.head.weight), self.head.bias).float().chunk(2, 1)
+        return mean, scale
+
+
 def _taken(x: Tensor, lines: Lines | None) -> Tensor:
     return x if lines is None else x.index_select(2, lines[0]).index_select(3, lines[1])
 
@@ -194,6 +216,8 @@ class PriorNetwork(IntegerReady):
         self.hyper_mean = Knots(hyper)
         self.hyper_scale = Knots(hyper, start=math.log(1.0 / SCALE_MIN) / SCALE_RATIO)
         self.hyper_input = Knots(hyper, start=math.log(0.5), slope=-0.3 * slope)
+        later_passes = PASSES - 1 if config.hyper_context else 0
+        self.hyper_passes = nn.ModuleList([HyperPass(hyper, config.hyper_context) for _ in range(later_passes)])
         self.synthesise_1 = nn.Conv2d(hyper, 4 * middle, 3, padding=1)
         self.quality_1 = Knots(middle)
         self.synthesise_2 = nn.Conv2d(middle, 4 * width, 3, padding=1)
@@ -236,9 +260,7 @@ class PriorNetwork(IntegerReady):
         """
         steps = steps.float()
         hyper = self.hyper_latents(steps, quality)
-        hyper_mean = self._grid(self.hyper_mean(quality))[:, :, None, None]
-        hyper_index = self._scale_index(self.hyper_scale(quality))[:, :, None, None].expand_as(hyper)
-        hyper_decoded = hyper_mean + round_ste(hyper - hyper_mean)
+        hyper_decoded, hyper_mean, hyper_index = self._hyper_decoded(hyper, quality)
         hyper_bits = self._bits(hyper, hyper_decoded, hyper_mean, hyper_index)
 
         features = self.features(hyper_decoded, quality)
@@ -267,6 +289,23 @@ class PriorNetwork(IntegerReady):
                 context = self.signed(decoded * context_gain)
         bits = self._bits(steps, decoded, means, scales)
         return Coded(decoded, bits + hyper_bits, hyper_bits, means, scales)
+
+    def _hyper_decoded(self, hyper: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Hyper-latents `[B, Z, h/4, w/4]` → what is decoded of them, their means and scale indices, likewise."""
+        base_mean, base_index = (each(quality)[:, :, None, None] for each in (self.hyper_mean, self.hyper_scale))
+        means, index = self._grid(base_mean).expand_as(hyper), self._scale_index(base_index).expand_as(hyper)
+        decoded = means + round_ste(hyper - means)
+        if not self.hyper_passes:
+            return decoded, means, index
+        masks = torch.from_numpy(pass_masks(*hyper.shape[1:])).to(hyper)
+        unit = self.hyper_input(quality).exp()[:, :, None, None]
+        decoded, means, index = (masks[0] * each for each in (decoded, means, index))
+        for mask, step in zip(masks[1:], self.hyper_passes, strict=True):
+            mean, scale = step(self.signed(decoded * unit), quality)
+            mean = self._grid(base_mean + mean / unit)
+            decoded = decoded + mask * (mean + round_ste(hyper - mean))
+            means, index = means + mask * mean, index + mask * self._scale_index(base_index + scale)
+        return decoded, means, index
 
     def _grid(self, mean: Tensor) -> Tensor:
         return round_ste(mean / MEAN_UNIT) * MEAN_UNIT if self.quantise else mean

@@ -66,7 +66,9 @@ def _prior_config(tensors: Mapping[str, Tensor]) -> PriorConfig:
     channels, hyper = tensors["context_multiplier"].shape[1], tensors["hyper_multiplier"].shape[1]
     width = tensors["synthesise_3.weight"].shape[0]
     context = tensors["pass1.entry.weight"].shape[1] - width
+    first_hyper = tensors.get("hyper1.entry.weight")
     return PriorConfig(
+        hyper_context=0 if first_hyper is None else first_hyper.shape[0],
         latent_channels=channels,
         hyper_channels=hyper,
         width=width,
@@ -95,6 +97,13 @@ def _prior_weights(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[s
         found[f"synthesise_{index}.bias"] = rows[0]
         shared = 1 if index == 3 else 4  # outputs of one place before the shuffle share what depends on quality
         found[f"quality_{index}.values"] = _knots(rows - rows[0]).unflatten(1, (-1, shared)).mean(2)
+    for i in range(PASSES - 1 if config.hyper_context else 0):
+        weight, rows = layer(f"hyper{i + 1}.entry")
+        found[f"hyper_passes.{i}.context.weight"] = weight.view(weight.shape[0], -1, 3, 3)
+        found[f"hyper_passes.{i}.quality.values"] = _knots(rows)
+        weight, rows = layer(f"hyper{i + 1}.head")
+        found[f"hyper_passes.{i}.head.weight"] = weight[:, :, None, None]
+        found[f"hyper_passes.{i}.head.bias"] = rows[0]
     for k in range(PASSES):
         weight, rows = layer(f"pass{k}.entry")
         context, features = weight.split([weight.shape[1] - config.width, config.width], 1)
@@ -115,7 +124,8 @@ def _prior_weights(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[s
     found["mean_gain.values"] = _knots(tensors["pass0.mean_multiplier"].double() / one / unit / sixteenths).log()
     found["scale_base.values"] = _knots(tensors["table_offset"].double() / one)
     found["hyper_mean.values"] = _knots(tensors["hyper_mean"].double() / sixteenths)
-    found["hyper_scale.values"] = _knots(tensors["hyper_table"].double())
+    offset = tensors["hyper_offset"].double() / one if config.hyper_context else tensors["hyper_table"].double()
+    found["hyper_scale.values"] = _knots(offset)
     found["hyper_input.values"] = _knots(tensors["hyper_multiplier"].double() / one * sixteenths / ACTIVATION_ONE).log()
     found["context_gain.values"] = _knots(
         tensors["context_multiplier"].double() / one * sixteenths / ACTIVATION_ONE

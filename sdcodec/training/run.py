@@ -31,7 +31,7 @@ from sdcodec.training import losses
 from sdcodec.training.config import PARTS, CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
 from sdcodec.training.export import export, export_denoiser, export_transforms
-from sdcodec.training.growth import grown
+from sdcodec.training.growth import grown, with_hyper_context
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
 from sdcodec.training.restore import restore
@@ -76,6 +76,8 @@ class Trainer:
             restored = restore(self.source)
             if config.grow_to:
                 restored = grown(restored, config.grow_to)
+            if config.grow_hyper_context:
+                restored = with_hyper_context(restored, config.grow_hyper_context)
             self.config = config = replace(
                 config, tiny=restored.tiny, prior=restored.prior, denoiser=restored.denoiser or config.denoiser
             )
