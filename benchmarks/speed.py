@@ -61,7 +61,7 @@ def main() -> None:
         print(f"{name:24} {1000 * seconds:8.1f} {512 * 512 / 1e6 / seconds:7.2f} {webp:7.2f} {avif:7.2f}")
     search = medians["sdcodec encode --bytes"] / medians["sdcodec encode"]
     print(f"a search for {BUDGET} bytes takes {search:.2f} times as long as an encode at a fixed quality")
-    _command(codec, pictures[0], options.rounds)
+    _command(codec, options.model, pictures[0], options.rounds)
 
 
 def _saved(image: Image.Image, kind: str, **settings: int) -> bytes:
@@ -70,7 +70,7 @@ def _saved(image: Image.Image, kind: str, **settings: int) -> bytes:
     return buffer.getvalue()
 
 
-def _command(codec: Codec, image: Image.Image, rounds: int) -> None:
+def _command(codec: Codec, model: str, image: Image.Image, rounds: int) -> None:
     """The `decode` command, started anew each time, against starting Python and importing PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "picture.sdc")
@@ -84,6 +84,8 @@ def _command(codec: Codec, image: Image.Image, rounds: int) -> None:
                 str(file),
                 "-o",
                 str(file) + ".png",
+                "--model",
+                model,
                 "--force",
                 "--quiet",
             ],
