@@ -38,9 +38,11 @@ def main() -> None:
     for name in options.models:
         bundle = store.find(name)
         model = loading.load(bundle, bundle.priors[0], torch.device("cpu"), torch.float32)
+        with torch.no_grad():
+            latents = [model.autoencoder.encode(image) for image in images.split(1)]
         print(f"{name}\n{'quality':>7} {'not rounded: MSE':>17} {'LPIPS':>7} {'rounded: MSE':>13} {'LPIPS':>7}")
         for quality in options.qualities:
-            found = [f"{figure:.4g}" for figure in _losses(model, images, round(2 * quality), lpips)]
+            found = [f"{figure:.4g}" for figure in _losses(model, images, latents, round(2 * quality), lpips)]
             print(f"{quality:7g} {found[0]:>17} {found[1]:>7} {found[2]:>13} {found[3]:>7}", flush=True)
     blocks = F.pixel_unshuffle(images * 255, 8).permute(0, 2, 3, 1).flatten(0, 2).double()
     energies = torch.linalg.eigvalsh(torch.cov(blocks.T)).flip(0)
@@ -49,12 +51,12 @@ def main() -> None:
 
 
 @torch.no_grad()
-def _losses(model: loading.Model, images: Tensor, half_steps: int, lpips: LPIPS) -> list[float]:
+def _losses(model: loading.Model, images: Tensor, latents: list[Tensor], half_steps: int, lpips: LPIPS) -> list[float]:
     """MSE and LPIPS of latents as they are, and of latents rounded to the nearest step, means over the pictures."""
     gain, inverse = (each[half_steps][:, None, None] for each in (model.gain, model.inverse_gain))
     errors = []
-    for image in images.split(1):
-        steps = model.autoencoder.encode(image) * gain
+    for image, own in zip(images.split(1), latents, strict=True):
+        steps = own * gain
         for told in (steps, steps.round()):
             decoded = model.autoencoder.decode(told * inverse, half_steps)
             errors.append([float((255 * (decoded - image)).square().mean()), float(lpips.distance(decoded, image))])

@@ -38,8 +38,8 @@ class LearnedPrior:
         try:
             self._layers = {name: _layer(tensors, name, device) for name in _layer_names(tensors)}
             self._passes = PASSES_IN_PARTS if f"pass{PASSES}.entry" in self._layers else PASSES
-            self._hyper_in_context = "hyper1.entry" in self._layers
-            names = _constants(self._layers, self._passes, self._hyper_in_context)
+            self._hyper_passes = PASSES if "hyper1.entry" in self._layers else 1
+            names = _constants(self._layers, self._passes, self._hyper_passes)
             self._constants = {name: tensors[name].to(device).long() for name in names}
             self._cells = [tensors[f"pass{k}.cell"].to(device).float() for k in range(self._passes)]
             self._analysis = {name: tensors[name].to(device).float() for name in tensors if name.startswith("analyse")}
@@ -80,8 +80,10 @@ class LearnedPrior:
                 where = [part.to(self.device) for part in _positions(self.channels, height, width, k, self._passes)]
                 here, positions, channel, places = where
                 sums = self._pass(k, features, context, cells, here, half_steps)
-                direct = self._direct(k, context, here, half_steps)
-                means, tables = self._parameters(k, sums, direct, channel, places, half_steps)
+                direct = self._direct(k, context, here, channel, places, half_steps)
+                offset = self._constants["table_offset"][half_steps]
+                means, tables = self._parameters(f"pass{k}", sums, channel, places, half_steps, direct, offset)
+                means = means.clamp_(-MEAN_LIMIT, MEAN_LIMIT)
                 symbols = source.latents(positions, means, tables)
                 values = (symbols << MEAN_BITS) + means
                 flat_decoded[:, positions] = values
@@ -102,34 +104,27 @@ class LearnedPrior:
 
     def _hyper(self, batch: int, rows: int, columns: int, half_steps: int, source: SymbolSource) -> Tensor:
         """Hyper-symbols from the source → int8 activations `[B, Z, rows, columns]`: at once, or in four passes as latents are."""
-        c, size = self._constants, rows * columns
+        c = self._constants
         x = torch.zeros(batch, self.hyper_channels, rows, columns, dtype=torch.int8, device=self.device)
         flat = x.view(batch, -1)
-        for k in range(PASSES if self._hyper_in_context else 1):
-            if self._hyper_in_context:
-                _, positions, channel, _ = _positions(self.hyper_channels, rows, columns, k, PASSES)
-            else:
-                positions = torch.arange(flat.shape[1])
-                channel = positions // size
-            positions, channel = positions.to(self.device), channel.to(self.device)
+        for k in range(self._hyper_passes):
+            where = _positions(self.hyper_channels, rows, columns, k, self._hyper_passes)
+            _, positions, channel, places = (part.to(self.device) for part in where)
             means = c["hyper_mean"][half_steps][channel].expand(batch, -1)
             tables = c["hyper_table"][half_steps][channel].expand(batch, -1)
             if k > 0:
-                sums = self._hyper_sums(k, x, half_steps)[:, :, positions]
-                means = means + scaled(sums[:, 0], c[f"hyper{k}.mean_multiplier"][half_steps][channel])
-                tables = scaled(
-                    sums[:, 1], c[f"hyper{k}.table_multiplier"][0][channel], c["hyper_offset"][half_steps][channel]
-                )
-                tables = tables.clamp_(0, self.tables.count - 1)
+                sums, offset = self._hyper_sums(k, x, half_steps), c["hyper_offset"][half_steps]
+                further, tables = self._parameters(f"hyper{k}", sums, channel, places, half_steps, 0, offset)
+                means = means + further
             values = (source.hyper(positions, means, tables) << MEAN_BITS) + means
             flat[:, positions] = signed(scaled(values, c["hyper_multiplier"][half_steps][channel]))
         return x
 
     def _hyper_sums(self, k: int, x: Tensor, half_steps: int) -> Tensor:
-        """What pass k of hyper-latents takes from those decoded before: the sums of its head, `[B, 2, Z * rows * columns]`."""
+        """What pass k of hyper-latents takes from those decoded before: the sums of its head, `[B, 2Z, rows * columns]`."""
         entry = self._layers[f"hyper{k}.entry"]
         inner = rectified(entry.shifted(columns_of(x, entry.kernel), half_steps))
-        return self._layers[f"hyper{k}.head"].sums(inner, half_steps).view(x.shape[0], 2, -1)
+        return self._layers[f"hyper{k}.head"].sums(inner, half_steps)
 
     def _pass(self, k: int, features: Tensor, context: Tensor, cells: Tensor, here: Tensor, half_steps: int) -> Tensor:
         """The head's sums `[B, 2C, N]` of pass k at the N positions `here`."""
@@ -147,36 +142,44 @@ class LearnedPrior:
     def _context_kernel(self, entry: IntegerLayer, features: Tensor) -> int:
         return int(((entry.weight.shape[1] - features.shape[1]) // self.channels) ** 0.5)
 
-    def _direct(self, k: int, context: Tensor, here: Tensor, half_steps: int) -> Tensor | None:
-        """The sums `[B, C, N]` of pass k's linear path from context to means, where the prior has one."""
+    def _direct(
+        self, k: int, context: Tensor, here: Tensor, channel: Tensor, places: Tensor, half_steps: int
+    ) -> Tensor | int:
+        """What pass k's linear path from context adds to means, in 2**-24 of their unit, int64 `[B, M]`; 0: there is none."""
         layer = self._layers.get(f"pass{k}.direct")
         if layer is None:
-            return None
-        return layer.sums(_chosen(columns_of(context, layer.kernel), here), half_steps)
+            return 0
+        sums = layer.sums(_chosen(columns_of(context, layer.kernel), here), half_steps)
+        return sums.flatten(1)[:, places].long() * self._constants[f"pass{k}.direct_multiplier"][half_steps][channel]
 
     def _parameters(
-        self, k: int, sums: Tensor, direct: Tensor | None, channel: Tensor, places: Tensor, half_steps: int
+        self,
+        name: str,
+        sums: Tensor,
+        channel: Tensor,
+        places: Tensor,
+        half_steps: int,
+        mean_offset: Tensor | int,
+        table_offset: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Means in 1/16 of a step and table indices of the pass's symbols, int64 `[B, M]` each."""
+        """Means in 1/16 of a step, without limits, and table indices of a pass's symbols, int64 `[B, M]` each.
+
+        `sums`: of the head of the pass called `name`; the offsets count in 2**-24, `table_offset` `[C]`.
+        """
         flat = sums.view(sums.shape[0], 2, -1)
         c = self._constants
-        offset: Tensor | int = 0
-        if direct is not None:
-            offset = direct.flatten(1)[:, places].long() * c[f"pass{k}.direct_multiplier"][half_steps][channel]
-        mean = scaled(flat[:, 0, places], c[f"pass{k}.mean_multiplier"][half_steps][channel], offset)
-        table = scaled(
-            flat[:, 1, places], c[f"pass{k}.table_multiplier"][0][channel], c["table_offset"][half_steps][channel]
-        )
-        return mean.clamp_(-MEAN_LIMIT, MEAN_LIMIT), table.clamp_(0, self.tables.count - 1)
+        mean = scaled(flat[:, 0, places], c[f"{name}.mean_multiplier"][half_steps][channel], mean_offset)
+        table = scaled(flat[:, 1, places], c[f"{name}.table_multiplier"][0][channel], table_offset[channel])
+        return mean, table.clamp_(0, self.tables.count - 1)
 
 
-def _constants(layers: Mapping[str, IntegerLayer], passes: int, hyper_in_context: bool) -> list[str]:
+def _constants(layers: Mapping[str, IntegerLayer], passes: int, hyper_passes: int) -> list[str]:
     """The names of the tensors that belong to no layer."""
     names = ["hyper_mean", "hyper_table", "hyper_multiplier", "context_multiplier", "table_offset"]
     names += [f"pass{k}.{what}_multiplier" for k in range(passes) for what in ("mean", "table")]
-    if hyper_in_context:
+    if hyper_passes > 1:
         names += ["hyper_offset"]
-        names += [f"hyper{k}.{what}_multiplier" for k in range(1, PASSES) for what in ("mean", "table")]
+    names += [f"hyper{k}.{what}_multiplier" for k in range(1, hyper_passes) for what in ("mean", "table")]
     return names + [f"{name}_multiplier" for name in layers if name.endswith(".direct")]
 
 

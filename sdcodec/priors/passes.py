@@ -17,9 +17,11 @@ DIAGONAL_ORDER = {(0, 0): 0, (1, 1): 1, (0, 1): 2, (1, 0): 3}
 def pass_masks(channels: int, height: int, width: int, passes: int = PASSES) -> NDArray[np.bool_]:
     """`[passes, channels, height, width]`: what each pass codes.
 
-    Of four: pass k codes, for channel group g, the positions of order (k + g) mod 4. Of seven: pass k < 4 codes those of order
-    g in the cells that, among 2x2 cells, have the order k; pass k > 3 those of order (k - 3 + g) mod 4 in all cells.
+    One codes everything. Of four, pass k codes, for channel group g, the positions of order (k + g) mod 4. Of seven, pass k < 4
+    codes those of order g in the cells that, among 2x2 cells, have the order k; pass k > 3 those of order (k - 3 + g) mod 4.
     """
+    if passes == 1:
+        return np.ones((1, channels, height, width), dtype=np.bool_)
     order = cell_order(height, width)[None, None]
     group = (np.arange(channels) * GROUPS // channels)[None, :, None, None]
     index = np.arange(GROUPS)[:, None, None, None]
@@ -33,7 +35,7 @@ def pass_masks(channels: int, height: int, width: int, passes: int = PASSES) -> 
 def pass_lines(height: int, width: int, k: int, passes: int = PASSES) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The rows and the columns where pass k codes anything, each ascending."""
     rows, columns = np.arange(height), np.arange(width)
-    if passes == PASSES or k >= GROUPS:
+    if passes != PASSES_IN_PARTS or k >= GROUPS:
         return rows, columns
     row, column = next(place for place, rank in DIAGONAL_ORDER.items() if rank == k)
     return rows[rows // 2 % 2 == row], columns[columns // 2 % 2 == column]

@@ -67,12 +67,8 @@ class TrainingConfig:
     train_only: str = ""  # one of PARTS: everything else stays as it is; files stay valid, but for "prior"
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     keep_priors: bool = False  # those of the model that it starts from, so that files of theirs decode still
-    grow_to: int = (
-        0  # latent channels: the model that it starts from gets so many (`sdcodec.training.growth`); 0: as it is
-    )
-    grow_hyper_context: int = (
-        0  # width of the networks that it gets to predict hyper-latents from their neighbours; 0: none
-    )
+    grow_to: int = 0  # latent channels that the model it starts from gets (`sdcodec.training.growth`); 0: as it is
+    grow_hyper_context: int = 0  # its networks that predict hyper-latents from neighbours get this width; 0: none
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
     validate_every: int = 500
@@ -159,13 +155,12 @@ def _with_whole_paths(config: TrainingConfig, path: Path) -> TrainingConfig:
 
 
 def _section(kind: type[Section], values: Any, path: Path) -> Section:
-    if not isinstance(values, dict):
-        raise TrainingError(f"{path}: {values!r} stands where a table of {', '.join(get_type_hints(kind))} is wanted")
-    known = {f.name for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     kinds = get_type_hints(kind)
+    if not isinstance(values, dict):
+        raise TrainingError(f"{path}: {values!r} stands where a table of {', '.join(kinds)} is wanted")
+    unknown = sorted(set(values) - set(kinds))
+    if unknown:
+        raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(kinds))}")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     for key, value in given.items():
         wanted = get_origin(kinds[key]) or kinds[key]

@@ -84,12 +84,11 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
     tensors["hyper_multiplier"] = ratio(quality_rows(prior.hyper_input).exp() * ACTIVATION_ONE / sixteenths)
     tensors["context_multiplier"] = ratio(quality_rows(prior.context_gain).exp() * ACTIVATION_ONE / sixteenths)
     tensors["table_offset"] = ratio(quality_rows(prior.scale_base))
-    hyper_gain = sixteenths / quality_rows(prior.hyper_input).exp()
     if prior.hyper_passes:
         tensors["hyper_offset"] = ratio(quality_rows(prior.hyper_scale))
     for k, step in enumerate(prior.hyper_passes, start=1):
         layer(f"hyper{k}.entry", step.context.weight, None, step.quality)
-        head(f"hyper{k}", step.head, hyper_gain)
+        head(f"hyper{k}", step.head, sixteenths / quality_rows(prior.hyper_input).exp())
     gain = quality_rows(prior.mean_gain).exp() * sixteenths
     for k, step in enumerate(prior.passes):
         weight = step.features.weight.flatten(1)

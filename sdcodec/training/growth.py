@@ -33,10 +33,8 @@ def grown(model: Restored, channels: int) -> Restored:
     prior = replace(model.prior, latent_channels=channels)
     old = torch.arange(present)
     kept = old // (present // GROUPS) * (channels // GROUPS) + old % (present // GROUPS)
-    places = {
-        present: kept,
-        2 * present: torch.cat([kept, kept + channels]),
-    }  # of means and scales, one after the other
+    # A head's outputs are means and, after them, scales.
+    places = {present: kept, 2 * present: torch.cat([kept, kept + channels])}
     new = TrainingModel(tiny, prior).state_dict()
     weights = {name: _widened(model.weights.get(name), like, places) for name, like in new.items()}
     return Restored(tiny, prior, None, weights)

@@ -31,9 +31,7 @@ class PriorConfig:
     blocks: int = 2
     context_kernel: int = 5
     passes: int = PASSES  # or PASSES_IN_PARTS
-    hyper_context: int = (
-        0  # width of the networks that predict hyper-latents from their neighbours; 0: none, each by itself
-    )
+    hyper_context: int = 0  # width of the networks that predict hyper-latents from their neighbours; 0: none
     direct_kernel: int = 0  # of a linear path from context to means, 0: none; it can be solved for before training
 
 
@@ -295,9 +293,8 @@ class PriorNetwork(IntegerReady):
         base_mean, base_index = (each(quality)[:, :, None, None] for each in (self.hyper_mean, self.hyper_scale))
         means, index = self._grid(base_mean).expand_as(hyper), self._scale_index(base_index).expand_as(hyper)
         decoded = means + round_ste(hyper - means)
-        if not self.hyper_passes:
-            return decoded, means, index
-        masks = torch.from_numpy(pass_masks(*hyper.shape[1:])).to(hyper)
+        _, channels, height, width = hyper.shape
+        masks = torch.from_numpy(pass_masks(channels, height, width, 1 + len(self.hyper_passes))).to(hyper)
         unit = self.hyper_input(quality).exp()[:, :, None, None]
         decoded, means, index = (masks[0] * each for each in (decoded, means, index))
         for mask, step in zip(masks[1:], self.hyper_passes, strict=True):
