@@ -7,7 +7,7 @@ and stays so: files of either decode with the mean.
 
 Where the first is a checkpoint (.pt) of a run that trained the prior as well, and the second another one, or the model that it
 began with, OUT becomes a run with the mean of their averaged weights; `sdcodec train RECIPE --set output=/path/to/OUT --resume`
-then writes its model, with a prior of its own.
+then writes its model, with a prior of its own. Networks that the second lacks are those of the first.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ def _mean_with_run(first: Path, second: str, share: float, out: Path) -> None:
     """Writes `last.pt`: the first run's, but for its averaged weights."""
     state = torch.load(first, map_location="cpu", weights_only=True)
     other = load_weights(Path(second)) if second.endswith(".pt") else restore(store.find(second)).weights
-    state["average"] = {name: value.lerp(other[name], share) for name, value in state["average"].items()}
+    state["average"] = {
+        name: value.lerp(other[name], share) if name in other else value for name, value in state["average"].items()
+    }
     out.mkdir(parents=True)
     torch.save(state, out / "last.pt")
     print(f"written to {out / 'last.pt'}; export it with sdcodec train RECIPE --set output={out.resolve()} --resume")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import sdcodec
 from conftest import SMALL, SMALL_PRIOR, photograph
+from sdcodec.autoencoders.tiny import TinyDecoder
 from sdcodec.bundles import store
 from sdcodec.errors import TrainingError
 from sdcodec.training import losses
@@ -279,6 +281,22 @@ def test_priors_can_be_kept_behind_a_new_one(folder: Path) -> None:
     overrides = {"output": str(folder / "again"), "start_from": f"{trained.folder}/", "train_only": "decoder"}
     again = store.read_manifest(train(folder / "joint.toml", overrides=overrides) / "bundle")
     assert [entry.fingerprint for entry in again.priors] == [entry.fingerprint for entry in trained.priors]
+
+
+def test_a_prior_can_be_trained_alone_without_decoding_a_picture(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "alone.toml").write_text(
+        'data = ["photos"]\noutput = "alone"\nstart_from = "tiny"\ntrain_only = "prior"\nsteps = 2\nwarmup = 1\n'
+        "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+    )
+    monkeypatch.setattr(TinyDecoder, "forward", lambda *_: pytest.fail("a picture was decoded"))
+    trained = store.read_manifest(train(folder / "alone.toml") / "bundle")
+    shipped = store.find("tiny")
+    assert [entry.fingerprint for entry in trained.priors[1:]] == [entry.fingerprint for entry in shipped.priors]
+    own, was = (load_file(bundle.folder / bundle.autoencoder_file) for bundle in (trained, shipped))
+    changed = [name for name, value in was.items() if not torch.equal(value, own[name])]
+    assert set(changed) <= {"decoder_bias"}  # rows between the knots were rounded on their own
+    names = {name for kind, _, _, name, _ in csv.reader((folder / "alone" / "log.csv").open()) if kind == "validation"}
+    assert names == {"loss"} | {f"q{q}_{part}" for q in (10, 30, 45, 60, 85) for part in ("bpp", "hyper_bpp")}
 
 
 def test_a_checkpoint_of_another_shape_is_refused(folder: Path, finished: Path) -> None:

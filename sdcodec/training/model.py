@@ -48,10 +48,14 @@ class TrainingModel(nn.Module):
         self.decoder_bias = Knots(tiny.decoder_width_8)
         self.denoiser = None if denoiser is None else LatentUNet(denoiser)
 
+    def steps(self, images: Tensor, quality: Tensor) -> Tensor:
+        """Latents in the quantiser's steps, not rounded, `[B, C, H/8, W/8]`, of what `forward` takes."""
+        latents: Tensor = self.encoder(images).float()
+        return latents * self.gain(quality).exp()[:, :, None, None]
+
     def forward(self, images: Tensor, quality: Tensor) -> Reconstruction:
         """`images` `[B, 3, H, W]` in [0, 1], H and W multiples of 32; `quality` `[B]`."""
-        latents = self.encoder(images).float()
-        coded = self.prior(latents * self.gain(quality).exp()[:, :, None, None], quality)
+        coded = self.prior(self.steps(images, quality), quality)
         inverse_gain = self.inverse_gain(quality).exp()
         decoded = coded.decoded * inverse_gain[:, :, None, None]
         if self.denoiser is not None:

@@ -85,6 +85,7 @@ class Trainer:
         else:
             weights = load_weights(Path(config.start_from)) if config.start_from else None
         self.model = _model(config, weights).to(self.device, memory_format=torch.channels_last)
+        self.model.prior.latents_are_given = config.train_only == "prior"
         self.lpips = LPIPS().to(self.device, memory_format=torch.channels_last)
         self.dists = _dists(config.vgg).to(self.device) if config.dists_weight else None
         self.trained = [p for name, p in self.model.named_parameters() if _is_trained(name, config.train_only)]
@@ -228,8 +229,13 @@ class Trainer:
         return parts | {"gradient": float(norm), "loss": float(loss.detach())}
 
     def loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + v * DISTS), evened out over qualities."""
+        """Bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + v * DISTS), evened out over qualities.
+
+        Where the prior alone is trained, bits are all that it changes: no picture is decoded.
+        """
         config = self.config
+        if config.train_only == "prior":
+            return self._rate_loss(images, quality)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = self.model(images, quality)
             # AlexNet looks every fourth pixel: always from the same one, and the decoder learns a grid that pleases there.
@@ -248,8 +254,7 @@ class Trainer:
         if texture is not None:
             distortion = distortion + config.dists_weight * texture
         cost = bpp + beta * distortion
-        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
-        loss = (cost * (beta / beta_of(torch.tensor(50.0))) ** -config.evening).mean()
+        loss = (cost * self._evenness(quality)).mean()
         parts = {
             "bpp": bpp,
             "mse": squared,
@@ -259,6 +264,21 @@ class Trainer:
             "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel(),
         } | ({} if texture is None else {"dists": texture})
         return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
+
+    def _rate_loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """Bits per pixel, evened out over qualities."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            with torch.no_grad():
+                steps = self.model.steps(images, quality)
+            coded = self.model.prior(steps, quality)
+        pixels = images[0, 0].numel()
+        loss = (coded.bits / pixels * self._evenness(quality)).mean()
+        parts = {"bpp": coded.bits / pixels, "hyper_bpp": coded.hyper_bits / pixels}
+        return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
+
+    def _evenness(self, quality: Tensor) -> Tensor:
+        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
+        return (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
 
     def _texture(self, dists: DISTS, reconstructed: Tensor, images: Tensor) -> Tensor:
         """DISTS `[B]`; while training on some images of a batch only, scaled so that the expected mean stays the same."""
@@ -305,7 +325,7 @@ class Trainer:
                 rows.append({"loss": float(loss.detach())} | parts)
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             total += mean.pop("loss") / len(VALIDATION_QUALITIES)
-            result |= {f"q{level:g}_{key}": value for key, value in mean.items() if key != "hyper_bpp"}
+            result |= {f"q{level:g}_{key}": value for key, value in mean.items()}
         self.model.load_state_dict(kept)
         return {"loss": total} | result
 
