@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,8 +21,10 @@ from sdcodec.bundles import store
 from sdcodec.errors import TrainingError
 from sdcodec.training import losses
 from sdcodec.training.config import load_config
+from sdcodec.training.data import crop_batch
 from sdcodec.training.export import prior_tensors
 from sdcodec.training.growth import grown, with_hyper_context
+from sdcodec.training.hyper_fit import fit_hyper_passes
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.optim import orthogonalise
 from sdcodec.training.restore import Restored, restore
@@ -130,6 +132,7 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
         ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_to = 64", "leave out train_only"),
         ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_hyper_context = 8", "the prior has to be trained"),
+        ("train_only = 'decoder'\nstart_from = 'tiny'\nhyper_steps = 8", "the prior has to be trained"),
     ],
 )
 def test_faulty_configurations_are_refused(tmp_path, line, complaint):
@@ -210,7 +213,8 @@ def test_channels_grow_by_whole_groups(channels: int) -> None:
 def test_a_run_can_begin_with_more_channels(folder: Path) -> None:
     (folder / "wide.toml").write_text(
         'data = ["photos"]\noutput = "wide"\nstart_from = "tiny"\ngrow_to = 36\nrevive = true\nsteps = 1\nwarmup = 1\n'
-        "grow_hyper_context = 12\nquantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+        "grow_hyper_context = 12\nhyper_steps = 2\nquantise_from = 0\nvalidation_images = 1\n"
+        "crops = [{ start = 0, size = 64, batch = 1 }]\n"
     )
     bundle = store.read_manifest(train(folder / "wide.toml") / "bundle")
     restored = restore(bundle)
@@ -297,6 +301,23 @@ def test_a_prior_can_be_trained_alone_without_decoding_a_picture(folder: Path, m
     assert set(changed) <= {"decoder_bias"}  # rows between the knots were rounded on their own
     names = {name for kind, _, _, name, _ in csv.reader((folder / "alone" / "log.csv").open()) if kind == "validation"}
     assert names == {"loss"} | {f"q{q}_{part}" for q in (10, 30, 45, 60, 85) for part in ("bpp", "hyper_bpp")}
+
+
+def test_networks_for_hyper_latents_learn_alone_and_nothing_else_changes() -> None:
+    restored = with_hyper_context(restore(store.find("tiny")), 16)
+    model = TrainingModel(restored.tiny, restored.prior)
+    model.load_state_dict(restored.weights)
+    images = crop_batch([photograph(256, 192)], 1, 0, 24, 128)
+    before, after = fit_hyper_passes(model, images, 60)
+    assert after < 0.9 * before
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, restored.weights[name])}
+    own = {f"prior.{name}.values" for name in ("hyper_mean", "hyper_scale")}
+    assert {name for name in changed if not name.startswith("prior.hyper_passes.")} == own
+    with pytest.raises(TrainingError, match="8 photographs or more"):
+        fit_hyper_passes(model, images[:7], 1)
+    plain = TrainingModel(restored.tiny, replace(restored.prior, hyper_context=0))
+    with pytest.raises(TrainingError, match="grow_hyper_context gives it some"):
+        fit_hyper_passes(plain, images, 1)
 
 
 def test_a_checkpoint_of_another_shape_is_refused(folder: Path, finished: Path) -> None:

@@ -69,6 +69,7 @@ class TrainingConfig:
     keep_priors: bool = False  # those of the model that it starts from, so that files of theirs decode still
     grow_to: int = 0  # latent channels that the model it starts from gets (`sdcodec.training.growth`); 0: as it is
     grow_hyper_context: int = 0  # its networks that predict hyper-latents from neighbours get this width; 0: none
+    hyper_steps: int = 0  # of these networks alone, before the run (`sdcodec.training.hyper_fit`)
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
     validate_every: int = 500
@@ -117,7 +118,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         )
     if not config.data:
         raise TrainingError(f"{path}: data is missing; name folders of photographs")
-    for setting in ("train_only", "keep_priors", "grow_to", "grow_hyper_context"):
+    for setting in ("train_only", "keep_priors", "grow_to", "grow_hyper_context", "hyper_steps"):
         if getattr(config, setting) and (not config.start_from or config.start_from.endswith(".pt")):
             raise TrainingError(
                 f"{path}: {setting}: start_from has to name a model, not a checkpoint; `bundle/` of a run is one"
@@ -126,8 +127,9 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         raise TrainingError(
             f"{path}: grow_to: more channels want a new prior and new transforms; leave out train_only and keep_priors"
         )
-    if config.grow_hyper_context and config.train_only not in ("", "prior"):
-        raise TrainingError(f"{path}: grow_hyper_context: the prior has to be trained; leave out train_only")
+    for setting in ("grow_hyper_context", "hyper_steps"):
+        if getattr(config, setting) and config.train_only not in ("", "prior"):
+            raise TrainingError(f"{path}: {setting}: the prior has to be trained; leave out train_only")
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:
             raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")

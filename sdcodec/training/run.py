@@ -32,6 +32,7 @@ from sdcodec.training.config import PARTS, CropStage, TrainingConfig, load_confi
 from sdcodec.training.data import crop_batch, find_images, load_all
 from sdcodec.training.export import export, export_denoiser, export_transforms
 from sdcodec.training.growth import grown, with_hyper_context
+from sdcodec.training.hyper_fit import fit_hyper_passes
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.optim import Muon
 from sdcodec.training.restore import restore
@@ -41,6 +42,7 @@ VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
 REVIVAL_CROPS = 64
 TABLE_CROPS = 64
+HYPER_CROPS, HYPER_SIZE = 256, 512
 MIDDLE_QUALITY = 50.0  # whose quantiser steps a denoiser counts in
 
 
@@ -104,10 +106,21 @@ class Trainer:
                 crop_batch(self.images, config.seed, config.steps, REVIVAL_CROPS, largest).to(self.device).float() / 255
             )
             print(f"{revive_channels(self.model, crops)} channels revived", flush=True)
+        if config.hyper_steps and not resume:
+            before, after = fit_hyper_passes(self.model, self._wide_crops(), config.hyper_steps)
+            print(f"hyper-latents: {before:.5f} bits per pixel before {config.hyper_steps} steps, {after:.5f} after")
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         if resume:
             self._restore()
         print(f"{len(self.images)} images for training, {len(self.validation)} for validation", flush=True)
+
+    def _wide_crops(self) -> Tensor:
+        """Crops for what looks far: from large pictures where there are enough of them."""
+        large = [pixels for pixels in self.images if min(pixels.shape[:2]) >= HYPER_SIZE]
+        if len(large) < HYPER_CROPS:
+            largest = max(stage.size for stage in self.config.crops)
+            return crop_batch(self.images, self.config.seed, self.config.steps, HYPER_CROPS, largest)
+        return crop_batch(large, self.config.seed, self.config.steps, HYPER_CROPS, HYPER_SIZE)
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
         config = self.config
