@@ -104,16 +104,19 @@ def test_its_training_can_go_on_from_the_bundle(folder: Path, trained: Path) -> 
     assert np.array_equal(np.asarray(first.decode(data, denoise=1)), np.asarray(second.decode(data, denoise=1)))
 
 
-def test_dists_can_be_trained_on(folder: Path, vgg_file: Path) -> None:
-    overrides = {"output": "textured", "steps": "1", "dists_weight": "1.0", "vgg": str(vgg_file)}
+@pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
+def test_what_looks_through_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name: str) -> None:
+    overrides = {"output": name, "steps": "1", f"{name}_weight": "1.0", "vgg": str(vgg_file)}
     run = train(folder / "recipe.toml", overrides=overrides)
     assert store.read_manifest(run / "bundle").denoiser is not None
+    assert f",q30_{name}," in (run / "log.csv").read_text()
 
 
-def test_dists_without_its_weights_says_what_to_give(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
+def test_without_vggs_weights_it_says_what_to_give(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("sdcodec.training.run.find_vgg16", lambda: None)
     with pytest.raises(TrainingError, match="give their file as `vgg`"):
-        train(folder / "recipe.toml", overrides={"output": "none", "dists_weight": "1.0"})
+        train(folder / "recipe.toml", overrides={"output": "none", f"{name}_weight": "1.0"})
 
 
 def test_the_section_of_a_recipe_is_read(folder: Path) -> None:

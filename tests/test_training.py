@@ -360,12 +360,12 @@ def test_what_repeats_from_latent_to_latent_counts_as_a_grid_and_noise_hardly_do
 
 
 @pytest.mark.parametrize(("training", "expected"), [(True, [4.0, 8.0, 0.0, 0.0]), (False, [2.0, 4.0, 6.0, 8.0])])
-def test_dists_on_some_of_a_batch_weighs_as_on_all(training: bool, expected: list[float]) -> None:
+def test_a_distance_on_some_of_a_batch_weighs_as_on_all(training: bool, expected: list[float]) -> None:
     class Difference:
         def distance(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
             return (images - others).mean(dim=(1, 2, 3))
 
     originals = torch.zeros(4, 3, 2, 2)
     reconstructed = originals + 2 * torch.arange(1.0, 5.0).view(4, 1, 1, 1)
-    trainer = SimpleNamespace(config=SimpleNamespace(dists_images=2), model=SimpleNamespace(training=training))
-    assert Trainer._texture(trainer, Difference(), reconstructed, originals).tolist() == expected
+    trainer = SimpleNamespace(config=SimpleNamespace(vgg_images=2), model=SimpleNamespace(training=training))
+    assert Trainer._on_some(trainer, Difference(), reconstructed, originals).tolist() == expected

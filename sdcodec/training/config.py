@@ -56,8 +56,9 @@ class TrainingConfig:
     cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
     grid_weight: float = 0.0  # of what repeats from latent to latent, likewise
     dists_weight: float = 0.0
-    dists_images: int = 0  # how many images of a batch DISTS looks at, which is slow; 0: all
-    vgg: str = ""  # the file of VGG-16's weights that DISTS needs; empty: where torchvision has put it
+    lpips_vgg_weight: float = 0.0  # of LPIPS with VGG-16, beside the other
+    vgg_images: int = 0  # how many images of a batch these two look at, which are slow; 0: all
+    vgg: str = ""  # the file of VGG-16's weights that they need; empty: where torchvision has put it
     evening: float = 0.45  # each loss is divided by beta to this power; 1: distortion alone counts, at every rate alike
     qualities: tuple[float, float] = (0.0, 100.0)  # the range that is trained on
     focus_quality: float = 45.0  # the middle rate that is learnt first,

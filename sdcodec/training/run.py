@@ -89,7 +89,7 @@ class Trainer:
         self.model = _model(config, weights).to(self.device, memory_format=torch.channels_last)
         self.model.prior.latents_are_given = config.train_only == "prior"
         self.lpips = LPIPS().to(self.device, memory_format=torch.channels_last)
-        self.dists = _dists(config.vgg).to(self.device) if config.dists_weight else None
+        self.vgg_terms = {name: (weight, term.to(self.device)) for name, (weight, term) in _vgg_terms(config).items()}
         self.trained = [p for name, p in self.model.named_parameters() if _is_trained(name, config.train_only)]
         for parameter in set(self.model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
@@ -108,7 +108,10 @@ class Trainer:
             print(f"{revive_channels(self.model, crops)} channels revived", flush=True)
         if config.hyper_steps and not resume:
             before, after = fit_hyper_passes(self.model, self._wide_crops(), config.hyper_steps)
-            print(f"hyper-latents: {before:.5f} bits per pixel before {config.hyper_steps} steps, {after:.5f} after")
+            print(
+                f"hyper-latents: {before:.5f} bits per pixel before {config.hyper_steps} steps, {after:.5f} after",
+                flush=True,
+            )
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         if resume:
             self._restore()
@@ -242,7 +245,7 @@ class Trainer:
         return parts | {"gradient": float(norm), "loss": float(loss.detach())}
 
     def loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + v * DISTS), evened out over qualities.
+        """Bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + ...), evened out over qualities.
 
         Where the prior alone is trained, bits are all that it changes: no picture is decoded.
         """
@@ -263,9 +266,9 @@ class Trainer:
         beta = beta_of(quality)
         weight = config.lpips_weight * (min(1.0, self.step / max(1, config.lpips_ramp)) if self.model.training else 1.0)
         distortion = seen / 400 + weight * config.lpips_at_low ** (1 - quality / 100) * perceptual
-        texture = None if self.dists is None else self._texture(self.dists, reconstructed, images)
-        if texture is not None:
-            distortion = distortion + config.dists_weight * texture
+        seen_by_vgg = {name: self._on_some(term, reconstructed, images) for name, (_, term) in self.vgg_terms.items()}
+        for name, (weight, _) in self.vgg_terms.items():
+            distortion = distortion + weight * seen_by_vgg[name]
         cost = bpp + beta * distortion
         loss = (cost * self._evenness(quality)).mean()
         parts = {
@@ -275,7 +278,7 @@ class Trainer:
             "cast": cast,
             "grid": grid,
             "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel(),
-        } | ({} if texture is None else {"dists": texture})
+        } | seen_by_vgg
         return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
 
     def _rate_loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
@@ -293,11 +296,11 @@ class Trainer:
         # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
         return (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
 
-    def _texture(self, dists: DISTS, reconstructed: Tensor, images: Tensor) -> Tensor:
-        """DISTS `[B]`; while training on some images of a batch only, scaled so that the expected mean stays the same."""
+    def _on_some(self, term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor) -> Tensor:
+        """A distance `[B]`; while training of some images of a batch only, scaled so that the expected mean stays the same."""
         count = images.shape[0]
-        looked_at = min(self.config.dists_images, count) if self.model.training and self.config.dists_images else count
-        found = dists.distance(reconstructed[:looked_at], images[:looked_at])  # qualities come in random order
+        looked_at = min(self.config.vgg_images, count) if self.model.training and self.config.vgg_images else count
+        found = term.distance(reconstructed[:looked_at], images[:looked_at])  # qualities come in random order
         return F.pad(found * (count / looked_at), (0, count - looked_at))
 
     def _qualities(self, batch: int) -> Tensor:
@@ -398,14 +401,22 @@ def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> Trainin
     return model
 
 
-def _dists(file: str) -> DISTS:
-    path = Path(file) if file else find_vgg16()
+def _vgg_terms(config: TrainingConfig) -> dict[str, tuple[float, DISTS | LPIPS]]:
+    """What the loss adds to the distortion that looks through VGG-16: names, weights and distances."""
+    weights = {"dists": config.dists_weight, "lpips_vgg": config.lpips_vgg_weight}
+    if not any(weights.values()):
+        return {}
+    path = Path(config.vgg) if config.vgg else find_vgg16()
     if path is None:
-        raise TrainingError("DISTS needs VGG-16's weights; give their file as `vgg`, or leave dists_weight at 0")
+        raise TrainingError(
+            "DISTS and LPIPS-VGG need VGG-16's weights; give their file as `vgg`, or leave dists_weight and lpips_vgg_weight at 0"
+        )
     try:
-        return DISTS(read_vgg16(path))
+        trunk = read_vgg16(path)
     except OptionError as error:
         raise TrainingError(str(error)) from error
+    terms: dict[str, DISTS | LPIPS] = {"dists": DISTS(trunk), "lpips_vgg": LPIPS("vgg", trunk)}
+    return {name: (weight, terms[name]) for name, weight in weights.items() if weight}
 
 
 def _is_trained(name: str, only: str) -> bool:
