@@ -112,7 +112,7 @@ def test_a_budget_below_quality_0_is_met_by_rounding_more_to_nothing(effort):
     lowest = len(tiny.encode(pixels, quality=0).data)
     budget = round(0.8 * lowest)
     encoded = tiny.encode(pixels, target_bytes=budget, effort=effort)
-    assert 0.85 * budget < len(encoded.data) <= budget
+    assert 0.7 * lowest < len(encoded.data) <= budget
     assert encoded.quality == 0
     assert tiny.decode(encoded.data).size == (256, 256)
 

@@ -184,7 +184,8 @@ def test_refining_keeps_latents_that_it_cannot_make_better(tiny, crop, monkeypat
     assert by.run(latents, 1) is latents
 
 
-def test_refining_shows_in_the_decoded_picture(tiny, crops):
+def test_refining_shows_in_the_decoded_picture(crops):
+    tiny = sdcodec.Codec("tiny", device="cpu", precision="float32")  # the efforts' settings were chosen on it
     lpips = LPIPS()
 
     def size_and_distance(effort: int) -> tuple[int, float]:
@@ -197,7 +198,7 @@ def test_refining_shows_in_the_decoded_picture(tiny, crops):
 
     (plain_size, plain), (refined_size, refined) = size_and_distance(0), size_and_distance(5)
     assert refined_size < 1.03 * plain_size
-    assert refined < 0.92 * plain
+    assert refined < 0.85 * plain
 
 
 def test_what_is_padded_does_not_count(tiny, crop):

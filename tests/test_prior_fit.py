@@ -86,7 +86,7 @@ def test_too_small_pictures_are_an_error(adaptive_bundle, tmp_path):
 
 
 def test_minutes_are_kept(adaptive_bundle, photographs):
-    config = FitConfig(minutes=0.15, width=8, hyper_channels=4, crop=8, batch=2)
+    config = FitConfig(minutes=0.05, width=8, hyper_channels=4, crop=8, batch=2)
     begun = time.monotonic()
     fitted = fit_prior(read_manifest(adaptive_bundle), [photographs], config, only_if_better=False)
     assert fitted.steps > QUICK.steps
