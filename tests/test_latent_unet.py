@@ -108,14 +108,14 @@ def test_its_training_can_go_on_from_the_bundle(folder: Path, trained: Path) -> 
 def test_what_looks_through_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name: str) -> None:
     overrides = {"output": name, "steps": "1", f"{name}_weight": "1.0", "vgg": str(vgg_file)}
     trainer = Trainer(load_config(folder / "recipe.toml", overrides), resume=False)
-    with_it, parts = trainer.loss(torch.rand(1, 3, 64, 64), torch.tensor([30.0]))
+    with_it, parts = trainer.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]), 0)
     assert 0 < parts[name] < float(with_it.detach())
     assert store.read_manifest(trainer.run() / "bundle").denoiser is not None
 
 
 @pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
 def test_without_vggs_weights_it_says_what_to_give(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr("sdcodec.training.run.find_vgg16", lambda: None)
+    monkeypatch.setattr("sdcodec.training.objective.find_vgg16", lambda: None)
     with pytest.raises(TrainingError, match="give their file as `vgg`"):
         train(folder / "recipe.toml", overrides={"output": "none", f"{name}_weight": "1.0"})
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,10 +26,11 @@ from sdcodec.training.export import prior_tensors
 from sdcodec.training.growth import grown, with_hyper_context
 from sdcodec.training.hyper_fit import fit_hyper_passes
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.optim import orthogonalise
+from sdcodec.training.objective import on_some
+from sdcodec.training.optim import Optimisers, orthogonalise, rate_factor
 from sdcodec.training.restore import Restored, restore
 from sdcodec.training.revive import revive_channels
-from sdcodec.training.run import Trainer, train
+from sdcodec.training.run import train
 
 CONFIG = """
 data = ["photos"]
@@ -359,13 +360,44 @@ def test_what_repeats_from_latent_to_latent_counts_as_a_grid_and_noise_hardly_do
     assert float(losses.grid(noise)) == pytest.approx(1 / 36, rel=0.2)
 
 
-@pytest.mark.parametrize(("training", "expected"), [(True, [4.0, 8.0, 0.0, 0.0]), (False, [2.0, 4.0, 6.0, 8.0])])
-def test_a_distance_on_some_of_a_batch_weighs_as_on_all(training: bool, expected: list[float]) -> None:
+@pytest.mark.parametrize(("looked_at", "expected"), [(2, [4.0, 8.0, 0.0, 0.0]), (4, [2.0, 4.0, 6.0, 8.0])])
+def test_a_distance_on_some_of_a_batch_weighs_as_on_all(looked_at: int, expected: list[float]) -> None:
     class Difference:
         def distance(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
             return (images - others).mean(dim=(1, 2, 3))
 
     originals = torch.zeros(4, 3, 2, 2)
     reconstructed = originals + 2 * torch.arange(1.0, 5.0).view(4, 1, 1, 1)
-    trainer = SimpleNamespace(config=SimpleNamespace(vgg_images=2), model=SimpleNamespace(training=training))
-    assert Trainer._on_some(trainer, Difference(), reconstructed, originals).tolist() == expected
+    assert on_some(Difference(), reconstructed, originals, looked_at).tolist() == expected
+
+
+def test_learning_rates_rise_stay_and_fall_to_nothing() -> None:
+    steps = [rate_factor(step + 1, 10 - step, warmup=2, decay=4) for step in range(11)]
+    assert steps == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+    assert [rate_factor(1, left, 0, 0) for left in (9, 1)] == [1, 1]
+
+
+def test_optimisers_move_each_group_at_its_own_rate_and_go_on_where_they_stopped() -> None:
+    def made() -> tuple[list[torch.Tensor], Optimisers]:
+        values = [torch.ones(4, 8), torch.ones(3), torch.ones(3)]
+        groups = [{"params": [values[1]]}, {"params": [values[2]], "lr": 0.3}]
+        return values, Optimisers([values[0]], groups, 0.1)
+
+    def step(values: list[torch.Tensor], optimisers: Optimisers, factor: float) -> None:
+        optimisers.zero_grad()
+        for value in values:
+            value.grad = value.square()
+        optimisers.step(factor)
+
+    values, optimisers = made()
+    step(values, optimisers, 0.5)
+    assert [float(1 - value.mean()) for value in values[1:]] == pytest.approx([0.05, 0.15], rel=1e-4)
+    assert 0 < float(1 - values[0].mean()) < 0.05
+    state, kept = copy.deepcopy(optimisers.state()), [value.clone() for value in values]
+    step(values, optimisers, 1.0)
+    others, resumed = made()
+    for other, value in zip(others, kept, strict=True):
+        other.copy_(value)
+    resumed.restore(state)
+    step(others, resumed, 1.0)
+    assert all(torch.equal(value, other) for value, other in zip(values, others, strict=True))

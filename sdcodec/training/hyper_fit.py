@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdcodec.errors import TrainingError
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.optim import Muon
+from sdcodec.training.optim import Optimisers, rate_factor
 
 QUALITIES = (0.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 80.0, 100.0)
 BATCH = 24
@@ -41,10 +41,7 @@ def fit_hyper_passes(model: TrainingModel, images: Tensor, steps: int) -> tuple[
     tables = [prior.hyper_mean.values, prior.hyper_scale.values]
     matrices = [step.context.weight for step in network]
     rest = [p for p in network.parameters() if all(p is not m for m in matrices)] + tables
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(rest, LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0),
-        Muon(matrices, LEARNING_RATE),
-    ]
+    optimisers = Optimisers(matrices, rest, LEARNING_RATE)
     quantised, given = prior.quantise, prior.latents_are_given
     prior.set_quantise(True)
     prior.latents_are_given = True
@@ -62,17 +59,11 @@ def fit_hyper_passes(model: TrainingModel, images: Tensor, steps: int) -> tuple[
 
     before = validated()
     for step in range(steps):
-        factor = min(1.0, (step + 1) / WARMUP) * min(1.0, (steps - step) / max(1.0, DECAY_SHARE * steps))
         loss = bits(step % len(QUALITIES), torch.randint(kept, len(images), (BATCH,))) / pixels
-        for optimiser in optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        optimisers.zero_grad()
         loss.backward()
-        for optimiser in optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = LEARNING_RATE * factor
-            optimiser.step()
-    for optimiser in optimisers:
-        optimiser.zero_grad(set_to_none=True)
+        optimisers.step(rate_factor(step + 1, steps - step, WARMUP, DECAY_SHARE * steps))
+    optimisers.zero_grad()
     prior.set_quantise(quantised)
     prior.latents_are_given = given
     return before, validated()

@@ -1,11 +1,17 @@
-"""Muon: momentum whose update of each matrix is made orthogonal (Jordan et al., 2024); convolutions count as matrices."""
+"""Muon for matrices, AdamW for the rest, and one schedule for both.
+
+Muon: momentum whose update of each matrix is made orthogonal (Jordan et al., 2024); convolutions count as matrices.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
+
+BETAS = (0.9, 0.99)  # of AdamW
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -60,3 +66,52 @@ class Muon(torch.optim.Optimizer):
                     matched = update if parameter.shape[0] == rows and parameter[0].numel() == columns else update.T
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(matched.reshape(parameter.shape), alpha=-group["lr"] * scale)
+
+
+def rate_factor(begun: float, left: float, warmup: float, decay: float) -> float:
+    """What a learning rate is multiplied with: rising over `warmup`, then 1, then falling linearly to nothing over `decay`.
+
+    `begun`: how much of a run has begun; `left`: how much of it is to come; the present step counts in both. All four in steps,
+    or all in shares of the run.
+    """
+    rise = min(1.0, begun / warmup) if warmup > 0 else 1.0
+    fall = min(1.0, left / decay) if decay > 0 else 1.0
+    return rise * max(0.0, fall)
+
+
+class Optimisers:
+    """Muon for matrices and AdamW for the rest, each group at its own rate times a common factor."""
+
+    def __init__(
+        self,
+        matrices: list[Tensor],
+        rest: list[Tensor] | list[dict[str, Any]],
+        learning_rate: float,
+        weight_decay: float = 0.0,
+    ) -> None:
+        """`rest`: parameters, or groups of them, as torch's optimisers take; a group's `lr` counts before `learning_rate`."""
+        self._all: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, learning_rate, betas=BETAS, weight_decay=weight_decay)
+        ]
+        if matrices:
+            self._all.append(Muon(matrices, learning_rate, weight_decay=weight_decay))
+        self._rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self._all]
+
+    def zero_grad(self) -> None:
+        for optimiser in self._all:
+            optimiser.zero_grad(set_to_none=True)
+
+    def step(self, factor: float) -> None:
+        """Updates the parameters by their gradients, at `factor` of the rates."""
+        for optimiser, rates in zip(self._all, self._rates, strict=True):
+            for group, rate in zip(optimiser.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            optimiser.step()
+
+    def state(self) -> list[dict[str, Any]]:
+        """What a checkpoint keeps; the rates are those of the configuration."""
+        return [optimiser.state_dict() for optimiser in self._all]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        for optimiser, saved in zip(self._all, state, strict=True):
+            optimiser.load_state_dict(saved)

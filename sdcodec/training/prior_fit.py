@@ -27,7 +27,7 @@ from sdcodec.priors.protocol import Prior
 from sdcodec.priors.sources import CostEstimator
 from sdcodec.training.data import find_images, load_pixels
 from sdcodec.training.export import HALF_STEPS, observed_tables, prior_tensors
-from sdcodec.training.optim import Muon
+from sdcodec.training.optim import Optimisers, rate_factor
 from sdcodec.training.prior_network import (
     ACTIVATION_LIMIT,
     SCALE_MIN,
@@ -49,6 +49,7 @@ CACHE_SHARE = 0.25  # of the time; latents are made once, before the training
 FINAL_SHARE = 0.35  # of the training: with the rounding of the export, while the learning rate falls
 WARMUP_SHARE = 0.03
 AVERAGING = 0.995
+WEIGHT_DECAY = 0.01  # of what is no matrix
 SOLVER_QUALITIES = (40.0, 60.0, 80.0, 100.0)
 SOLVER_CROPS = 64
 SOLVER_BATCH = 1 << 24  # a step that no training reaches: other windows than it will see
@@ -236,7 +237,6 @@ def train_prior(
     network.to(on)
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimisers = _optimisers(network, config)
-    rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     expected = expected_bits(latents, gain)
     begun = time.monotonic()
     step, shown, recent = 0, begun, 0.0
@@ -246,11 +246,7 @@ def train_prior(
             break
         torch.manual_seed(config.seed * 1_000_003 + step)
         network.set_quantise(done >= 1 - FINAL_SHARE)
-        factor = min(1.0, (done + 0.002) / WARMUP_SHARE) * min(1.0, (1 - done) / FINAL_SHARE)
-        for optimiser, full in zip(optimisers, rates, strict=True):
-            for group, rate in zip(optimiser.param_groups, full, strict=True):
-                group["lr"] = rate * max(factor, 0.0)
-            optimiser.zero_grad(set_to_none=True)
+        optimisers.zero_grad()
         half_steps = _spread_qualities(config.batch)
         steps = (crops.batch(step, config.batch) * gain[half_steps][:, :, None, None]).to(on)
         bits = network(steps, half_steps.to(on) / 2).bits / steps[0].numel()
@@ -258,8 +254,7 @@ def train_prior(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         if torch.isfinite(norm):
-            for optimiser in optimisers:
-                optimiser.step()
+            optimisers.step(rate_factor(done + 0.002, 1 - done, WARMUP_SHARE, FINAL_SHARE))
         step += 1
         keep = min(AVERAGING, step / (9 + step))
         with torch.no_grad():
@@ -348,7 +343,7 @@ def _spread_qualities(count: int) -> Tensor:
     return (places * HALF_STEPS).long().clamp(max=HALF_STEPS - 1)
 
 
-def _optimisers(network: PriorNetwork, config: FitConfig) -> list[torch.optim.Optimizer]:
+def _optimisers(network: PriorNetwork, config: FitConfig) -> Optimisers:
     named = dict(network.named_parameters())
     matrices = [p for name, p in named.items() if p.ndim == 4 and p[0].numel() >= 16 and "head" not in name]
     groups: dict[float, list[Tensor]] = {}
@@ -356,8 +351,10 @@ def _optimisers(network: PriorNetwork, config: FitConfig) -> list[torch.optim.Op
         if all(parameter is not other for other in matrices):
             factor = next((f for part, f in _FASTER.items() if part in name), 1.0)
             groups.setdefault(factor, []).append(parameter)
-    rest: list[dict[str, Any]] = [{"params": own, "lr": f * config.learning_rate} for f, own in groups.items()]
-    return [torch.optim.AdamW(rest, config.learning_rate, betas=(0.9, 0.99)), Muon(matrices, config.learning_rate)]
+    rest: list[dict[str, Any]] = [
+        {"params": own, "lr": f * config.learning_rate, "weight_decay": WEIGHT_DECAY} for f, own in groups.items()
+    ]
+    return Optimisers(matrices, rest, config.learning_rate)
 
 
 # Learning rates of what counts in table indices, of which there are 64, are higher than those of weights.

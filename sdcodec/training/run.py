@@ -16,25 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.bundles.store import Bundle, find
 from sdcodec.errors import OptionError, TrainingError
-from sdcodec.perceptual.dists import DISTS
-from sdcodec.perceptual.lpips import LPIPS
-from sdcodec.perceptual.trunks import ALEXNET
-from sdcodec.perceptual.vgg import find_vgg16, read_vgg16
-from sdcodec.training import losses
 from sdcodec.training.config import PARTS, CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
 from sdcodec.training.export import export, export_denoiser, export_transforms
 from sdcodec.training.growth import grown, with_hyper_context
 from sdcodec.training.hyper_fit import fit_hyper_passes
-from sdcodec.training.model import TrainingModel, beta_of
-from sdcodec.training.optim import Muon
+from sdcodec.training.model import TrainingModel
+from sdcodec.training.objective import objective
+from sdcodec.training.optim import Optimisers, rate_factor
 from sdcodec.training.restore import restore
 from sdcodec.training.revive import revive_channels
 
@@ -68,8 +63,6 @@ class Trainer:
         if resume and not self.checkpoint.exists():
             raise TrainingError(f"{self.output}: no run there to go on with; leave --resume out, or correct the output")
         self.device = _device(config.device)
-        # Where the hardware has no bfloat16, emulating it takes many times as long as float32.
-        self.autocast = config.autocast and hardware.dtype("auto", self.device) == torch.bfloat16
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.manual_seed(config.seed)
@@ -88,8 +81,7 @@ class Trainer:
             weights = load_weights(Path(config.start_from)) if config.start_from else None
         self.model = _model(config, weights).to(self.device, memory_format=torch.channels_last)
         self.model.prior.latents_are_given = config.train_only == "prior"
-        self.lpips = LPIPS().to(self.device, memory_format=torch.channels_last)
-        self.vgg_terms = {name: (weight, term.to(self.device)) for name, (weight, term) in _vgg_terms(config).items()}
+        self.objective = objective(config, self.device)
         self.trained = [p for name, p in self.model.named_parameters() if _is_trained(name, config.train_only)]
         for parameter in set(self.model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
@@ -125,7 +117,7 @@ class Trainer:
             return crop_batch(self.images, self.config.seed, self.config.steps, HYPER_CROPS, largest)
         return crop_batch(large, self.config.seed, self.config.steps, HYPER_CROPS, HYPER_SIZE)
 
-    def _optimisers(self) -> list[torch.optim.Optimizer]:
+    def _optimisers(self) -> Optimisers:
         config = self.config
         names = {id(p): name for name, p in self.model.named_parameters()}
         matrices = [p for p in self.trained if p.ndim == 4 and p[0].numel() >= 32 and "head" not in names[id(p)]]
@@ -135,15 +127,7 @@ class Trainer:
         knots = [p for p in rest if names[id(p)].endswith(".values")]
         rest = [p for p in rest if not names[id(p)].endswith(".values")]
         groups: list[dict[str, Any]] = [{"params": rest}, {"params": knots, "lr": 2 * config.learning_rate}]
-        found: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
-        ]
-        if matrices:
-            found.append(Muon(matrices, config.learning_rate, weight_decay=config.weight_decay))
-        for optimiser in found:
-            for group in optimiser.param_groups:
-                group["full_lr"] = group["lr"]
-        return found
+        return Optimisers(matrices, groups, config.learning_rate, config.weight_decay)
 
     def run(self) -> Path:
         """Trains to the last step or to a signal; the checkpoint on disk is complete at every moment."""
@@ -223,85 +207,21 @@ class Trainer:
     def _train_step(self, crops: Tensor) -> dict[str, float]:
         config = self.config
         torch.manual_seed(config.seed * 1_000_003 + self.step)
-        for optimiser in self.optimisers:
-            for group in optimiser.param_groups:
-                group["lr"] = group["full_lr"] * self._rate_factor()
         self.model.train()
         self.model.prior.set_quantise(0 <= config.quantise_from <= self.step)
         images = crops.to(self.device).float() / 255
         quality = self._qualities(images.shape[0])
-        loss, parts = self.loss(images, quality)
-        for optimiser in self.optimisers:
-            optimiser.zero_grad(set_to_none=True)
+        loss, parts = self.objective(self.model, images, quality, self.step)
+        self.optimisers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, config.gradient_clip)
         if torch.isfinite(norm):
-            for optimiser in self.optimisers:
-                optimiser.step()
+            self.optimisers.step(rate_factor(self.step + 1, config.steps - self.step, config.warmup, config.decay))
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.model.state_dict()
             torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], 1 - keep)
         return parts | {"gradient": float(norm), "loss": float(loss.detach())}
-
-    def loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + ...), evened out over qualities.
-
-        Where the prior alone is trained, bits are all that it changes: no picture is decoded.
-        """
-        config = self.config
-        if config.train_only == "prior":
-            return self._rate_loss(images, quality)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            output = self.model(images, quality)
-            # AlexNet looks every fourth pixel: always from the same one, and the decoder learns a grid that pleases there.
-            top, left = torch.randint(ALEXNET[0].stride, (2,)).tolist() if self.model.training else (0, 0)
-            perceptual = self.lpips.distance(output.images[:, :, top:, left:], images[:, :, top:, left:])
-        reconstructed = output.images.float()
-        error = 255 * (reconstructed - images)
-        squared = error.square().mean(dim=(1, 2, 3))
-        cast, grid = losses.cast(error), losses.grid(error)
-        seen = squared + config.cast_weight * cast + config.grid_weight * grid
-        bpp = output.coded.bits / (images.shape[2] * images.shape[3])
-        beta = beta_of(quality)
-        weight = config.lpips_weight * (min(1.0, self.step / max(1, config.lpips_ramp)) if self.model.training else 1.0)
-        distortion = seen / 400 + weight * config.lpips_at_low ** (1 - quality / 100) * perceptual
-        seen_by_vgg = {name: self._on_some(term, reconstructed, images) for name, (_, term) in self.vgg_terms.items()}
-        for name, (weight, _) in self.vgg_terms.items():
-            distortion = distortion + weight * seen_by_vgg[name]
-        cost = bpp + beta * distortion
-        loss = (cost * self._evenness(quality)).mean()
-        parts = {
-            "bpp": bpp,
-            "mse": squared,
-            "lpips": perceptual,
-            "cast": cast,
-            "grid": grid,
-            "hyper_bpp": output.coded.hyper_bits / images[0, 0].numel(),
-        } | seen_by_vgg
-        return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
-
-    def _rate_loss(self, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, float]]:
-        """Bits per pixel, evened out over qualities."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            with torch.no_grad():
-                steps = self.model.steps(images, quality)
-            coded = self.model.prior(steps, quality)
-        pixels = images[0, 0].numel()
-        loss = (coded.bits / pixels * self._evenness(quality)).mean()
-        parts = {"bpp": coded.bits / pixels, "hyper_bpp": coded.hyper_bits / pixels}
-        return loss, {key: float(value.detach().mean()) for key, value in parts.items()}
-
-    def _evenness(self, quality: Tensor) -> Tensor:
-        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
-        return (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
-
-    def _on_some(self, term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor) -> Tensor:
-        """A distance `[B]`; while training of some images of a batch only, scaled so that the expected mean stays the same."""
-        count = images.shape[0]
-        looked_at = min(self.config.vgg_images, count) if self.model.training and self.config.vgg_images else count
-        found = term.distance(reconstructed[:looked_at], images[:looked_at])  # qualities come in random order
-        return F.pad(found * (count / looked_at), (0, count - looked_at))
 
     def _qualities(self, batch: int) -> Tensor:
         """One quality per image, spread evenly over the range that is open at this step."""
@@ -313,11 +233,6 @@ class Trainer:
         high = config.focus_quality + (highest - config.focus_quality) * opened
         places = (torch.randperm(batch) + torch.rand(batch)) / batch
         return (low + (high - low) * places).to(self.device)
-
-    def _rate_factor(self) -> float:
-        config = self.config
-        rise = min(1.0, (self.step + 1) / max(1, config.warmup))
-        return rise * min(1.0, (config.steps - self.step) / max(1, config.decay))
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -337,7 +252,8 @@ class Trainer:
                     torch.from_numpy(self.validation[start : start + 4]).to(self.device).permute(0, 3, 1, 2).float()
                     / 255
                 )
-                loss, parts = self.loss(images, torch.full((images.shape[0],), level, device=self.device))
+                at = torch.full((images.shape[0],), level, device=self.device)
+                loss, parts = self.objective(self.model, images, at, self.step)
                 rows.append({"loss": float(loss.detach())} | parts)
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             total += mean.pop("loss") / len(VALIDATION_QUALITIES)
@@ -349,7 +265,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "average": self.average,
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "optimisers": self.optimisers.state(),
             "step": self.step,
             "best": self.best,
             "seconds": self.seconds,
@@ -361,11 +277,7 @@ class Trainer:
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            rates = [group["full_lr"] for group in optimiser.param_groups]
-            optimiser.load_state_dict(saved)
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["full_lr"] = rate  # the configuration may have changed it
+        self.optimisers.restore(state["optimisers"])
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
 
 
@@ -399,24 +311,6 @@ def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> Trainin
         if model.denoiser is not None and missing:
             model.denoiser.set_steps(model.inverse_gain(torch.tensor([MIDDLE_QUALITY])).exp()[0].detach())
     return model
-
-
-def _vgg_terms(config: TrainingConfig) -> dict[str, tuple[float, DISTS | LPIPS]]:
-    """What the loss adds to the distortion that looks through VGG-16: names, weights and distances."""
-    weights = {"dists": config.dists_weight, "lpips_vgg": config.lpips_vgg_weight}
-    if not any(weights.values()):
-        return {}
-    path = Path(config.vgg) if config.vgg else find_vgg16()
-    if path is None:
-        raise TrainingError(
-            "DISTS and LPIPS-VGG need VGG-16's weights; give their file as `vgg`, or leave dists_weight and lpips_vgg_weight at 0"
-        )
-    try:
-        trunk = read_vgg16(path)
-    except OptionError as error:
-        raise TrainingError(str(error)) from error
-    terms: dict[str, DISTS | LPIPS] = {"dists": DISTS(trunk), "lpips_vgg": LPIPS("vgg", trunk)}
-    return {name: (weight, terms[name]) for name, weight in weights.items() if weight}
 
 
 def _is_trained(name: str, only: str) -> bool:

@@ -1,0 +1,121 @@
+"""What training minimises: bits, and what is wrong with the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdcodec import hardware
+from sdcodec.errors import OptionError, TrainingError
+from sdcodec.perceptual.dists import DISTS
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.perceptual.trunks import ALEXNET
+from sdcodec.perceptual.vgg import find_vgg16, read_vgg16
+from sdcodec.training import losses
+from sdcodec.training.config import TrainingConfig
+from sdcodec.training.model import TrainingModel, beta_of
+from sdcodec.training.prior_network import Coded
+
+ERROR_UNIT = 400  # squared error on 0..255 that costs as much as a bit where beta is 1
+
+# Of a model, images `[B, 3, H, W]` in [0, 1], qualities `[B]` and the step: the loss, and the means of its parts.
+Objective = Callable[[TrainingModel, Tensor, Tensor, int], tuple[Tensor, dict[str, float]]]
+
+
+def objective(config: TrainingConfig, device: torch.device) -> Objective:
+    """The loss of a run. Raises TrainingError where it needs VGG-16's weights, and they are not there or no such."""
+    return RateAlone(config, device) if config.train_only == "prior" else RateAndDistortion(config, device)
+
+
+class RateAlone:
+    """Bits per pixel, evened out over qualities: all that a prior changes, so that no picture is decoded."""
+
+    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        # Where the hardware has no bfloat16, emulating it takes many times as long as float32.
+        self.autocast = config.autocast and hardware.dtype("auto", device) == torch.bfloat16
+
+    def __call__(
+        self, model: TrainingModel, images: Tensor, quality: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            with torch.no_grad():
+                steps = model.steps(images, quality)
+            coded = model.prior(steps, quality)
+        parts = _rates(coded, images)
+        return self._whole(parts["bpp"], quality, parts)
+
+    def _whole(self, cost: Tensor, quality: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
+        even = (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
+        return (cost * even).mean(), {name: float(value.detach().mean()) for name, value in parts.items()}
+
+
+class RateAndDistortion(RateAlone):
+    """Bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + ...), evened out over qualities."""
+
+    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.lpips = LPIPS().to(device, memory_format=torch.channels_last)
+        self.vgg_terms = {name: (weight, term.to(device)) for name, (weight, term) in _vgg_terms(config).items()}
+
+    def __call__(
+        self, model: TrainingModel, images: Tensor, quality: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        config, training = self.config, model.training
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            output = model(images, quality)
+            # AlexNet looks every fourth pixel: always from the same one, and the decoder learns a grid that pleases there.
+            top, left = torch.randint(ALEXNET[0].stride, (2,)).tolist() if training else (0, 0)
+            perceptual = self.lpips.distance(output.images[:, :, top:, left:], images[:, :, top:, left:])
+        reconstructed = output.images.float()
+        error = 255 * (reconstructed - images)
+        squared = error.square().mean(dim=(1, 2, 3))
+        parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(error), "grid": losses.grid(error)}
+        parts |= _rates(output.coded, images)
+        weight = config.lpips_weight * (min(1.0, step / max(1, config.lpips_ramp)) if training else 1.0)
+        distortion = weight * config.lpips_at_low ** (1 - quality / 100) * perceptual
+        distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
+        count = images.shape[0]
+        looked_at = min(config.vgg_images, count) if training and config.vgg_images else count
+        for name, (weight, term) in self.vgg_terms.items():
+            parts[name] = on_some(term, reconstructed, images, looked_at)
+            distortion = distortion + weight * parts[name]
+        return self._whole(parts["bpp"] + beta_of(quality) * distortion, quality, parts)
+
+
+def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, looked_at: int) -> Tensor:
+    """A distance `[B]` of the first `looked_at` pairs, scaled so that its expected mean is that of all; 0 for the others.
+
+    Qualities come in random order, and so the first are any.
+    """
+    count = images.shape[0]
+    found = term.distance(reconstructed[:looked_at], images[:looked_at])
+    return F.pad(found * (count / looked_at), (0, count - looked_at))
+
+
+def _rates(coded: Coded, images: Tensor) -> dict[str, Tensor]:
+    pixels = images[0, 0].numel()
+    return {"bpp": coded.bits / pixels, "hyper_bpp": coded.hyper_bits / pixels}
+
+
+def _vgg_terms(config: TrainingConfig) -> dict[str, tuple[float, DISTS | LPIPS]]:
+    """What the loss adds to the distortion that looks through VGG-16: names, weights and distances."""
+    weights = {"dists": config.dists_weight, "lpips_vgg": config.lpips_vgg_weight}
+    if not any(weights.values()):
+        return {}
+    path = Path(config.vgg) if config.vgg else find_vgg16()
+    if path is None:
+        raise TrainingError(
+            "DISTS and LPIPS-VGG need VGG-16's weights; give their file as `vgg`, or leave dists_weight and lpips_vgg_weight at 0"
+        )
+    try:
+        trunk = read_vgg16(path)
+    except OptionError as error:
+        raise TrainingError(str(error)) from error
+    terms: dict[str, DISTS | LPIPS] = {"dists": DISTS(trunk), "lpips_vgg": LPIPS("vgg", trunk)}
+    return {name: (weight, terms[name]) for name, weight in weights.items() if weight}
