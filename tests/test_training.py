@@ -129,6 +129,9 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("crops = 64", "crops = 64: a list is wanted"),
         ("crops = [64]", "64 stands where a table of start, size, batch is wanted"),
         ("[tiny]\nblock = 3", "block = 3: text is wanted"),
+        ("scales = [1.0, 0.5]", "scales: two factors above 0"),
+        ("scales = ['all', 1.0]", "scales: two factors above 0"),
+        ("qualities = [10.0]", "qualities: two numbers from 0 to 100"),
         ("start_from = 3", "start_from = 3: text is wanted"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
         ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_to = 64", "leave out train_only"),
@@ -153,6 +156,18 @@ def test_missing_data_is_refused(tmp_path):
     path.write_text('data = ["nothing"]\noutput = "run"\n')
     with pytest.raises(TrainingError, match="nothing"):
         train(path)
+
+
+def test_crops_are_scaled_down_as_far_as_asked() -> None:
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255  # gone where scaled down
+
+    def contrasts(scales: tuple[float, float]) -> torch.Tensor:
+        return crop_batch([stripes], 1, 0, 24, 64, scales).float().std(dim=(1, 2, 3))
+
+    whole, half = contrasts((1.0, 1.0)), contrasts((0.5, 0.5))
+    assert (whole > 120).all()
+    assert 6 <= int((half < 60).sum()) <= 18 and (half[half >= 60] > 120).all()
 
 
 def test_dead_channels_are_revived_and_live_ones_left_alone():

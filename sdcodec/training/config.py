@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.denoisers.latent_unet import LatentUNetConfig
 from sdcodec.errors import TrainingError
+from sdcodec.training.data import SCALES
 from sdcodec.training.prior_network import PriorConfig
 
 Section = TypeVar("Section")
@@ -73,6 +74,7 @@ class TrainingConfig:
     hyper_steps: int = 0  # of these networks alone, before the run (`sdcodec.training.hyper_fit`)
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
+    scales: tuple[float, float] = SCALES  # half of the crops are from pictures scaled down by a factor between these
     validate_every: int = 500
     checkpoint_every: int = 250
     validation_images: int = 32
@@ -131,10 +133,18 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     for setting in ("grow_hyper_context", "hyper_steps"):
         if getattr(config, setting) and config.train_only not in ("", "prior"):
             raise TrainingError(f"{path}: {setting}: the prior has to be trained; leave out train_only")
+    if not _is_range(config.qualities) or not 0 <= config.qualities[0] <= config.qualities[1] <= 100:
+        raise TrainingError(f"{path}: qualities: two numbers from 0 to 100, the smaller first")
+    if not _is_range(config.scales) or not 0 < config.scales[0] <= config.scales[1] <= 1:
+        raise TrainingError(f"{path}: scales: two factors above 0 and at most 1, the smaller first")
     for stage in config.crops:
         if stage.size % 32 or stage.size < 64 or stage.batch < 1:
             raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")
     return config
+
+
+def _is_range(values: tuple[object, ...]) -> bool:
+    return len(values) == 2 and all(isinstance(value, (int, float)) for value in values)
 
 
 def _toml_value(text: str) -> Any:

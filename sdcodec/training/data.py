@@ -16,6 +16,7 @@ from torch import Tensor
 from sdcodec.errors import TrainingError
 
 SUFFIXES = {".avif", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
+SCALES = (0.6, 1.0)  # what half of the crops are scaled down by: it hides what a photograph's own file has done to it
 VALIDATION_EVERY = 25  # one file in so many is kept for validation,
 VALIDATION_RANGE = 5  # in ranges of neighbours, since neighbouring files may be crops of one photograph
 
@@ -79,8 +80,15 @@ def load_all(paths: tuple[Path, ...], smallest: int) -> list[NDArray[np.uint8]]:
         return [pixels for pixels in pool.map(load, paths) if pixels is not None]
 
 
-def crop_batch(images: list[NDArray[np.uint8]], seed: int, step: int, batch: int, size: int) -> Tensor:
-    """Random crops `[batch, 3, size, size]`, uint8: half of them from pictures scaled down by 0.6 to 1, half mirrored.
+def crop_batch(
+    images: list[NDArray[np.uint8]],
+    seed: int,
+    step: int,
+    batch: int,
+    size: int,
+    scales: tuple[float, float] = SCALES,
+) -> Tensor:
+    """Random crops `[batch, 3, size, size]`, uint8: half of them from pictures scaled down by `scales`, half mirrored.
 
     The same seed and step give the same crops, so a resumed run sees what an unbroken one would have seen.
     """
@@ -89,7 +97,7 @@ def crop_batch(images: list[NDArray[np.uint8]], seed: int, step: int, batch: int
     for _ in range(batch):
         pixels = images[random.integers(len(images))]
         height, width = pixels.shape[:2]
-        scale = random.uniform(0.6, 1.0) if random.random() < 0.5 else 1.0
+        scale = random.uniform(*scales) if random.random() < 0.5 else 1.0
         extent = min(round(size / scale), height, width)
         top, left = random.integers(height - extent + 1), random.integers(width - extent + 1)
         crop = pixels[top : top + extent, left : left + extent]

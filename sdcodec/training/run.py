@@ -202,7 +202,8 @@ class Trainer:
 
     def _load(self, loader: ThreadPoolExecutor, step: int) -> Future[Tensor]:
         stage = _stage(self.config.crops, step)
-        return loader.submit(crop_batch, self.images, self.config.seed, step, stage.batch, stage.size)
+        config = self.config
+        return loader.submit(crop_batch, self.images, config.seed, step, stage.batch, stage.size, config.scales)
 
     def _train_step(self, crops: Tensor) -> dict[str, float]:
         config = self.config
