@@ -1,8 +1,10 @@
 """Models of the same kind on validation pictures: BD-rate against the first by PSNR, LPIPS, colour casts and grids.
 
-    python benchmarks/compare_models.py FOLDER MODEL MODEL... [--qualities 10 20 35 55 80] [--count 16] [--side 256] [--vgg FILE]
+    python benchmarks/compare_models.py FOLDER MODEL MODEL... [--qualities 10 20 35 55 80] [--count 16] [--side 256] [--scale 1]
+                                        [--vgg FILE]
 
 FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles. Real files.
+With `--scale 0.5` of pictures at half their size, which are sharper than what their own files have left of them.
 LPIPS is given twice: as it is usually computed, and as a mean over sixteen offsets. `cast` and `grid` are the energies that
 `sdcodec.training.losses` describes. With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS.
 """
@@ -29,9 +31,10 @@ def main() -> None:
     parser.add_argument("--qualities", type=float, nargs="+", default=[10, 20, 35, 55, 80])
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--vgg", type=Path)
     options = parser.parse_args()
-    pictures, lpips = crops(options.folder, options.count, options.side), LPIPS()
+    pictures, lpips = crops(options.folder, options.count, options.side, options.scale), LPIPS()
     measures, others = measured_by(options.vgg)
     curves: list[NDArray[np.float64]] = []
     names = [*measures, "cast", "grid"]

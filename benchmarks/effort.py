@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 import taef2_model
@@ -37,11 +38,14 @@ VGG_MEASURES = ["LPIPS-VGG", "DISTS"]
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 
-def crops(folder: Path, count: int, side: int) -> list[NDArray[np.uint8]]:
-    """The middles of validation pictures that are large enough, evenly spread over them."""
+def crops(folder: Path, count: int, side: int, scale: float = 1.0) -> list[NDArray[np.uint8]]:
+    """The middles of validation pictures that are large enough, evenly spread over them; pictures are scaled by `scale` first."""
     found = []
     for path in find_images([folder]).validation:
         pixels = load_pixels(path)
+        if scale != 1:
+            extent = round(scale * pixels.shape[1]), round(scale * pixels.shape[0])
+            pixels = np.asarray(Image.fromarray(pixels).resize(extent, Image.Resampling.BICUBIC))
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
         if min(top, left) >= 0:
             found.append(pixels[top : top + side, left : left + side])
