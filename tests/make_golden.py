@@ -1,4 +1,4 @@
-"""Makes the golden files of the model that encodes by default: once, when it is new. Those of earlier models stay for ever.
+"""Makes the golden files of the prior that encodes by default: once, when it is new. Those of earlier priors stay for ever.
 
 python tests/make_golden.py
 """
@@ -14,7 +14,7 @@ from PIL import Image
 import sdcodec
 from sdcodec.bundles import store
 
-GOLDEN = Path(__file__).parent / "golden" / store.DEFAULT
+GOLDEN = Path(__file__).parent / "golden"
 PHOTOGRAPH = Path(__file__).parents[1] / "images" / "raccoon.png"
 
 
@@ -34,13 +34,14 @@ def main() -> None:
         "two-blocks": codec.encode(photo.resize((544, 96)), quality=20),
         "alpha": codec.encode(alpha, quality=40),
     }
-    GOLDEN.mkdir()
+    folder = GOLDEN / f"{store.DEFAULT}-{codec.fingerprint.hex()[:8]}"
+    folder.mkdir()
     digests = {}
     for name, encoded in sorted(files.items()):
-        (GOLDEN / f"{name}.sdc").write_bytes(encoded.data)
+        (folder / f"{name}.sdc").write_bytes(encoded.data)
         digests[f"{name}.sdc"] = codec.symbols_sha256(encoded.data)
         print(f"{name}: {encoded.width} x {encoded.height}, {len(encoded.data)} bytes")
-    (GOLDEN / "digests.json").write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
+    (folder / "digests.json").write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

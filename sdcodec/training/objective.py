@@ -56,7 +56,7 @@ class RateAlone:
 
 
 class RateAndDistortion(RateAlone):
-    """Bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + ...), evened out over qualities."""
+    """v * bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + ...), evened out over qualities."""
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
         super().__init__(config, device)
@@ -85,7 +85,7 @@ class RateAndDistortion(RateAlone):
         for name, (weight, term) in self.vgg_terms.items():
             parts[name] = on_some(term, reconstructed, images, looked_at)
             distortion = distortion + weight * parts[name]
-        return self._whole(parts["bpp"] + beta_of(quality) * distortion, quality, parts)
+        return self._whole(config.rate_weight * parts["bpp"] + beta_of(quality) * distortion, quality, parts)
 
 
 def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, looked_at: int) -> Tensor:

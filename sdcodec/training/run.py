@@ -112,10 +112,10 @@ class Trainer:
     def _wide_crops(self) -> Tensor:
         """Crops for what looks far: from large pictures where there are enough of them."""
         large = [pixels for pixels in self.images if min(pixels.shape[:2]) >= HYPER_SIZE]
+        images, size = large, HYPER_SIZE
         if len(large) < HYPER_CROPS:
-            largest = max(stage.size for stage in self.config.crops)
-            return crop_batch(self.images, self.config.seed, self.config.steps, HYPER_CROPS, largest)
-        return crop_batch(large, self.config.seed, self.config.steps, HYPER_CROPS, HYPER_SIZE)
+            images, size = self.images, max(stage.size for stage in self.config.crops)
+        return crop_batch(images, self.config.seed, self.config.steps, HYPER_CROPS, size)
 
     def _optimisers(self) -> Optimisers:
         config = self.config
