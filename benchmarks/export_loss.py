@@ -1,6 +1,6 @@
 """What the export to integers costs: bits of the float prior against bits of the integer one, on the same latents.
 
-    python benchmarks/export_loss.py runs/tiny-2/last.pt path/to/bundle path/to/photographs
+    python benchmarks/export_loss.py runs/mine/last.pt path/to/bundle path/to/photographs
 
 The float figure is the trained network's code length under continuous Gaussians without any rounding of the prior; the
 integer figure is the ideal code length under the shipped tables; the real one is the length of the coded blocks.

@@ -1,6 +1,6 @@
 """What perceptual distances say of noise: decoded validation pictures before and after noise of a few strengths was added.
 
-    python benchmarks/noise.py FOLDER --vgg FILE [--model tiny-2] [--qualities 0 10 30] [--count 12] [--side 256] [--scale 1]
+    python benchmarks/noise.py FOLDER --vgg FILE [--model tiny-3] [--qualities 0 10 30] [--count 12] [--side 256] [--scale 1]
 
 A decoder that is given noise to make texture of (common randomness) can do no better by a distance that every noise makes larger.
 FOLDER holds training pictures; only those that training keeps for validation are used. `white`: the same strength everywhere, in
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from effort import crops
 from sdcodec import Codec
+from sdcodec.bundles import store
 from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import read_vgg16
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--vgg", type=Path, required=True)
-    parser.add_argument("--model", default="tiny-2")
+    parser.add_argument("--model", default=store.DEFAULT)
     parser.add_argument("--qualities", type=float, nargs="+", default=[0, 10, 30])
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--side", type=int, default=256)
