@@ -74,7 +74,7 @@ def _filled(budget: int, setting: Setting, data: bytes, coded: Callable[[Setting
     best, growth = data, GROWTH_BY_THRESHOLD
     for attempt in range(3):
         wanted = math.log(budget / len(data)) - 0.0008 * (1 + attempt)  # a few bytes less than all, so that it fits
-        if not len(best) / 400 < budget - len(best) < len(best) / 33 or wanted <= 0:
+        if not len(best) / 400 < budget - len(best) < len(best) / 20 or wanted <= 0:
             break
         lowered = wanted / growth
         tried = coded(setting.lower(lowered))
