@@ -17,12 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from effort import crops
+from effort import VGG_MEASURES, crops, measured_by
 from sdcodec import Codec
 from sdcodec.bundles import store
-from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
-from sdcodec.perceptual.vgg import read_vgg16
 
 AROUND = 9  # pixels, a side
 STRENGTHS = {"white": (1.0, 2.0, 4.0), "local": (0.05, 0.1, 0.2)}
@@ -39,10 +37,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--scale", type=float, default=1.0)
     options = parser.parse_args()
-    trunk = read_vgg16(options.vgg)
-    distances = {"LPIPS": LPIPS(), "LPIPS-VGG": LPIPS("vgg", trunk), "DISTS": DISTS(trunk)}
+    _, others = measured_by(options.vgg)
+    distances = dict(zip(["LPIPS", *VGG_MEASURES], [LPIPS(), *others], strict=True))
     codec = Codec(options.model, device="cpu")
     originals = np.stack(crops(options.folder, options.count, options.side, options.scale))
+    references = _images(originals)
     for quality in options.qualities:
         files = [codec.encode(pixels, quality=quality).data for pixels in originals]
         decoded = _images(np.stack([np.asarray(picture) for picture in codec.decode_batch(files)]))
@@ -53,7 +52,7 @@ def main() -> None:
         for kind, strength in tried:
             grained = decoded if kind == "none" else decoded + strength * shapes[kind] * noise
             grained = grained.clamp(0, 1).mul(255).round().div(255)
-            found = {name: float(measure(grained, _images(originals)).mean()) for name, measure in distances.items()}
+            found = {name: float(measure(grained, references).mean()) for name, measure in distances.items()}
             print(
                 f"  {kind} {strength:g}: " + ", ".join(f"{name} {value:.4f}" for name, value in found.items()),
                 flush=True,

@@ -34,7 +34,7 @@ def main() -> None:
         "two-blocks": codec.encode(photo.resize((544, 96)), quality=20),
         "alpha": codec.encode(alpha, quality=40),
     }
-    folder = GOLDEN / f"{store.DEFAULT}-{codec.fingerprint.hex()[:8]}"
+    folder = GOLDEN / f"{store.DEFAULT}-{codec.fingerprint.hex()}"
     folder.mkdir()
     digests = {}
     for name, encoded in sorted(files.items()):

@@ -78,12 +78,17 @@ def test_fingerprints_are_what_the_specification_says(random_bundle, folder):
 
 def test_there_are_golden_files_of_every_prior_that_ships():
     shipped = [bundle for bundle in store.installed() if store.is_shipped(bundle)]
-    folders = {f"{bundle.name}-{prior.fingerprint.hex()[:8]}": prior for bundle in shipped for prior in bundle.priors}
+    folders = {
+        f"{bundle.name}-{prior.fingerprint[: store.FINGERPRINT_BYTES].hex()}": prior
+        for bundle in shipped
+        for prior in bundle.priors
+    }
     assert sorted(path.name for path in GOLDEN.iterdir()) == sorted(folders)
     for name, prior in folders.items():
         own = [path for path in FILES if path.parent.name == name]
         assert len(own) >= 4
-        assert all(Container.from_bytes(path.read_bytes()).header.fingerprint == prior.fingerprint[:4] for path in own)
+        written_by = {Container.from_bytes(path.read_bytes()).header.fingerprint for path in own}
+        assert written_by == {prior.fingerprint[: store.FINGERPRINT_BYTES]}
         assert sorted(json.loads((GOLDEN / name / "digests.json").read_text())) == [path.name for path in own]
 
 

@@ -113,6 +113,23 @@ def test_what_looks_through_vgg_can_be_trained_on(folder: Path, vgg_file: Path, 
     assert store.read_manifest(trainer.run() / "bundle").denoiser is not None
 
 
+def test_of_a_batch_some_are_looked_at_in_training_and_all_in_validation(folder: Path, vgg_file: Path) -> None:
+    overrides = {"output": "some", "dists_weight": "1.0", "vgg_images": "1", "vgg": str(vgg_file)}
+    trainer = Trainer(load_config(folder / "recipe.toml", overrides), resume=False)
+    images, qualities = torch.rand(1, 3, 64, 64).expand(2, -1, -1, -1), torch.tensor([30.0, 30.0])
+    looked_at = []
+
+    class Counting:
+        def distance(self, reconstructed: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
+            looked_at.append(len(originals))
+            return reconstructed.mean(dim=(1, 2, 3))
+
+    trainer.objective.vgg_terms = {"dists": (1.0, Counting())}
+    for training in (True, False):
+        trainer.objective(trainer.model.train(training), images, qualities, 0)
+    assert looked_at == [1, 2]
+
+
 @pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
 def test_without_vggs_weights_it_says_what_to_give(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("sdcodec.training.objective.find_vgg16", lambda: None)

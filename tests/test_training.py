@@ -375,7 +375,9 @@ def test_what_repeats_from_latent_to_latent_counts_as_a_grid_and_noise_hardly_do
     assert float(losses.grid(noise)) == pytest.approx(1 / 36, rel=0.2)
 
 
-@pytest.mark.parametrize(("looked_at", "expected"), [(2, [4.0, 8.0, 0.0, 0.0]), (4, [2.0, 4.0, 6.0, 8.0])])
+@pytest.mark.parametrize(
+    ("looked_at", "expected"), [(2, [4.0, 8.0, 0.0, 0.0]), (4, [2.0, 4.0, 6.0, 8.0]), (0, [2.0, 4.0, 6.0, 8.0])]
+)
 def test_a_distance_on_some_of_a_batch_weighs_as_on_all(looked_at: int, expected: list[float]) -> None:
     class Difference:
         def distance(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -51,9 +51,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema: float = 0.999
-    rate_weight: float = (
-        1.0  # of bits per pixel; raised with the weights below, it keeps the sizes of files at each quality
-    )
+    rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps files as large as they were
     lpips_weight: float = 2.5
     lpips_ramp: int = 1_000
     lpips_at_low: float = 1.0  # LPIPS weighs so many times as much at quality 0 as at 100, log-linear between

@@ -80,8 +80,7 @@ class RateAndDistortion(RateAlone):
         weight = config.lpips_weight * (min(1.0, step / max(1, config.lpips_ramp)) if training else 1.0)
         distortion = weight * config.lpips_at_low ** (1 - quality / 100) * perceptual
         distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
-        count = images.shape[0]
-        looked_at = min(config.vgg_images, count) if training and config.vgg_images else count
+        looked_at = config.vgg_images if training else 0
         for name, (weight, term) in self.vgg_terms.items():
             parts[name] = on_some(term, reconstructed, images, looked_at)
             distortion = distortion + weight * parts[name]
@@ -91,9 +90,10 @@ class RateAndDistortion(RateAlone):
 def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, looked_at: int) -> Tensor:
     """A distance `[B]` of the first `looked_at` pairs, scaled so that its expected mean is that of all; 0 for the others.
 
-    Qualities come in random order, and so the first are any.
+    Qualities come in random order, and so the first are any. `looked_at` = 0: at all of them.
     """
     count = images.shape[0]
+    looked_at = min(looked_at, count) or count
     found = term.distance(reconstructed[:looked_at], images[:looked_at])
     return F.pad(found * (count / looked_at), (0, count - looked_at))
 
