@@ -54,7 +54,7 @@ def _point(
     """log2 of bytes, what `goodness` says, and both energies in -10 log10, of means over pictures."""
     scores, energies = [], []
     for pixels in pictures:
-        data = codec.encode(pixels, quality=quality).data
+        data = codec.encode(pixels, quality=quality, effort=0).data
         decoded = np.asarray(codec.decode(data))
         error = torch.from_numpy(decoded.astype(np.float32) - pixels).permute(2, 0, 1)[None]
         scores.append([np.log2(len(data)), *goodness(pixels, decoded, lpips, others)])

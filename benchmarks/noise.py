@@ -43,7 +43,7 @@ def main() -> None:
     originals = np.stack(crops(options.folder, options.count, options.side, options.scale))
     references = _images(originals)
     for quality in options.qualities:
-        files = [codec.encode(pixels, quality=quality).data for pixels in originals]
+        files = [codec.encode(pixels, quality=quality, effort=0).data for pixels in originals]
         decoded = _images(np.stack([np.asarray(picture) for picture in codec.decode_batch(files)]))
         print(f"quality {quality:g}, {np.mean([len(data) for data in files]):.0f} bytes")
         noise = torch.randn(decoded[:, :1].shape, generator=torch.Generator().manual_seed(1))

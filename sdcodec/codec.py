@@ -132,8 +132,9 @@ class Codec:
         image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
         quality: 0..100 in half steps (default 50). Or target_bytes: the best quality whose file is at most so long, and
             where quality 0 is longer, that with more latents rounded to nothing; or target_bpp: the same in bits per pixel.
-        effort: 0..9 (default 0), how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the
-            latents by gradient descent, twice the steps a level. Files of every effort decode alike.
+        effort: 0..9, how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by
+            gradient descent, twice the steps a level. By default 4 with `tiny` and its successors in pictures of up to
+            2**20 pixels, else 0. Files of every effort decode alike.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with target_bytes or
             target_bpp as many as fit; it has no quality and no effort.
         metadata: what to keep of "icc", "exif" and "xmp".
@@ -142,9 +143,9 @@ class Codec:
         """
         check_rate(quality, target_bytes, target_bpp)
         check_mode(mode, quality, effort)
-        plan = effort_of(effort)
         picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
+        plan = effort_of(effort, self._model.autoencoder, width * height)
         if target_bpp is not None:
             target_bytes = math.floor(target_bpp * width * height / 8)
         [latents] = self._latents([picture])
@@ -159,18 +160,19 @@ class Codec:
         empty = self._container(picture, 0, (b"",) * count, self._no_deviations())
         overhead = len(empty.to_bytes())
 
-        def best_setting(latents: Tensor) -> Setting:
+        def best_setting(latents: Tensor, near: int | None = None) -> Setting:
             return ratecontrol.best_setting(
                 target_bytes,
                 width * height,
                 plan.rounding,
                 lambda s: overhead + blocks.estimated_bytes(self._model, latents, s.half_steps, s.rounding),
+                near,
             )
 
         setting = best_setting(latents)
         if plan.iterations:
             latents = self._refined(picture, latents, setting.half_steps, plan.iterations, target_bytes - overhead)
-            setting = best_setting(latents)
+            setting = best_setting(latents, setting.half_steps)
         data, setting = ratecontrol.coded_within(target_bytes, setting, lambda s: self._coded(picture, latents, s))
         return Encoded(data, width, height, setting.half_steps / 2)
 
@@ -218,18 +220,18 @@ class Codec:
         Raises as `encode`.
         """
         check_rate(quality, None, None)
-        plan = effort_of(effort)
         half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
         pictures = [read_picture(image) for image in images]
         encoded = []
         for group in _of_one_size(pictures):
             chosen = [pictures[i] for i in group]
+            height, width = chosen[0].rgb.shape[:2]
+            plan = effort_of(effort, self._model.autoencoder, width * height)
             latents = self._latents(chosen)
             for own, picture in zip(latents, chosen, strict=True):
                 own.copy_(self._refined(picture, own, half_steps, plan.iterations))
             coded = blocks.code(self._model, latents, half_steps, plan.rounding, self._measures_error)
             for i, picture, result in zip(group, chosen, coded, strict=True):
-                height, width = picture.rgb.shape[:2]
                 data = self._filed(picture, half_steps, result).to_bytes()
                 encoded.append((i, Encoded(data, width, height, half_steps / 2)))
         return [result for _, result in sorted(encoded, key=lambda pair: pair[0])]

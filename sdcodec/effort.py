@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sdcodec.autoencoders.protocol import Autoencoder, DifferentiableAutoencoder
 from sdcodec.errors import OptionError
 from sdcodec.priors.rounding import PLAIN, Rounding
 
@@ -26,13 +27,19 @@ EFFORTS = (
     *(Effort(iterations=2**k) for k in range(1, 7)),
 )
 HIGHEST = len(EFFORTS) - 1
-DEFAULT = 0
+# Pixels of a picture that nobody should have to wait for: up to here refining takes seconds, as starting PyTorch does.
+UNHURRIED = 1 << 20
 
 
-def effort_of(level: int | None) -> Effort:
-    """What a level stands for; None is the default. Raises OptionError for a level that is none."""
+def effort_of(level: int | None, autoencoder: Autoencoder, pixels: int) -> Effort:
+    """What a level stands for; None is the model's own default, or in pictures of more than UNHURRIED pixels 0.
+
+    Raises OptionError for a level that is none.
+    """
     if level is None:
-        return EFFORTS[DEFAULT]
+        level = 0
+        if isinstance(autoencoder, DifferentiableAutoencoder) and pixels <= UNHURRIED:
+            level = autoencoder.default_effort
     if level not in range(len(EFFORTS)):
         raise OptionError(f"effort {level} is none of the whole numbers 0..{HIGHEST}")
     return EFFORTS[level]

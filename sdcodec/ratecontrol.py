@@ -33,12 +33,14 @@ class Setting:
         return replace(self, rounding=self.rounding.lower(by))
 
 
-def best_setting(budget: int, pixels: int, rounding: Rounding, estimate: Callable[[Setting], float]) -> Setting:
+def best_setting(
+    budget: int, pixels: int, rounding: Rounding, estimate: Callable[[Setting], float], near: int | None = None
+) -> Setting:
     """The largest quality whose estimated size in bytes is at most `budget`; or quality 0, with thresholds raised until it fits.
 
-    Raises BudgetError where even that is too large.
+    `near`: where the search begins, in half steps. Raises BudgetError where even that is too large.
     """
-    half_steps = largest_within(budget, pixels, lambda tried: estimate(Setting(tried, rounding)))
+    half_steps = largest_within(budget, pixels, lambda tried: estimate(Setting(tried, rounding)), near)
     if half_steps is not None:
         return Setting(half_steps, rounding)
     raised = [Setting(0, rounding.lower(-MOST_RAISED * raises / RAISES)) for raises in range(1, RAISES + 1)]
@@ -84,11 +86,11 @@ def _filled(budget: int, setting: Setting, data: bytes, coded: Callable[[Setting
     return best
 
 
-def largest_within(budget: int, pixels: int, estimate: Callable[[int], float]) -> int | None:
+def largest_within(budget: int, pixels: int, estimate: Callable[[int], float], near: int | None = None) -> int | None:
     """The largest quality, in half steps, whose estimated size in bytes is at most `budget`; None where quality 0 is larger.
 
     `estimate` is expensive and grows nearly exponentially, so the search goes along the secant of its logarithm. It
-    ends when a quality fits and the next does not, or would not by the slope seen.
+    ends when a quality fits and the next does not, or would not by the slope seen. It begins at `near`, where that is known.
     """
     target = math.log(budget)
     seen: dict[int, float] = {}
@@ -100,7 +102,7 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float]) -
         return seen[half_steps]
 
     low, high = -1, HIGHEST + 1  # fits (or is below everything), does not fit (or is above everything)
-    guess = round((target - math.log(pixels) - FIRST_GUESS[0]) / FIRST_GUESS[1])
+    guess = round((target - math.log(pixels) - FIRST_GUESS[0]) / FIRST_GUESS[1]) if near is None else near
     while high - low > 1:
         guess = min(max(guess, low + 1), high - 1)
         over = excess(guess)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sdcodec import effort
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.store import read_manifest
 from sdcodec.bundles.writing import add_prior
@@ -58,6 +60,14 @@ def save_photographs(folder: Path, count: int, side: int = 96) -> None:
     folder.mkdir()
     for seed in range(count):
         Image.fromarray(photograph(side, side, seed)).save(folder / f"{seed:02}.png")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_effort_unasked() -> Iterator[None]:
+    """Refining takes ten times as long as all else: no picture here is small enough for it where a test doesn't ask."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(effort, "UNHURRIED", 0)
+        yield
 
 
 @pytest.fixture(scope="session")

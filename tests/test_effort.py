@@ -12,6 +12,7 @@ from PIL import Image
 import reference_decoder
 import sdcodec
 from conftest import photograph
+from sdcodec import effort as effort_levels
 from sdcodec import refinement
 from sdcodec.bundles import store
 from sdcodec.coding.tables import FrequencyTables, gaussian_tables
@@ -66,9 +67,17 @@ def test_files_of_every_effort_are_ordinary(tiny, crop, effort):
     assert tiny.decode(data).size == (65, 64)
 
 
-def test_the_default_rounds_to_the_nearest(codec):
-    pixels = photograph(64, 64)
-    assert codec.encode(pixels).data == codec.encode(pixels, effort=0).data
+def test_the_default_refines_pictures_that_take_seconds(codec, monkeypatch):
+    monkeypatch.setattr(effort_levels, "UNHURRIED", 64 * 64)
+    small, large = photograph(64, 64), photograph(64, 65)
+    level = codec._model.autoencoder.default_effort
+    assert codec.encode(small).data == codec.encode(small, effort=level).data != codec.encode(small, effort=0).data
+    assert codec.encode(large).data == codec.encode(large, effort=0).data != codec.encode(large, effort=level).data
+    files = [encoded.data for encoded in codec.encode_batch([large, small])]
+    assert files == [codec.encode(large).data, codec.encode(small).data]
+
+
+def test_no_effort_rounds_to_the_nearest():
     assert EFFORTS[0].rounding == PLAIN and EFFORTS[0].iterations == 0
 
 

@@ -40,6 +40,14 @@ def test_the_largest_quality_that_fits_is_found(base, slope, bend, budget):
     assert searched <= (10 if bend else 6)
 
 
+def test_a_search_that_begins_near_ends_soon():
+    estimate, calls = curve(900, 0.016, 0.15)
+    found = largest_within(5000, PIXELS, estimate)
+    calls.clear()
+    assert largest_within(5000, PIXELS, estimate, found) == found and len(calls) <= 2
+    assert largest_within(5000, PIXELS, estimate, 0) == largest_within(5000, PIXELS, estimate, 200) == found
+
+
 def test_the_ends_are_reached():
     assert largest_within(10**9, PIXELS, curve(500, 0.016)[0]) == 200
     estimate, _ = curve(500, 0.016)

@@ -62,10 +62,9 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 @click.option(
     "--effort",
     type=click.IntRange(0, 9),
-    default=0,
-    show_default=True,
     metavar="0..9",
-    help="Time for a better file: 1-3 weigh bits while rounding, 4-9 refine by gradient descent, 2 to 64 steps.",
+    help="Time for a better file: 1-3 weigh bits while rounding, 4-9 refine by gradient descent, 2 to 64 steps."
+    "  [default: 4 with tiny and its successors up to 2**20 pixels, else 0]",
 )
 @click.option(
     "--mode",
@@ -92,7 +91,7 @@ def encode(
     quality: float | None,
     target_bytes: int | None,
     target_bpp: float | None,
-    effort: int,
+    effort: int | None,
     mode: str,
     model: str,
     metadata: frozenset[str],

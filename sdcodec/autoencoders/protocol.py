@@ -33,9 +33,11 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
 
     `refinement_reach` is how far, in quantiser steps, refining may move a latent. It is small where the encoder was trained
     with quantiser and prior: the best latents are near, and farther away the metric is pleased and no others. Else infinite.
+    `default_effort` is that of pictures which take seconds (`sdcodec.effort`).
     """
 
     refinement_reach: float
+    default_effort: int
 
     def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
         """As `decode`, and differentiable in the latents."""

@@ -137,6 +137,7 @@ class TinyAutoencoder:
 
     factor = FACTOR
     refinement_reach = 0.1
+    default_effort = 4
 
     def __init__(
         self, config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype

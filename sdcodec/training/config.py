@@ -54,7 +54,7 @@ class TrainingConfig:
     rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps files as large as they were
     lpips_weight: float = 2.5
     lpips_ramp: int = 1_000
-    lpips_at_low: float = 1.0  # LPIPS weighs so many times as much at quality 0 as at 100, log-linear between
+    lpips_at_low: float = 1.0  # LPIPS and DISTS weigh so many times as much at quality 0 as at 100, log-linear between
     cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
     grid_weight: float = 0.0  # of what repeats from latent to latent, likewise
     dists_weight: float = 0.0

@@ -78,12 +78,13 @@ class RateAndDistortion(RateAlone):
         parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(error), "grid": losses.grid(error)}
         parts |= _rates(output.coded, images)
         weight = config.lpips_weight * (min(1.0, step / max(1, config.lpips_ramp)) if training else 1.0)
-        distortion = weight * config.lpips_at_low ** (1 - quality / 100) * perceptual
+        towards_low = config.lpips_at_low ** (1 - quality / 100)
+        distortion = weight * towards_low * perceptual
         distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
         looked_at = config.vgg_images if training else 0
         for name, (weight, term) in self.vgg_terms.items():
             parts[name] = on_some(term, reconstructed, images, looked_at)
-            distortion = distortion + weight * parts[name]
+            distortion = distortion + weight * towards_low * parts[name]
         return self._whole(config.rate_weight * parts["bpp"] + beta_of(quality) * distortion, quality, parts)
 
 
