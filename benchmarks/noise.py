@@ -1,6 +1,6 @@
 """What perceptual distances say of noise: decoded validation pictures before and after noise of a few strengths was added.
 
-    python benchmarks/noise.py FOLDER --vgg FILE [--model tiny-3] [--qualities 0 10 30] [--count 12] [--side 256] [--scale 1]
+    python benchmarks/noise.py FOLDER --vgg FILE [--model NAME] [--qualities 0 10 30] [--count 12] [--side 256] [--scale 1]
 
 A decoder that is given noise to make texture of (common randomness) can do no better by a distance that every noise makes larger.
 FOLDER holds training pictures; only those that training keeps for validation are used. `white`: the same strength everywhere, in

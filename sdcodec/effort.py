@@ -27,19 +27,18 @@ EFFORTS = (
     *(Effort(iterations=2**k) for k in range(1, 7)),
 )
 HIGHEST = len(EFFORTS) - 1
-# Pixels of a picture that nobody should have to wait for: up to here refining takes seconds, as starting PyTorch does.
-UNHURRIED = 1 << 20
+# What pictures of up to so many pixels get where no effort is named: refining takes seconds then, as starting PyTorch does.
+UNNAMED = ((1 << 19, 6), (1 << 20, 4))
 
 
 def effort_of(level: int | None, autoencoder: Autoencoder, pixels: int) -> Effort:
-    """What a level stands for; None is the model's own default, or in pictures of more than UNHURRIED pixels 0.
+    """What a level stands for; None is what UNNAMED says where the model is quick to refine through, and else 0.
 
     Raises OptionError for a level that is none.
     """
     if level is None:
-        level = 0
-        if isinstance(autoencoder, DifferentiableAutoencoder) and pixels <= UNHURRIED:
-            level = autoencoder.default_effort
+        quick = isinstance(autoencoder, DifferentiableAutoencoder) and autoencoder.quick_to_refine
+        level = next((own for most, own in UNNAMED if quick and pixels <= most), 0)
     if level not in range(len(EFFORTS)):
         raise OptionError(f"effort {level} is none of the whole numbers 0..{HIGHEST}")
     return EFFORTS[level]

@@ -23,10 +23,7 @@ from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.rounding import further_bits
 from sdcodec.priors.sources import Recorder
 
-# Distortion per pixel: MSE of 8-bit values / 400 + LPIPS_WEIGHT * LPIPS. `tiny` was trained with 2.5 at first and 12 in the
-# end, but here, where descent may do with one picture what it likes, such weights would buy LPIPS with PSNR.
-MSE_SCALE = 255.0**2 / 400
-LPIPS_WEIGHT = 1.0
+MSE_SCALE = 255.0**2 / 400  # distortion per pixel: MSE of 8-bit values / 400 + the autoencoder's weight * LPIPS
 # Bits that a squared error of one step is worth, to begin with: 6 / ln 2 = 8.7 for the best quantiser of a smooth density
 # (R = -log2 step, D = step**2 / 12); a little less, so that the first steps save bits and later ones spend them.
 BITS_OF_A_STEP = 7.0
@@ -151,7 +148,7 @@ class Refiner:
         """MSE and LPIPS of `[1, 3, H, W]`, times the number of pixels."""
         top, left = (min(by, side - LPIPS_SIDE) for by, side in zip(shift, shown.shape[2:], strict=True))
         lpips = self._lpips(shown[:, :, top:, left:], original[:, :, top:, left:]).mean()
-        error = MSE_SCALE * (shown - original).square().mean() + LPIPS_WEIGHT * lpips
+        error = MSE_SCALE * (shown - original).square().mean() + self._autoencoder.refinement_lpips * lpips
         return error * (shown.shape[2] * shown.shape[3])
 
     def _seen(self, decoded: Tensor, window: tiling.Window) -> tuple[Tensor, Tensor]:

@@ -66,7 +66,7 @@ def save_photographs(folder: Path, count: int, side: int = 96) -> None:
 def _no_effort_unasked() -> Iterator[None]:
     """Refining takes ten times as long as all else: no picture here is small enough for it where a test doesn't ask."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(effort, "UNHURRIED", 0)
+        patch.setattr(effort, "UNNAMED", ())
         yield
 
 

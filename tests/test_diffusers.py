@@ -70,7 +70,7 @@ def test_files_there_and_back(codecs, home, family, monkeypatch):
 
 @families
 def test_refines_where_it_is_asked_to_only(codecs, family, monkeypatch):
-    monkeypatch.setattr(effort, "UNHURRIED", 64 * 64)
+    monkeypatch.setattr(effort, "UNNAMED", ((64 * 64, 4),))
     pixels = photograph(64, 64)
     assert codecs[family].encode(pixels).data == codecs[family].encode(pixels, effort=0).data
 

@@ -67,14 +67,14 @@ def test_files_of_every_effort_are_ordinary(tiny, crop, effort):
     assert tiny.decode(data).size == (65, 64)
 
 
-def test_the_default_refines_pictures_that_take_seconds(codec, monkeypatch):
-    monkeypatch.setattr(effort_levels, "UNHURRIED", 64 * 64)
-    small, large = photograph(64, 64), photograph(64, 65)
-    level = codec._model.autoencoder.default_effort
-    assert codec.encode(small).data == codec.encode(small, effort=level).data != codec.encode(small, effort=0).data
-    assert codec.encode(large).data == codec.encode(large, effort=0).data != codec.encode(large, effort=level).data
-    files = [encoded.data for encoded in codec.encode_batch([large, small])]
-    assert files == [codec.encode(large).data, codec.encode(small).data]
+def test_small_pictures_are_refined_where_no_effort_is_named(codec, monkeypatch):
+    monkeypatch.setattr(effort_levels, "UNNAMED", ((64 * 63, 5), (64 * 64, 4)))
+    pictures = [photograph(64, side) for side in (63, 64, 65)]
+    files = [codec.encode(pixels).data for pixels in pictures]
+    asked = [[codec.encode(pixels, effort=effort).data for pixels in pictures] for effort in (5, 4, 0)]
+    assert files == [asked[i][i] for i in range(3)]
+    assert all(len({row[i] for row in asked}) == 3 for i in range(3))
+    assert [encoded.data for encoded in codec.encode_batch(pictures[::-1])] == files[::-1]
 
 
 def test_no_effort_rounds_to_the_nearest():
@@ -226,7 +226,7 @@ def test_what_is_padded_does_not_count(tiny, crop):
 def test_pictures_of_several_windows_are_refined(tiny, crop, monkeypatch):
     by, latents = refiner(tiny, crop, 90)
     decoded = by._walk(latents * tiny._model.gain[90][:, None, None]).decoded
-    monkeypatch.setattr(refinement, "LPIPS_WEIGHT", 0.0)
+    monkeypatch.setattr(tiny._model.autoencoder, "refinement_lpips", 0.0)
     whole, gradient = by._distortion(decoded, (0, 0), gradient=True)
     monkeypatch.setattr(refinement, "WINDOW_LATENTS", 8)
     parts, own = by._distortion(decoded, (0, 0), gradient=True)

@@ -127,7 +127,8 @@ class DiffusersAutoencoder:
     """A family's network, ready to run; latents are in the space that its UNet knows (see `Family`)."""
 
     refinement_reach = math.inf  # trained without a quantiser
-    default_effort = 0  # a full-size decoder takes minutes to refine through
+    refinement_lpips = 1.0  # more would buy LPIPS with PSNR: nothing holds latents near
+    quick_to_refine = False  # a full-size decoder takes minutes
 
     def __init__(self, family: Family, device: torch.device, dtype: torch.dtype, force_upcast: bool = False) -> None:
         """The precision is `dtype` where the network bears it: see `running_dtype`."""

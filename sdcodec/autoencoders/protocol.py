@@ -33,11 +33,13 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
 
     `refinement_reach` is how far, in quantiser steps, refining may move a latent. It is small where the encoder was trained
     with quantiser and prior: the best latents are near, and farther away the metric is pleased and no others. Else infinite.
-    `default_effort` is that of pictures which take seconds (`sdcodec.effort`).
+    `refinement_lpips` is what LPIPS weighs then beside squared error / 400. `quick_to_refine`: small pictures take seconds,
+    so that they are refined where no effort is named (`sdcodec.effort`).
     """
 
     refinement_reach: float
-    default_effort: int
+    refinement_lpips: float
+    quick_to_refine: bool
 
     def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
         """As `decode`, and differentiable in the latents."""

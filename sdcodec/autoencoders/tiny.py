@@ -137,7 +137,8 @@ class TinyAutoencoder:
 
     factor = FACTOR
     refinement_reach = 0.1
-    default_effort = 4
+    refinement_lpips = 8.0
+    quick_to_refine = True
 
     def __init__(
         self, config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
