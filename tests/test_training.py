@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from sdcodec.training import losses
 from sdcodec.training.config import load_config
 from sdcodec.training.data import crop_batch
 from sdcodec.training.export import prior_tensors
-from sdcodec.training.growth import grown, with_hyper_context
+from sdcodec.training.growth import deepened, grown, with_hyper_context
 from sdcodec.training.hyper_fit import fit_hyper_passes
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import on_some
@@ -137,6 +138,12 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_to = 64", "leave out train_only"),
         ("train_only = 'decoder'\nstart_from = 'tiny'\ngrow_hyper_context = 8", "the prior has to be trained"),
         ("train_only = 'decoder'\nstart_from = 'tiny'\nhyper_steps = 8", "the prior has to be trained"),
+        ("deepen_to = {decoder_blocks_8 = 9}", "deepen_to: start_from has to name a model"),
+        (
+            "train_only = 'prior'\nstart_from = 'tiny'\ndeepen_to = {decoder_blocks_8 = 9}",
+            "transforms have to be trained",
+        ),
+        ("deepen_to = 9", "deepen_to = 9: a table is wanted"),
     ],
 )
 def test_faulty_configurations_are_refused(tmp_path, line, complaint):
@@ -190,10 +197,19 @@ def test_dead_channels_are_revived_and_live_ones_left_alone():
     assert ((spread[dead] > 0.3) & (spread[dead] < 3)).all()
 
 
-def test_a_model_with_more_channels_computes_what_it_did_before() -> None:
-    restored = restore(store.find("tiny"))
+@pytest.mark.parametrize(
+    ("name", "larger"),
+    [
+        ("tiny", lambda model: with_hyper_context(grown(model, 48), 16)),
+        ("tiny", lambda model: deepened(model, {"encoder_blocks_4": 2, "decoder_blocks_8": 10})),
+        ("tiny-3", lambda model: deepened(model, {"encoder_blocks_8": 5, "decoder_blocks_4": 3})),
+    ],
+)
+def test_a_larger_model_computes_what_it_did_before(name: str, larger: Callable[[Restored], Restored]) -> None:
+    restored = restore(store.find(name))
+    assert larger(restored).weights.keys() > restored.weights.keys()
     models = []
-    for each in (restored, with_hyper_context(grown(restored, 48), 16)):
+    for each in (restored, larger(restored)):
         model = TrainingModel(each.tiny, each.prior).eval()
         model.load_state_dict(each.weights)
         models.append(model)
@@ -226,15 +242,23 @@ def test_channels_grow_by_whole_groups(channels: int) -> None:
         grown(restore(store.find("tiny")), channels)
 
 
+@pytest.mark.parametrize("blocks", [{"decoder_blocks_8": 1}, {"decoder_width_8": 200}, {"blocks": 9}])
+def test_what_cannot_grow_deeper_is_refused(blocks: dict[str, int]) -> None:
+    with pytest.raises(TrainingError, match=r"numbers of encoder_blocks_4, .*decoder_blocks_4 can grow"):
+        deepened(restore(store.find("tiny-3")), blocks)
+
+
 def test_a_run_can_begin_with_more_channels(folder: Path) -> None:
     (folder / "wide.toml").write_text(
         'data = ["photos"]\noutput = "wide"\nstart_from = "tiny"\ngrow_to = 36\nrevive = true\nsteps = 1\nwarmup = 1\n'
+        "deepen_to = { encoder_blocks_8 = 5 }\n"
         "grow_hyper_context = 12\nhyper_steps = 2\nquantise_from = 0\nvalidation_images = 1\n"
         "crops = [{ start = 0, size = 64, batch = 1 }]\n"
     )
     bundle = store.read_manifest(train(folder / "wide.toml") / "bundle")
     restored = restore(bundle)
     assert (restored.tiny.latent_channels, restored.tiny.direct, restored.prior.hyper_context) == (36, True, 12)
+    assert restored.tiny.encoder_blocks_8 == 5
     assert_exported_again(restored, bundle)
     with pytest.raises(TrainingError, match="such networks already"):
         with_hyper_context(restored, 12)
@@ -404,7 +428,8 @@ def test_optimisers_move_each_group_at_its_own_rate_and_go_on_where_they_stopped
         optimisers.zero_grad()
         for value in values:
             value.grad = value.square()
-        optimisers.step(factor)
+        optimisers.set_rate(factor)
+        optimisers.step()
 
     values, optimisers = made()
     step(values, optimisers, 0.5)

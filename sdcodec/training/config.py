@@ -71,6 +71,8 @@ class TrainingConfig:
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     keep_priors: bool = False  # those of the model that it starts from, so that files of theirs decode still
     grow_to: int = 0  # latent channels that the model it starts from gets (`sdcodec.training.growth`); 0: as it is
+    # Residual blocks that it gets in each part of its transforms, by their names in [tiny]; those not named stay as they are.
+    deepen_to: dict[str, int] = field(default_factory=dict)
     grow_hyper_context: int = 0  # its networks that predict hyper-latents from neighbours get this width; 0: none
     hyper_steps: int = 0  # of these networks alone, before the run (`sdcodec.training.hyper_fit`)
     revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
@@ -122,7 +124,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         )
     if not config.data:
         raise TrainingError(f"{path}: data is missing; name folders of photographs")
-    for setting in ("train_only", "keep_priors", "grow_to", "grow_hyper_context", "hyper_steps"):
+    for setting in ("train_only", "keep_priors", "grow_to", "deepen_to", "grow_hyper_context", "hyper_steps"):
         if getattr(config, setting) and (not config.start_from or config.start_from.endswith(".pt")):
             raise TrainingError(
                 f"{path}: {setting}: start_from has to name a model, not a checkpoint; `bundle/` of a run is one"
@@ -131,6 +133,8 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         raise TrainingError(
             f"{path}: grow_to: more channels want a new prior and new transforms; leave out train_only and keep_priors"
         )
+    if config.deepen_to and config.train_only in ("prior", "denoiser"):
+        raise TrainingError(f"{path}: deepen_to: the transforms have to be trained; leave out train_only")
     for setting in ("grow_hyper_context", "hyper_steps"):
         if getattr(config, setting) and config.train_only not in ("", "prior"):
             raise TrainingError(f"{path}: {setting}: the prior has to be trained; leave out train_only")
@@ -188,4 +192,11 @@ def _section(kind: type[Section], values: Any, path: Path) -> Section:
         raise TrainingError(f"{path}: {error}") from error
 
 
-_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false", tuple: "a list"}
+_NAMES = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list",
+    dict: "a table",
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +77,7 @@ def load_all(paths: tuple[Path, ...], smallest: int) -> list[NDArray[np.uint8]]:
             return None
         return pixels if min(pixels.shape[:2]) >= smallest else None
 
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(max_workers=max(4, os.cpu_count() or 1)) as pool:
         return [pixels for pixels in pool.map(load, paths) if pixels is not None]
 
 

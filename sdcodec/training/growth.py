@@ -1,4 +1,4 @@
-"""More latent channels for a model that has learnt with fewer: it computes what it did before, and the new ones say nothing yet.
+"""A larger model from one that has learnt already: it computes what it did before, and what is new says nothing yet.
 
 How many channels a latent has is a bound on what it can tell of its 8x8 pixels, and so on quality at high rates. The new ones
 are dead as those that `sdcodec.training.revive` finds, and it is this that gives them something to say.
@@ -38,6 +38,31 @@ def grown(model: Restored, channels: int) -> Restored:
     new = TrainingModel(tiny, prior).state_dict()
     weights = {name: _widened(model.weights.get(name), like, places) for name, like in new.items()}
     return Restored(tiny, prior, None, weights)
+
+
+def deepened(model: Restored, blocks: Mapping[str, int]) -> Restored:
+    """The model with so many residual blocks in parts of its transforms; the new ones stand last, and add nothing yet.
+
+    blocks: by the names of `TinyConfig`, such as `decoder_blocks_8`. Raises TrainingError for other names, and where there are
+        more blocks already.
+    """
+    for name, count in blocks.items():
+        present = getattr(model.tiny, name) if "_blocks_" in name and hasattr(model.tiny, name) else None
+        if present is None or not isinstance(count, int) or count < present:
+            known = ", ".join(key for key in vars(model.tiny) if "_blocks_" in key)
+            raise TrainingError(
+                f"deepen_to: {name} = {count}: {present or 'no such part'} here; numbers of {known} can grow"
+            )
+    tiny = replace(model.tiny, **blocks)
+    new = TrainingModel(tiny, model.prior).state_dict()
+    fresh = {name: value for name, value in new.items() if name not in model.weights}
+    for name, value in fresh.items():
+        if ".blocks_" in name and name.split(".")[-2] in (
+            "second",
+            "project",
+        ):  # the last layer of either kind of block
+            value.zero_()
+    return replace(model, tiny=tiny, weights=model.weights | fresh)
 
 
 def with_hyper_context(model: Restored, width: int) -> Restored:

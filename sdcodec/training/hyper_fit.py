@@ -62,7 +62,8 @@ def fit_hyper_passes(model: TrainingModel, images: Tensor, steps: int) -> tuple[
         loss = bits(step % len(QUALITIES), torch.randint(kept, len(images), (BATCH,))) / pixels
         optimisers.zero_grad()
         loss.backward()
-        optimisers.step(rate_factor(step + 1, steps - step, WARMUP, DECAY_SHARE * steps))
+        optimisers.set_rate(rate_factor(step + 1, steps - step, WARMUP, DECAY_SHARE * steps))
+        optimisers.step()
     optimisers.zero_grad()
     prior.set_quantise(quantised)
     prior.latents_are_given = given

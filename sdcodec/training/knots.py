@@ -21,6 +21,7 @@ class Knots(nn.Module):
         """`[B]` qualities → `[B, channels]`."""
         count = self.values.shape[0]
         position = quality.float().clamp(0, 100) / 100 * (count - 1)
-        low = position.floor().clamp(max=count - 2).long()
-        weight = (position - low)[:, None]
-        return self.values[low] * (1 - weight) + self.values[low + 1] * weight
+        places = torch.arange(count, device=position.device)
+        weights = (1 - (position[:, None] - places).abs()).clamp(min=0)  # hat functions: two at most are not zero
+        # Not as a product of matrices, for which autocast takes bfloat16.
+        return (weights[:, :, None] * self.values).sum(1)

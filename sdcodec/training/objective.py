@@ -23,7 +23,7 @@ from sdcodec.training.prior_network import Coded
 ERROR_UNIT = 400  # squared error on 0..255 that costs as much as a bit where beta is 1
 
 # Of a model, images `[B, 3, H, W]` in [0, 1], qualities `[B]` and the step: the loss, and the means of its parts.
-Objective = Callable[[TrainingModel, Tensor, Tensor, int], tuple[Tensor, dict[str, float]]]
+Objective = Callable[[TrainingModel, Tensor, Tensor, int], tuple[Tensor, dict[str, Tensor]]]
 
 
 def objective(config: TrainingConfig, device: torch.device) -> Objective:
@@ -41,7 +41,7 @@ class RateAlone:
 
     def __call__(
         self, model: TrainingModel, images: Tensor, quality: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             with torch.no_grad():
                 steps = model.steps(images, quality)
@@ -49,10 +49,10 @@ class RateAlone:
         parts = _rates(coded, images)
         return self._whole(parts["bpp"], quality, parts)
 
-    def _whole(self, cost: Tensor, quality: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def _whole(self, cost: Tensor, quality: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
         even = (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
-        return (cost * even).mean(), {name: float(value.detach().mean()) for name, value in parts.items()}
+        return (cost * even).mean(), {name: value.detach().mean() for name, value in parts.items()}
 
 
 class RateAndDistortion(RateAlone):
@@ -65,13 +65,13 @@ class RateAndDistortion(RateAlone):
 
     def __call__(
         self, model: TrainingModel, images: Tensor, quality: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         config, training = self.config, model.training
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = model(images, quality)
             # AlexNet looks every fourth pixel: always from the same one, and the decoder learns a grid that pleases there.
-            top, left = torch.randint(ALEXNET[0].stride, (2,)).tolist() if training else (0, 0)
-            perceptual = self.lpips.distance(output.images[:, :, top:, left:], images[:, :, top:, left:])
+            pair = from_random_phase(output.images, images, ALEXNET[0].stride) if training else (output.images, images)
+            perceptual = self.lpips.distance(*pair)
         reconstructed = output.images.float()
         error = 255 * (reconstructed - images)
         squared = error.square().mean(dim=(1, 2, 3))
@@ -86,6 +86,16 @@ class RateAndDistortion(RateAlone):
             parts[name] = on_some(term, reconstructed, images, looked_at)
             distortion = distortion + weight * towards_low * parts[name]
         return self._whole(config.rate_weight * parts["bpp"] + beta_of(quality) * distortion, quality, parts)
+
+
+def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """Both without `stride` - 1 of their rows and columns, some of them at the beginning, some at the end, at random."""
+    _, _, height, width = images.shape
+    top, left = torch.randint(stride, (2, 1), device=images.device)
+    rows = top + torch.arange(height - stride + 1, device=images.device)
+    columns = left + torch.arange(width - stride + 1, device=images.device)
+    first, second = (x.index_select(2, rows).index_select(3, columns) for x in (reconstructed, images))
+    return first, second
 
 
 def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, looked_at: int) -> Tensor:

@@ -64,8 +64,9 @@ class Muon(torch.optim.Optimizer):
                 scale = 0.2 * max(rows, columns) ** 0.5
                 for (parameter, _), update in zip(members, updates, strict=True):
                     matched = update if parameter.shape[0] == rows and parameter[0].numel() == columns else update.T
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(matched.reshape(parameter.shape), alpha=-group["lr"] * scale)
+                    if group["weight_decay"]:
+                        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(matched.reshape(parameter.shape) * (group["lr"] * scale))
 
 
 def rate_factor(begun: float, left: float, warmup: float, decay: float) -> float:
@@ -90,22 +91,37 @@ class Optimisers:
         weight_decay: float = 0.0,
     ) -> None:
         """`rest`: parameters, or groups of them, as torch's optimisers take; a group's `lr` counts before `learning_rate`."""
+        parameters = [
+            *matrices,
+            *(p for group in rest for p in (group["params"] if isinstance(group, dict) else [group])),
+        ]
+        on_cuda = any(parameter.is_cuda for parameter in parameters)
         self._all: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, learning_rate, betas=BETAS, weight_decay=weight_decay)
+            torch.optim.AdamW(rest, learning_rate, betas=BETAS, weight_decay=weight_decay, capturable=on_cuda)
         ]
         if matrices:
             self._all.append(Muon(matrices, learning_rate, weight_decay=weight_decay))
-        self._rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in self._all]
+        self._rates = [[float(group["lr"]) for group in optimiser.param_groups] for optimiser in self._all]
+        if on_cuda:  # a recorded step reads its rates from where they stay (`sdcodec.training.recording`)
+            for group in (group for optimiser in self._all for group in optimiser.param_groups):
+                group["lr"] = torch.tensor(group["lr"], device=parameters[0].device)
 
     def zero_grad(self) -> None:
         for optimiser in self._all:
             optimiser.zero_grad(set_to_none=True)
 
-    def step(self, factor: float) -> None:
-        """Updates the parameters by their gradients, at `factor` of the rates."""
+    def set_rate(self, factor: float) -> None:
+        """The next steps are taken at `factor` of the rates."""
         for optimiser, rates in zip(self._all, self._rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(rate * factor)
+                else:
+                    group["lr"] = rate * factor
+
+    def step(self) -> None:
+        """Updates the parameters by their gradients."""
+        for optimiser in self._all:
             optimiser.step()
 
     def state(self) -> list[dict[str, Any]]:
@@ -114,4 +130,9 @@ class Optimisers:
 
     def restore(self, state: list[dict[str, Any]]) -> None:
         for optimiser, saved in zip(self._all, state, strict=True):
+            own = [
+                {key: group[key] for key in ("lr", "capturable") if key in group} for group in optimiser.param_groups
+            ]
             optimiser.load_state_dict(saved)
+            for group, kept in zip(optimiser.param_groups, own, strict=True):  # another device's may have been saved
+                group.update(kept)

@@ -254,7 +254,8 @@ def train_prior(
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         if torch.isfinite(norm):
-            optimisers.step(rate_factor(done + 0.002, 1 - done, WARMUP_SHARE, FINAL_SHARE))
+            optimisers.set_rate(rate_factor(done + 0.002, 1 - done, WARMUP_SHARE, FINAL_SHARE))
+            optimisers.step()
         step += 1
         keep = min(AVERAGING, step / (9 + step))
         with torch.no_grad():

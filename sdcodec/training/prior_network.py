@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -165,6 +166,20 @@ class HyperPass(IntegerReady):
         return mean, scale
 
 
+@lru_cache(maxsize=32)
+def _plan(
+    channels: int, height: int, width: int, passes: int, device: torch.device
+) -> tuple[Tensor, Tensor, list[Lines]]:
+    """Masks, the order in cells and the lines of each pass, where they are needed: a GPU waits while they are copied to it."""
+    masks = torch.from_numpy(pass_masks(channels, height, width, passes)).to(device)
+    order = torch.from_numpy(cell_order(height, width)).to(device)
+    lines: list[Lines] = []
+    for k in range(passes):
+        rows, columns = pass_lines(height, width, k, passes)
+        lines.append((torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)))
+    return masks, order, lines
+
+
 def _taken(x: Tensor, lines: Lines | None) -> Tensor:
     return x if lines is None else x.index_select(2, lines[0]).index_select(3, lines[1])
 
@@ -264,15 +279,14 @@ class PriorNetwork(IntegerReady):
         features = self.features(hyper_decoded, quality)
         _, channels, height, width = steps.shape
         passes = self.config.passes
-        masks = torch.from_numpy(pass_masks(channels, height, width, passes)).to(steps.device)
-        order = torch.from_numpy(cell_order(height, width)).to(steps.device)
+        masks, order, all_lines = _plan(channels, height, width, passes, steps.device)
         context_gain = self.context_gain(quality).exp()[:, :, None, None]
         mean_gain = self.mean_gain(quality).exp()[:, :, None, None]
         scale_base = self.scale_base(quality)[:, :, None, None]
         decoded, means, scales = torch.zeros_like(steps), torch.zeros_like(steps), torch.zeros_like(steps)
         context = torch.zeros_like(features[:, :1]).expand(-1, channels, -1, -1)
         for k in range(passes):
-            lines = tuple(torch.from_numpy(line).to(steps.device) for line in pass_lines(height, width, k, passes))
+            lines = all_lines[k]
             if len(lines[0]) == height:
                 mean, scale = self.passes[k](context, features, quality, order)
             else:
@@ -298,7 +312,7 @@ class PriorNetwork(IntegerReady):
         means, index = self._grid(base_mean).expand_as(hyper), self._scale_index(base_index).expand_as(hyper)
         decoded = means + round_ste(hyper - means)
         _, channels, height, width = hyper.shape
-        masks = torch.from_numpy(pass_masks(channels, height, width, 1 + len(self.hyper_passes))).to(hyper)
+        masks = _plan(channels, height, width, 1 + len(self.hyper_passes), hyper.device)[0].to(hyper.dtype)
         unit = self.hyper_input(quality).exp()[:, :, None, None]
         decoded, means, index = (masks[0] * each for each in (decoded, means, index))
         for mask, step in zip(masks[1:], self.hyper_passes, strict=True):

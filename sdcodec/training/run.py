@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,11 +26,12 @@ from sdcodec.errors import OptionError, TrainingError
 from sdcodec.training.config import PARTS, CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
 from sdcodec.training.export import export, export_denoiser, export_transforms
-from sdcodec.training.growth import grown, with_hyper_context
+from sdcodec.training.growth import deepened, grown, with_hyper_context
 from sdcodec.training.hyper_fit import fit_hyper_passes
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import objective
 from sdcodec.training.optim import Optimisers, rate_factor
+from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.restore import restore
 from sdcodec.training.revive import revive_channels
 
@@ -38,6 +40,7 @@ VALIDATION_SIZE = 256
 REVIVAL_CROPS = 64
 TABLE_CROPS = 64
 HYPER_CROPS, HYPER_SIZE = 256, 512
+BATCHES_AHEAD = 16  # that are being cropped while a step runs: a GPU takes less time for it than one core for its crops
 MIDDLE_QUALITY = 50.0  # whose quantiser steps a denoiser counts in
 
 
@@ -71,6 +74,8 @@ class Trainer:
             restored = restore(self.source)
             if config.grow_to:
                 restored = grown(restored, config.grow_to)
+            if config.deepen_to:
+                restored = deepened(restored, config.deepen_to)
             if config.grow_hyper_context:
                 restored = with_hyper_context(restored, config.grow_hyper_context)
             self.config = config = replace(
@@ -86,6 +91,7 @@ class Trainer:
         for parameter in set(self.model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
         self.optimisers = self._optimisers()
+        self.steps = RecordedSteps(self._update, self.device)
         self.step = 0
         self.best = math.inf
         self.seconds = 0.0
@@ -133,21 +139,24 @@ class Trainer:
         """Trains to the last step or to a signal; the checkpoint on disk is complete at every moment."""
         config = self.config
         self.output.mkdir(parents=True, exist_ok=True)
+        torch.backends.cudnn.benchmark = True  # shapes stay the same
         log = _Log(self.output / "log.csv")
-        with _stop_on_signals() as stopped, ThreadPoolExecutor(max_workers=1) as loader:
-            upcoming = self._load(loader, self.step)
+        workers = max(1, (os.cpu_count() or 1) - 1) if self.device.type == "cuda" else 1
+        with _stop_on_signals() as stopped, ThreadPoolExecutor(max_workers=workers) as loader:
+            upcoming = deque(self._load(loader, self.step + ahead) for ahead in range(min(workers, BATCHES_AHEAD)))
             since, shown = time.monotonic(), self.step
-            sums: dict[str, float] = {}
+            sums: dict[str, Tensor] = {}
             while self.step < config.steps and not stopped:
-                images = upcoming.result()
-                upcoming = self._load(loader, self.step + 1)
+                images = upcoming.popleft().result()
+                upcoming.append(self._load(loader, self.step + 1 + len(upcoming)))
                 for key, value in self._train_step(images).items():
                     sums[key] = sums.get(key, 0.0) + value
                 self.step += 1
                 if self.step % 50 == 0:
-                    elapsed, count = time.monotonic() - since, self.step - shown
+                    means = {key: float(value) / (self.step - shown) for key, value in sums.items()}
+                    elapsed = time.monotonic() - since
                     self.seconds += elapsed
-                    log.write("train", self.step, self.seconds, {key: value / count for key, value in sums.items()})
+                    log.write("train", self.step, self.seconds, means)
                     since, shown, sums = time.monotonic(), self.step, {}
                 if self.step % config.validate_every == 0 or self.step == config.steps:
                     result = self.validate()
@@ -162,6 +171,7 @@ class Trainer:
                 if self.step % config.checkpoint_every == 0:
                     self._checkpoint()
             self._checkpoint()
+            loader.shutdown(cancel_futures=True)
         if self.step >= config.steps:
             self.export()
         return self.output
@@ -205,24 +215,33 @@ class Trainer:
         config = self.config
         return loader.submit(crop_batch, self.images, config.seed, step, stage.batch, stage.size, config.scales)
 
-    def _train_step(self, crops: Tensor) -> dict[str, float]:
+    def _train_step(self, crops: Tensor) -> dict[str, Tensor]:
+        """One step, and the means over its batch. Nothing here waits for a GPU, which would wait for the next step then."""
         config = self.config
-        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        torch.default_generator.manual_seed(config.seed * 1_000_003 + self.step)
+        quantise = 0 <= config.quantise_from <= self.step
         self.model.train()
-        self.model.prior.set_quantise(0 <= config.quantise_from <= self.step)
-        images = crops.to(self.device).float() / 255
-        quality = self._qualities(images.shape[0])
-        loss, parts = self.objective(self.model, images, quality, self.step)
-        self.optimisers.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, config.gradient_clip)
-        if torch.isfinite(norm):
-            self.optimisers.step(rate_factor(self.step + 1, config.steps - self.step, config.warmup, config.decay))
+        self.model.prior.set_quantise(quantise)
+        self.optimisers.set_rate(rate_factor(self.step + 1, config.steps - self.step, config.warmup, config.decay))
+        # While LPIPS gains weight, no step is like another.
+        parts = self.steps(crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None)
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.model.state_dict()
             torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], 1 - keep)
-        return parts | {"gradient": float(norm), "loss": float(loss.detach())}
+        return parts
+
+    def _update(self, crops: Tensor, quality: Tensor) -> dict[str, Tensor]:
+        """What of a step happens on the device: loss, gradients, new weights."""
+        loss, parts = self.objective(self.model, crops.float() / 255, quality, self.step)
+        self.optimisers.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
+        for parameter in self.trained:  # a step that went wrong counts nothing
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(~norm.isfinite(), 0.0)
+        self.optimisers.step()
+        return parts | {"gradient": norm, "loss": loss.detach()}
 
     def _qualities(self, batch: int) -> Tensor:
         """One quality per image, spread evenly over the range that is open at this step."""
@@ -233,7 +252,7 @@ class Trainer:
         low = config.focus_quality + (lowest - config.focus_quality) * opened
         high = config.focus_quality + (highest - config.focus_quality) * opened
         places = (torch.randperm(batch) + torch.rand(batch)) / batch
-        return (low + (high - low) * places).to(self.device)
+        return low + (high - low) * places
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -255,7 +274,7 @@ class Trainer:
                 )
                 at = torch.full((images.shape[0],), level, device=self.device)
                 loss, parts = self.objective(self.model, images, at, self.step)
-                rows.append({"loss": float(loss.detach())} | parts)
+                rows.append({key: float(value) for key, value in (parts | {"loss": loss}).items()})
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             total += mean.pop("loss") / len(VALIDATION_QUALITIES)
             result |= {f"q{level:g}_{key}": value for key, value in mean.items()}
