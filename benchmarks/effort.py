@@ -1,12 +1,13 @@
 """What each effort gains and costs: BD-rate against effort 0 by PSNR and perceptual metrics, and encoding time in multiples.
 
     python benchmarks/effort.py FOLDER [--model tiny|taef2] [--efforts 0 1 2 ...] [--qualities 25 45 65] [--count 12] [--side 256]
-                                [--vgg FILE]
+                                [--vgg FILE] [--lpips WEIGHT] [--reach STEPS]
 
 FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles, evenly
 spread. Real files. Time is that of the processor, one thread, so that a busy machine counts little. LPIPS is given twice: as it
 is usually computed, and as a mean over sixteen offsets, since AlexNet sees every fourth pixel only and refinement might please
 one phase. With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS, which refinement never sees.
+`--lpips` and `--reach` try other settings than the model's: what LPIPS weighs in refinement, and how far latents may move.
 """
 
 from __future__ import annotations
@@ -98,9 +99,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--vgg", type=Path, help="VGG-16's weights, for LPIPS-VGG and DISTS")
+    parser.add_argument("--lpips", type=float)
+    parser.add_argument("--reach", type=float)
     options = parser.parse_args()
     torch.set_num_threads(1)
     codec = taef2_model.codec(options.bundle) if options.model == "taef2" else Codec(options.model, device="cpu")
+    autoencoder = codec._model.autoencoder
+    for setting, value in (("refinement_lpips", options.lpips), ("refinement_reach", options.reach)):
+        if value is not None:
+            setattr(autoencoder, setting, value)
     pictures = crops(options.folder, options.count, options.side)
     if not pictures:
         print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)

@@ -29,7 +29,7 @@ from sdcodec.container import (
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
-from sdcodec.effort import effort_of
+from sdcodec.effort import check_effort, effort_of
 from sdcodec.errors import FormatError, ImageError, OptionError
 from sdcodec.options import check_denoising, check_mode, check_rate
 from sdcodec.pixels import (
@@ -143,6 +143,7 @@ class Codec:
         """
         check_rate(quality, target_bytes, target_bpp)
         check_mode(mode, quality, effort)
+        check_effort(effort)
         picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
         plan = effort_of(effort, self._model.autoencoder, width * height)
@@ -220,6 +221,7 @@ class Codec:
         Raises as `encode`.
         """
         check_rate(quality, None, None)
+        check_effort(effort)
         half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
         pictures = [read_picture(image) for image in images]
         encoded = []

@@ -31,14 +31,19 @@ HIGHEST = len(EFFORTS) - 1
 UNNAMED = ((1 << 19, 6), (1 << 20, 4))
 
 
+def check_effort(level: int | None) -> None:
+    """One of the levels, or none named. Raises OptionError."""
+    if level is not None and level not in range(len(EFFORTS)):
+        raise OptionError(f"effort {level} is none of the whole numbers 0..{HIGHEST}")
+
+
 def effort_of(level: int | None, autoencoder: Autoencoder, pixels: int) -> Effort:
     """What a level stands for; None is what UNNAMED says where the model is quick to refine through, and else 0.
 
     Raises OptionError for a level that is none.
     """
+    check_effort(level)
     if level is None:
         quick = isinstance(autoencoder, DifferentiableAutoencoder) and autoencoder.quick_to_refine
         level = next((own for most, own in UNNAMED if quick and pixels <= most), 0)
-    if level not in range(len(EFFORTS)):
-        raise OptionError(f"effort {level} is none of the whole numbers 0..{HIGHEST}")
     return EFFORTS[level]

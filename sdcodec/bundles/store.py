@@ -16,7 +16,7 @@ from sdcodec.errors import BundleError
 LAYOUT = 1  # version of what a bundle folder looks like
 MANIFEST = "bundle.json"
 SHIPPED = Path(__file__).parent
-DEFAULT = "tiny-3"  # what encodes where no model is named
+DEFAULT = "base"  # what encodes where no model is named
 FINGERPRINT_BYTES = 4  # of the 32, in every file
 
 
