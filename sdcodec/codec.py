@@ -133,7 +133,7 @@ class Codec:
         quality: 0..100 in half steps (default 50). Or target_bytes: the best quality whose file is at most so long, and
             where quality 0 is longer, that with more latents rounded to nothing; or target_bpp: the same in bits per pixel.
         effort: 0..9, how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by
-            gradient descent, twice the steps a level. By default 6 with `tiny` and its successors in pictures of up to
+            gradient descent, twice the steps a level. By default 6 with the models that ship in pictures of up to
             2**19 pixels, 4 up to 2**20, else 0. Files of every effort decode alike.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with target_bytes or
             target_bpp as many as fit; it has no quality and no effort.

@@ -64,7 +64,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     type=click.IntRange(0, 9),
     metavar="0..9",
     help="Time for a better file: 1-3 weigh bits while rounding, 4-9 refine by gradient descent, 2 to 64 steps."
-    "  [default: with tiny and its successors 6 up to half a megapixel, 4 up to one; else 0]",
+    "  [default: with the models that ship 6 up to half a megapixel, 4 up to one; else 0]",
 )
 @click.option(
     "--mode",
