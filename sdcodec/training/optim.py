@@ -91,20 +91,19 @@ class Optimisers:
         weight_decay: float = 0.0,
     ) -> None:
         """`rest`: parameters, or groups of them, as torch's optimisers take; a group's `lr` counts before `learning_rate`."""
-        parameters = [
-            *matrices,
-            *(p for group in rest for p in (group["params"] if isinstance(group, dict) else [group])),
-        ]
-        on_cuda = any(parameter.is_cuda for parameter in parameters)
         self._all: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, learning_rate, betas=BETAS, weight_decay=weight_decay, capturable=on_cuda)
+            torch.optim.AdamW(rest, learning_rate, betas=BETAS, weight_decay=weight_decay)
         ]
         if matrices:
             self._all.append(Muon(matrices, learning_rate, weight_decay=weight_decay))
         self._rates = [[float(group["lr"]) for group in optimiser.param_groups] for optimiser in self._all]
+        groups = [group for optimiser in self._all for group in optimiser.param_groups]
+        on_cuda = [parameter.device for group in groups for parameter in group["params"] if parameter.is_cuda]
         if on_cuda:  # a recorded step reads its rates from where they stay (`sdcodec.training.recording`)
-            for group in (group for optimiser in self._all for group in optimiser.param_groups):
-                group["lr"] = torch.tensor(group["lr"], device=parameters[0].device)
+            for group in groups:
+                group["lr"] = torch.tensor(group["lr"], device=on_cuda[0])
+                if "capturable" in group:  # all groups have to be, one without parameters too
+                    group["capturable"] = True
 
     def zero_grad(self) -> None:
         for optimiser in self._all:

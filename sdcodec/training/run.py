@@ -91,7 +91,7 @@ class Trainer:
         for parameter in set(self.model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
         self.optimisers = self._optimisers()
-        self.steps = RecordedSteps(self._update, self.device)
+        self.recorded = RecordedSteps(self._update, self.device)
         self.step = 0
         self.best = math.inf
         self.seconds = 0.0
@@ -224,7 +224,9 @@ class Trainer:
         self.model.prior.set_quantise(quantise)
         self.optimisers.set_rate(rate_factor(self.step + 1, config.steps - self.step, config.warmup, config.decay))
         # While LPIPS gains weight, no step is like another.
-        parts = self.steps(crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None)
+        parts = self.recorded(
+            crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None
+        )
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.model.state_dict()
@@ -237,9 +239,10 @@ class Trainer:
         self.optimisers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
-        for parameter in self.trained:  # a step that went wrong counts nothing
+        wrong = ~norm.isfinite()  # such a step counts nothing
+        for parameter in self.trained:
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(~norm.isfinite(), 0.0)
+                parameter.grad.masked_fill_(wrong, 0.0)
         self.optimisers.step()
         return parts | {"gradient": norm, "loss": loss.detach()}
 
