@@ -1,11 +1,11 @@
 """The experiment of 2022 against what came after it: bytes for latents at equal squared error.
 
-    python benchmarks/experiment_2022.py FOLDER [--spaces tiny taef2 taef2-pca4] [--count 4] [--side 512]
-    [--colours 256] [--fit MINUTES]
+    python benchmarks/experiment_2022.py FOLDER [--spaces base taef2 taef2-pca4] [--count 4] [--side 512]
+    [--colours 256] [--taef2 FILE.py] [--fit MINUTES]
 
 For each picture the palette mode's payload is made; then, with the quantiser whose error is the same (interpolated between half
 steps of quality), come the bytes of the same latents by deflate of the plain symbols, by their zero-order entropy per channel
-(ideal, nothing else sent), by the adaptive prior and by the fitted one: `tiny` has its own; for taef2, --fit trains one on the
+(ideal, nothing else sent), by the adaptive prior and by the fitted one: `base` has its own; for taef2, --fit trains one on the
 pictures of FOLDER that are not measured. taef2-pca4 stands in for a space of four channels, as Stable Diffusion's has: the four
 principal components of TAEF2's latents, over the pictures measured. Errors are in the model's steps at quality 50.
 """
@@ -175,11 +175,12 @@ def compare(space: Space, colours: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--spaces", nargs="+", default=["taef2-pca4", "taef2", "tiny"])
+    parser.add_argument("--spaces", nargs="+", default=["taef2-pca4", "taef2", "base"])
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--colours", type=int, default=256)
     parser.add_argument("--bundle", type=Path, default=Path("taef2-bundle"), help="where TAEF2's is made")
+    parser.add_argument("--taef2", type=Path, help="loader of TAEF2's weights")
     parser.add_argument("--fit", type=float, default=0.0, help="minutes of training of a prior for TAEF2")
     options = parser.parse_args()
     pixels = crops(options.folder, options.count, options.side)
@@ -187,10 +188,10 @@ def main() -> int:
         print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)
         return 1
     if any(name.startswith("taef2") for name in options.spaces):
-        codec = taef2_model.codec(options.bundle)
+        codec = taef2_model.codec(options.bundle, options.taef2)
         if options.fit:
             fitted = fit_prior(codec._bundle, [options.folder], FitConfig(minutes=options.fit), say=print)
-            codec = taef2_model.codec(fitted.bundle.folder)
+            codec = taef2_model.codec(fitted.bundle.folder, options.taef2)
         kinds = {entry.kind: entry for entry in reversed(codec._bundle.priors)}
         learned = (
             {"fitted": load(codec._bundle, kinds["learned"], CPU, torch.float32).prior} if "learned" in kinds else {}
@@ -200,9 +201,9 @@ def main() -> int:
             compare(principal_components(whole, 4), options.colours)
         if "taef2" in options.spaces:
             compare(whole, options.colours)
-    if "tiny" in options.spaces:
-        codec = Codec("tiny", device="cpu", precision="float32")
-        compare(space_of(codec, "tiny", pixels, {"learned": codec._model.prior}), options.colours)
+    if "base" in options.spaces:
+        codec = Codec("base", device="cpu", precision="float32")
+        compare(space_of(codec, "base", pixels, {"learned": codec._model.prior}), options.colours)
     return 0
 
 

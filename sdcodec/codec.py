@@ -349,7 +349,7 @@ class Codec:
     @property
     def _measures_error(self) -> bool:
         """Whether files carry the deviation of their latents' error."""
-        return self._bundle.denoiser is not None and self._bundle.denoiser.wants_measured_error
+        return self._bundle.denoiser is not None
 
     def _no_deviations(self) -> bytes | None:
         """As long as what a file will say of the error."""

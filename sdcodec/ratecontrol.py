@@ -14,7 +14,7 @@ HIGHEST = 200  # half steps
 TYPICAL_SLOPE = 0.016  # growth of log(bytes) a half step, on photographs
 FIRST_GUESS = (-4.6, 0.016)  # log(bytes a pixel) at quality 0, and its growth a half step
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
-# How far thresholds are raised at quality 0 where that is still too large. At 1, `tiny`'s files are half as long and its
+# How far thresholds are raised at quality 0 where that is still too large. At 1, files are half as long and the
 # pictures a blur; beyond, nothing is left to save.
 MOST_RAISED = 1.0
 RAISES = 128  # steps in which they are raised so far

@@ -34,7 +34,7 @@ RATE, BETAS, DAMPING = 0.07, (0.8, 0.95), 5.0
 FALL = 0.8  # by which the rate has fallen at the end
 # AlexNet looks every fourth pixel: descent would find patterns that please at one phase only. Offsets (rows, columns).
 SHIFTS = tuple((5 * i % 4, (5 * i // 4 + i) % 4) for i in range(16))
-WINDOW_LATENTS = 64  # side of what is differentiated at once: 1.5 GB with `tiny`
+WINDOW_LATENTS = 64  # side of what is differentiated at once: 1.5 GB with an earlier embedded model
 BLEND_MARGIN = 8  # latents around a window where a decoder has global operations
 
 

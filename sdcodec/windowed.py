@@ -10,7 +10,7 @@ from torch import Tensor
 from sdcodec import tiling
 from sdcodec.autoencoders.protocol import Autoencoder
 
-# Side of what a network with a finite reach computes at once, without its margin; with `tiny` 24 megapixels need 1.5 GB.
+# Side of what a network with a finite reach computes at once, without its margin; with `base` 24 megapixels need 1.5 GB.
 WINDOW_PIXELS = 1280
 # Side of what a network with global operations sees at once; a photograph of the size that these were trained on is whole.
 BLENDED_PIXELS = 768

@@ -39,7 +39,6 @@ SMALL = TinyConfig(
     decoder_width_4=16,
     decoder_blocks_4=1,
     decoder_width_2=8,
-    block="plain",
 )
 SMALL_PRIOR = PriorConfig(latent_channels=8, hyper_channels=4, width=16, middle=16, blocks=1, hyper_context=8)
 
@@ -79,6 +78,7 @@ def random_model() -> TrainingModel:
         for name, parameter in model.named_parameters():
             if "prior" in name and parameter.ndim > 1 and "values" not in name:
                 parameter.mul_(2.0)
+        model.encoder.direct.weight.mul_(0.3)  # else it outweighs the network
         for step in model.prior.hyper_passes:  # which begin with zeros
             step.head.weight.normal_(std=0.1)
             step.head.bias.normal_(std=0.1)
@@ -116,12 +116,17 @@ def adaptive_bundle(random_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `random_bundle` that encodes with an adaptive prior; the learned one comes second."""
     folder = tmp_path / "adaptive"
     shutil.copytree(random_bundle, folder)
+    with_adaptive_prior(folder)
+    return folder
+
+
+def with_adaptive_prior(folder: Path) -> None:
+    """Put an adaptive prior first in a copy of `random_bundle`."""
     bundle = read_manifest(folder)
     stored = load_file(folder / bundle.priors[0].file)
     prior_tensors, tables = adaptive_prior_tensors(SMALL.latent_channels)
     gains = {name: stored[name] for name in ("gain", "inverse_gain")}
     add_prior(bundle, prior="adaptive", prior_tensors=prior_tensors, tables=tables, **gains)
-    return folder
 
 
 @pytest.fixture(scope="session")

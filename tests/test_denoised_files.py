@@ -166,7 +166,7 @@ def test_the_chunk_costs_six_bytes_and_only_with_a_unet(codec, random_bundle):
 
 
 def test_budgets_count_the_chunk(codec):
-    for target in (60, 120, 200):
+    for target in (90, 120, 200):
         assert len(codec.encode(PICTURE, target_bytes=target).data) <= target
 
 

@@ -200,24 +200,18 @@ def test_windows_fade_into_each_other(codecs, family, size, monkeypatch):
     assert faded < 0.6 * seam(windowed.decode(autoencoder, latents, 100), whole)
 
 
-def test_windows_of_trained_networks_leave_no_seam(monkeypatch):
-    """TAEF2, whose group norms see the whole picture: jumps at the seam are hardly larger than elsewhere."""
-    tools = Path(__file__).parents[1] / ".." / "shared" / "tools"
-    if not (tools / "taef2.py").exists():
-        pytest.skip("../shared is not there")
-    monkeypatch.syspath_prepend(str(tools))
-    import taef2
-
-    network = taef2.load()
+def test_windows_of_working_autoencoders_leave_no_seam(monkeypatch):
+    """A transform whose normalisation sees the whole picture: jumps at the seam are hardly larger than elsewhere."""
 
     class Autoencoder:
-        channels, factor, margin = 32, 8, None
+        channels, factor, margin = 48, 8, None
 
         def encode(self, images):
-            return network.encode(images)
+            return F.pixel_unshuffle(F.avg_pool2d(images, 2), 4)
 
         def decode(self, latents, half_steps):
-            return network.decode(latents)
+            images = F.interpolate(F.pixel_shuffle(latents, 4), scale_factor=2, mode="bilinear", antialias=True)
+            return (0.8 * images + 0.2 * (0.5 + 0.25 * F.group_norm(images, 1))).clamp(0, 1)
 
     pixels = photograph(160, 320)[None]
     latents = windowed.encode(Autoencoder(), pixels, CPU)
@@ -225,9 +219,9 @@ def test_windows_of_trained_networks_leave_no_seam(monkeypatch):
     use_windows(monkeypatch, 8, 24)
     faded = windowed.decode(Autoencoder(), latents, 100)
     median = np.median(np.abs(np.diff(faded.astype(float) - whole, axis=2)).mean((0, 1, 3)))
-    assert seam(faded, whole) < 4 * median
+    assert seam(faded, whole) < 2 * median
     use_windows(monkeypatch, 8, 24, fade=0)
-    assert seam(windowed.decode(Autoencoder(), latents, 100), whole) > 6 * median
+    assert seam(windowed.decode(Autoencoder(), latents, 100), whole) > 4 * median
 
 
 def test_windows_leave_no_trace_in_convolutions_alone(codecs, monkeypatch):

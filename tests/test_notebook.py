@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom on what is in the repository: `tiny`, the photograph, random weights."""
+"""The notebook runs from top to bottom on what is in the repository: `base`, the photograph, random weights."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def train(config: Path, resume: bool, settings: tuple[str, ...]) -> None:
 
     \b
     Examples:
-      sdcodec train recipes/tiny.toml
-      sdcodec train recipes/tiny.toml --resume --set steps=20000
+      sdcodec train recipes/base.toml
+      sdcodec train recipes/base.toml --resume --set steps=20000
     """
     overrides = {}
     for setting in settings:

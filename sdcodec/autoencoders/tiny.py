@@ -31,10 +31,6 @@ class TinyConfig:
     decoder_width_4: int = 64
     decoder_blocks_4: int = 2
     decoder_width_2: int = 24
-    expansion: int = 2
-    kernel: int = 5
-    block: str = "separable"
-    direct: bool = False  # a linear path beside each network, from the 8x8 pixels of a latent to its channels and back
 
 
 def _cast(x: Tensor, layer: nn.Conv2d) -> Tensor:
@@ -47,7 +43,7 @@ def _stream(x: Tensor, layer: nn.Conv2d) -> Tensor:
     return x if layer.weight.dtype == torch.float32 else x.float()
 
 
-class PlainBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """x + conv(SiLU(conv(SiLU(x)))), 3x3."""
 
     def __init__(self, width: int) -> None:
@@ -61,25 +57,8 @@ class PlainBlock(nn.Module):
         return x + self.second(F.silu(self.first(_cast(F.silu(x), self.first))))
 
 
-class SeparableBlock(nn.Module):
-    """x + project(SiLU(expand(depthwise(x)))): ConvNeXt's order (Liu et al., 2022), without its normalisation."""
-
-    def __init__(self, width: int, expansion: int, kernel: int) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.expand = nn.Conv2d(width, expansion * width, 1)
-        self.project = nn.Conv2d(expansion * width, width, 1)
-        with torch.no_grad():
-            self.project.weight.mul_(0.3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.project(F.silu(self.expand(self.depthwise(_cast(x, self.depthwise)))))
-
-
-def _blocks(config: TinyConfig, width: int, count: int, plain: bool = False) -> nn.Sequential:
-    if plain or config.block == "plain":
-        return nn.Sequential(*[PlainBlock(width) for _ in range(count)])
-    return nn.Sequential(*[SeparableBlock(width, config.expansion, config.kernel) for _ in range(count)])
+def _blocks(width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*[ResidualBlock(width) for _ in range(count)])
 
 
 class TinyEncoder(nn.Module):
@@ -89,20 +68,18 @@ class TinyEncoder(nn.Module):
         super().__init__()
         narrow, wide = config.encoder_width_4, config.encoder_width_8
         self.entry = nn.Conv2d(48, narrow, 3, padding=1)
-        self.blocks_4 = _blocks(config, narrow, config.encoder_blocks_4, plain=True)
+        self.blocks_4 = _blocks(narrow, config.encoder_blocks_4)
         self.down = nn.Conv2d(narrow, wide, 4, stride=2, padding=1)
-        self.blocks_8 = _blocks(config, wide, config.encoder_blocks_8)
+        self.blocks_8 = _blocks(wide, config.encoder_blocks_8)
         self.exit = nn.Conv2d(wide, config.latent_channels, 3, padding=1)
-        self.direct = nn.Conv2d(PIXELS, config.latent_channels, 1, bias=False) if config.direct else None
+        self.direct = nn.Conv2d(PIXELS, config.latent_channels, 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
         images = 2 * images - 1
         x = _stream(self.entry(_cast(F.pixel_unshuffle(images, 4), self.entry)), self.entry)
         x = _stream(self.down(_cast(F.silu(self.blocks_4(x)), self.down)), self.down)
         latents = self.exit(self.blocks_8(x).to(self.exit.weight.dtype))
-        if self.direct is not None:
-            latents = latents + self.direct(F.pixel_unshuffle(images, FACTOR).to(self.direct.weight.dtype))
-        return latents
+        return latents + self.direct(F.pixel_unshuffle(images, FACTOR).to(self.direct.weight.dtype))
 
 
 class TinyDecoder(nn.Module):
@@ -112,12 +89,12 @@ class TinyDecoder(nn.Module):
         super().__init__()
         wide, middle, thin = config.decoder_width_8, config.decoder_width_4, config.decoder_width_2
         self.entry = nn.Conv2d(config.latent_channels, wide, 3, padding=1)
-        self.blocks_8 = _blocks(config, wide, config.decoder_blocks_8)
+        self.blocks_8 = _blocks(wide, config.decoder_blocks_8)
         self.up_4 = nn.Conv2d(wide, 4 * middle, 1)
-        self.blocks_4 = _blocks(config, middle, config.decoder_blocks_4, plain=True)
+        self.blocks_4 = _blocks(middle, config.decoder_blocks_4)
         self.up_2 = nn.Conv2d(middle, 4 * thin, 3, padding=1)
         self.exit = nn.Conv2d(thin, 12, 3, padding=1)
-        self.direct = nn.Conv2d(config.latent_channels, PIXELS, 1, bias=False) if config.direct else None
+        self.direct = nn.Conv2d(config.latent_channels, PIXELS, 1, bias=False)
 
     def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
         """`quality_bias` is `[B, wide]`: what the decoder is told of the rate."""
@@ -126,9 +103,8 @@ class TinyDecoder(nn.Module):
         x = _stream(F.pixel_shuffle(self.up_4(_cast(F.silu(self.blocks_8(x)), self.up_4)), 2), self.up_4)
         x = _stream(F.pixel_shuffle(self.up_2(_cast(F.silu(self.blocks_4(x)), self.up_2)), 2), self.up_2)
         images = F.pixel_shuffle(self.exit(F.silu(x).to(self.exit.weight.dtype)), 2)
-        if self.direct is not None:
-            told = self.direct(latents.to(self.direct.weight.dtype))
-            images = images + DIRECT_UNIT * F.pixel_shuffle(told, FACTOR)
+        direct = self.direct(latents.to(self.direct.weight.dtype))
+        images = images + DIRECT_UNIT * F.pixel_shuffle(direct, FACTOR)
         return images * 0.5 + 0.5
 
 
@@ -161,8 +137,7 @@ class TinyAutoencoder:
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
             # Latents and pixels need more digits than bfloat16 has; these layers are thin.
             module.exit.float()
-            if module.direct is not None:
-                module.direct.float()
+            module.direct.float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -185,8 +160,6 @@ class TinyAutoencoder:
 
 def receptive_margin(config: TinyConfig) -> int:
     """How far, in latents, either network looks beyond the place that it computes."""
-    plain = config.block == "plain"
-    reach = 2 if plain else config.kernel // 2
-    encoder = (1 + 2 * config.encoder_blocks_4) / 2 + 1 + reach * config.encoder_blocks_8 + 1
-    decoder = 1 + reach * config.decoder_blocks_8 + (2 * config.decoder_blocks_4 + 1) / 2 + 1 / 4
+    encoder = (1 + 2 * config.encoder_blocks_4) / 2 + 1 + 2 * config.encoder_blocks_8 + 1
+    decoder = 1 + 2 * config.decoder_blocks_8 + (2 * config.decoder_blocks_4 + 1) / 2 + 1 / 4
     return math.ceil(max(encoder, decoder))

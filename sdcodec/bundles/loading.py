@@ -147,18 +147,6 @@ def _unet(
     return unet_denoiser(configuration, tensors, device, dtype, offload)
 
 
-def _latent_unet(
-    configuration: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-    offload: bool,
-) -> Denoiser:
-    from sdcodec.denoisers.latent_unet import latent_unet_denoiser  # only who denoises waits for it
-
-    return latent_unet_denoiser(configuration, tensors, device, dtype)  # too small to be worth offloading
-
-
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
     "tiny": _tiny,
     "diffusers": _diffusers,
@@ -166,5 +154,4 @@ AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch
 PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
 DENOISERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype, bool], Denoiser]] = {
     "unet": _unet,
-    "latent-unet": _latent_unet,
 }

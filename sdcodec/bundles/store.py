@@ -41,11 +41,6 @@ class DenoiserEntry:
     file: str
     configuration: dict[str, Any]
 
-    @property
-    def wants_measured_error(self) -> bool:
-        """Whether files say how large the latents' error is; a UNet made for one quantiser knows it from the quality."""
-        return self.configuration.get("error") != "rounding"
-
 
 @dataclass(frozen=True)
 class Bundle:

@@ -53,12 +53,10 @@ def write_bundle(
     return _write_manifest(folder, manifest)
 
 
-def add_denoiser(
-    bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any], *, kind: str = "unet"
-) -> Bundle:
-    """Gives a bundle the UNet that `sdcodec.denoisers.importing` read, in the place of an earlier one; files stay valid.
+def add_denoiser(bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any]) -> Bundle:
+    """Add the UNet that `sdcodec.denoisers.importing` read, replacing an earlier one; files stay valid.
 
-    `kind` names a class of `sdcodec.bundles.loading`. Raises BundleError where it is made for latents of another kind.
+    Raises BundleError if the UNet is made for latents with another number of channels.
     """
     channels = bundle.configuration["latent_channels"]
     if configuration["latent_channels"] != channels:
@@ -68,7 +66,7 @@ def add_denoiser(
         )
     _replace(bundle.folder / DENOISER_FILE, dict(tensors))
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest["denoiser"] = {"class": kind, "file": DENOISER_FILE, "configuration": configuration}
+    manifest["denoiser"] = {"class": "unet", "file": DENOISER_FILE, "configuration": configuration}
     return _write_manifest(bundle.folder, manifest)
 
 

@@ -14,10 +14,10 @@ from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS
 SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64  # standard deviations of the tables, in steps
 SPREAD = 0.25  # standard deviation of the logarithm of a symbol's true scale around the predicted one
 
-# Found by `sdcodec.training.adaptive_weights` on latents of photographs: nine regimes of an autoencoder whose channels are of
-# about one size (TAEF2, FLUX.2's), then six of one whose channels are not (`tiny`), each from fine steps to coarse ones. In a
-# regime there are, for each lattice, the weights of (beside, over, across) in 1/1024, and of (1, own, every, level, bend) in
-# 1/4096.
+# Found by `benchmarks/adaptive_weights.py` on latents of photographs: nine regimes of an autoencoder whose channels have
+# about the same size (TAEF2, FLUX.2's), then six of one whose channels have not (an earlier embedded model), each from fine
+# quantiser steps to coarse ones. A regime has, for each lattice, the weights of (beside, over, across) in 1/1024, and of
+# (1, own, every, level, bend) in 1/4096.
 # fmt: off
 _MEAN_WEIGHTS = (
     ((0, 0, 0), (0, 0, 178), (220, 209, 0), (197, 174, 47), (0, 0, 225), (263, 227, 0), (230, 188, 44)),

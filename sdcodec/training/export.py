@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +14,9 @@ from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
-from sdcodec.bundles.store import MANIFEST, Bundle, read_manifest
-from sdcodec.bundles.writing import add_denoiser, keep_priors, write_bundle
+from sdcodec.bundles.store import Bundle
+from sdcodec.bundles.writing import keep_priors, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
-from sdcodec.denoisers.error_levels import rounding_level
-from sdcodec.denoisers.latent_unet import LatentUNetConfig
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.learned import LearnedPrior
@@ -174,18 +171,14 @@ def export(
     folder: Path,
     name: str,
     description: dict[str, Any],
-    source: Bundle | None = None,
 ) -> Bundle:
-    """Writes a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables.
-
-    `source`: a model whose priors stay behind the new one, so that its files decode with the new decoder.
-    """
+    """Write a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables."""
     model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
     model.float().eval()
     tensors = prior_tensors(model.prior)
     tables = observed_tables(tensors, _in_steps(model, images))
-    bundle = write_bundle(
+    return write_bundle(
         folder,
         name=name,
         autoencoder="tiny",
@@ -198,10 +191,9 @@ def export(
         inverse_gain=quality_rows(model.inverse_gain).exp().float(),
         description=description,
     )
-    return bundle if source is None else keep_priors(bundle, source)
 
 
-def export_transforms(
+def export_decoder(
     weights: dict[str, Tensor],
     tiny: TinyConfig,
     prior: PriorConfig,
@@ -209,9 +201,9 @@ def export_transforms(
     folder: Path,
     description: dict[str, Any],
 ) -> Bundle:
-    """Writes `source` with another decoder, and another encoder where that was trained too.
+    """Write `source` with another decoder.
 
-    Its priors, tables and gains are copied, and with them their fingerprints: files coded before decode with the new decoder.
+    Encoder, priors, tables and gains are copied, and with them the fingerprints: earlier files decode with the new decoder.
     """
     model = TrainingModel(tiny, prior)
     model.load_state_dict(weights)
@@ -224,46 +216,13 @@ def export_transforms(
         configuration=asdict(tiny),
         weights=_autoencoder_tensors(model),
         prior="learned",
-        prior_tensors=tensors | _analysis_tensors(model.prior),
+        prior_tensors=tensors,
         tables=tables,
         gain=stored["gain"],
         inverse_gain=quality_rows(model.inverse_gain).exp(),
         description=description,
     )
     return keep_priors(bundle, source)
-
-
-def export_denoiser(
-    weights: dict[str, Tensor],
-    config: LatentUNetConfig,
-    qualities: tuple[float, float],
-    source: Bundle,
-    folder: Path,
-    description: dict[str, Any],
-) -> Bundle:
-    """Writes `source` with the UNet of a run that trained nothing else: all other files are copied, files stay valid.
-
-    `qualities`: the range that it was trained on; finer steps than there it leaves alone.
-    """
-    prefix = "denoiser."
-    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    tensors = {name: (value.float() if name == "step" else value.half()).contiguous() for name, value in own.items()}
-    _check_finite(tensors)
-    inverse_gain = read_tensors(source.folder / source.priors[0].file)["inverse_gain"]
-    low, high = (round(2 * quality) for quality in qualities)
-    sigmas = rounding_level(inverse_gain[low : high + 1].double())
-    configuration = {
-        "latent_channels": config.latent_channels,
-        "network": asdict(config),
-        "sigmas": [float(sigmas.min()), float(sigmas.max())],
-        "error": "rounding",
-        "description": description,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in source.folder.iterdir():
-        if path.suffix == ".safetensors" or path.name == MANIFEST:
-            shutil.copyfile(path, folder / path.name)
-    return add_denoiser(read_manifest(folder), tensors, configuration, kind="latent-unet")
 
 
 def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sdcodec.autoencoders.tiny import TinyConfig, TinyDecoder, TinyEncoder
-from sdcodec.denoisers.error_levels import rounding_level
-from sdcodec.denoisers.latent_unet import LatentUNet, LatentUNetConfig
 from sdcodec.training.knots import Knots
 from sdcodec.training.prior_network import Coded, PriorConfig, PriorNetwork
 
@@ -35,9 +33,9 @@ class Reconstruction:
 
 
 class TrainingModel(nn.Module):
-    """Images and qualities in, reconstructions and estimated bits out; with a denoiser between quantiser and decoder."""
+    """Images and qualities in, reconstructions and estimated bits out."""
 
-    def __init__(self, tiny: TinyConfig, prior: PriorConfig, denoiser: LatentUNetConfig | None = None) -> None:
+    def __init__(self, tiny: TinyConfig, prior: PriorConfig) -> None:
         super().__init__()
         channels = tiny.latent_channels
         self.encoder = TinyEncoder(tiny)
@@ -46,7 +44,6 @@ class TrainingModel(nn.Module):
         self.gain = Knots(channels, start=math.log(8.0), slope=GAIN_SLOPE)
         self.inverse_gain = Knots(channels, start=-math.log(8.0), slope=-GAIN_SLOPE)
         self.decoder_bias = Knots(tiny.decoder_width_8)
-        self.denoiser = None if denoiser is None else LatentUNet(denoiser)
 
     def steps(self, images: Tensor, quality: Tensor) -> Tensor:
         """Latents in the quantiser's steps, not rounded, `[B, C, H/8, W/8]`, of what `forward` takes."""
@@ -56,8 +53,5 @@ class TrainingModel(nn.Module):
     def forward(self, images: Tensor, quality: Tensor) -> Reconstruction:
         """`images` `[B, 3, H, W]` in [0, 1], H and W multiples of 32; `quality` `[B]`."""
         coded = self.prior(self.steps(images, quality), quality)
-        inverse_gain = self.inverse_gain(quality).exp()
-        decoded = coded.decoded * inverse_gain[:, :, None, None]
-        if self.denoiser is not None:
-            decoded = self.denoiser(decoded, rounding_level(inverse_gain))
+        decoded = coded.decoded * self.inverse_gain(quality).exp()[:, :, None, None]
         return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)

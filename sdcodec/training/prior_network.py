@@ -302,10 +302,6 @@ class PriorNetwork(IntegerReady):
         bits = self._bits(steps, decoded, means, scales)
         return Coded(decoded, bits + hyper_bits, hyper_bits, means, scales)
 
-    def hyper_bits(self, hyper: Tensor, quality: Tensor) -> Tensor:
-        """Bits `[B]` of hyper-latents `[B, Z, h/4, w/4]`, in steps and not rounded."""
-        return self._bits(hyper, *self._hyper_decoded(hyper, quality))
-
     def _hyper_decoded(self, hyper: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hyper-latents `[B, Z, h/4, w/4]` → what is decoded of them, their means and scale indices, likewise."""
         base_mean, base_index = (each(quality)[:, :, None, None] for each in (self.hyper_mean, self.hyper_scale))

@@ -12,7 +12,6 @@ from torch import Tensor
 from sdcodec.autoencoders.tiny import TinyConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
 from sdcodec.bundles.store import Bundle
-from sdcodec.denoisers.latent_unet import LatentUNetConfig, latent_unet_config
 from sdcodec.errors import TrainingError
 from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
 from sdcodec.priors.passes import PASSES
@@ -24,11 +23,10 @@ ACTIVATION_ONE = 1 << ACTIVATION_BITS
 
 @dataclass(frozen=True)
 class Restored:
-    """What a bundle holds: configurations, and weights by the names of `TrainingModel`. `denoiser`: None where it has none."""
+    """Configurations of a bundle, and its weights by the names of `TrainingModel`."""
 
     tiny: TinyConfig
     prior: PriorConfig
-    denoiser: LatentUNetConfig | None
     weights: dict[str, Tensor]
 
 
@@ -53,12 +51,7 @@ def restore(bundle: Bundle) -> Restored:
         raise TrainingError(f"{bundle.folder}: its first prior was made by `models fit`, not by a run that can go on")
     config = _prior_config(tensors)
     weights |= {f"prior.{name}": value for name, value in _prior_weights(tensors, config).items()}
-    denoiser = None
-    if bundle.denoiser is not None and bundle.denoiser.kind == "latent-unet":
-        denoiser = latent_unet_config(bundle.denoiser.configuration)
-        own = read_tensors(bundle.folder / bundle.denoiser.file)
-        weights |= {f"denoiser.{name}": value for name, value in own.items()}
-    return Restored(tiny, config, denoiser, {name: value.float() for name, value in weights.items()})
+    return Restored(tiny, config, {name: value.float() for name, value in weights.items()})
 
 
 def _prior_config(tensors: Mapping[str, Tensor]) -> PriorConfig:

@@ -1,4 +1,4 @@
-"""How the weights of the adaptive prior were found: least squares, lattice by lattice, over latents of photographs."""
+"""Fit the weights of the adaptive prior by least squares, lattice by lattice, over latents of photographs."""
 
 from __future__ import annotations
 
