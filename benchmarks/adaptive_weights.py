@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sdcodec.constants import MEAN_BITS
 from sdcodec.priors.adaptive import FINE_BITS, LATTICE_COUNT, SIZE_BITS, WEIGHT_BITS, Surroundings, surroundings
-from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.lattices import Lattice, lattice
 
 REWEIGHTINGS = 4

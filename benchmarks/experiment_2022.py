@@ -28,11 +28,11 @@ import taef2_model
 from effort import crops
 from sdcodec import Codec
 from sdcodec.bundles.loading import load
+from sdcodec.constants import MEAN_BITS
 from sdcodec.palette import MIDDLE, OFFSET_BITS, VALUE_BITS, Palettised, palettised
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
-from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
 from sdcodec.priors.protocol import Prior
 from sdcodec.priors.sources import Coder
 from sdcodec.training.prior_fit import FitConfig, fit_prior
@@ -55,11 +55,10 @@ class Space:
 def space_of(codec: Codec, name: str, pixels: list[NDArray[np.uint8]], priors: dict[str, Prior]) -> Space:
     """The latents of a bundle."""
     model = codec._model
-    middle = model.gain[MIDDLE][:, None, None]
+    middle = model.quantiser.gain[MIDDLE][:, None, None]
     pictures = [codec._latents([read_picture(own)])[0] * middle for own in pixels]
-    return Space(
-        name, pictures, model.gain / model.gain[MIDDLE], {"adaptive": _adaptive(model.autoencoder.channels), **priors}
-    )
+    gains = model.quantiser.gain / model.quantiser.gain[MIDDLE]
+    return Space(name, pictures, gains, {"adaptive": _adaptive(model.autoencoder.channels), **priors})
 
 
 def principal_components(space: Space, count: int) -> Space:
@@ -80,17 +79,17 @@ def principal_components(space: Space, count: int) -> Space:
 
 def _adaptive(channels: int) -> Prior:
     tensors, tables = adaptive_prior_tensors(channels)
-    return AdaptivePrior(tensors, tables, CPU)
+    return AdaptivePrior(adaptive_config(channels), tensors, tables, CPU)
 
 
-def deflated(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
+def deflated(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
     """Plain symbols, one byte each where they fit, two where not, as zlib packs them."""
     symbols = steps.round()
     kind = np.int8 if symbols.abs().max() < 128 else np.int16
     return len(zlib.compress(symbols.numpy().astype(kind).tobytes(), 9)), symbols
 
 
-def zero_order(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
+def zero_order(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
     """The entropy of each channel's symbols, by their own frequencies, which nobody has sent."""
     symbols = steps.round()
     bits = 0.0
@@ -103,9 +102,9 @@ def zero_order(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
 def by_prior(prior: Prior) -> Method:
     """Real bytes, of one block of up to 64x64."""
 
-    def coded(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
-        coder = Coder(steps[None], prior.hyper_latents(steps[None], half_steps), prior.tables)
-        values = prior.walk((1, *steps.shape[1:]), half_steps, coder)
+    def coded(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
+        coder = Coder(steps[None], prior.hyper_latents(steps[None], quality_index), prior.tables)
+        values = prior.walk((1, *steps.shape[1:]), quality_index, coder)
         [block] = coder.finish()
         return len(block), values[0].float() / (1 << MEAN_BITS)
 
@@ -115,9 +114,9 @@ def by_prior(prior: Prior) -> Method:
 def at_error(method: Method, steps: Tensor, wanted: float, gains: Tensor) -> float:
     """Bytes at a mean squared error, log-linear between the two half steps of quality around it."""
 
-    def tried(half_steps: int) -> tuple[float, float]:
-        gain = gains[half_steps][:, None, None]
-        size, decoded = method(steps * gain, half_steps)
+    def tried(quality_index: int) -> tuple[float, float]:
+        gain = gains[quality_index][:, None, None]
+        size, decoded = method(steps * gain, quality_index)
         return float((decoded / gain - steps).square().mean()), size
 
     low, high = 0, len(gains) - 1  # coarse, fine

@@ -18,7 +18,6 @@ from sdcodec import Codec
 from sdcodec.autoencoders.diffusers import DiffusersAutoencoder
 from sdcodec.bundles import calibration, loading, writing
 from sdcodec.bundles.store import MANIFEST
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
 CHANNELS, FACTOR = 32, 8
 
@@ -38,11 +37,11 @@ class Taef2Autoencoder:
         return self.network.encoder(images)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode(self, latents: Tensor, quality_index: int) -> Tensor:
         """And back."""
-        return self.decode_with_gradient(latents, half_steps)
+        return self.decode_with_gradient(latents, quality_index)
 
-    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """Differentiable."""
         return self.unclamped(latents).clamp(0, 1)
 
@@ -78,18 +77,13 @@ def codec(folder: Path, loader: Path | None) -> Codec:
         gain, inverse_gain = calibration.gain_rows(
             calibration.measure(autoencoder, calibration.made_pictures()), FACTOR
         )
-        tensors, tables = adaptive_prior_tensors(CHANNELS)
         writing.write_bundle(
             folder,
             name="taef2",
             autoencoder="taef2",
             configuration={"latent_channels": CHANNELS, "factor": FACTOR},
             weights={"none": torch.zeros(1)},
-            prior="adaptive",
-            prior_tensors=tensors,
-            tables=tables,
-            gain=gain,
-            inverse_gain=inverse_gain,
+            prior=writing.adaptive_prior(CHANNELS, gain, inverse_gain),
             description={"origin": "madebyollin/taesd", "licence": "MIT"},
         )
     return Codec(folder, device="cpu", precision="float32")

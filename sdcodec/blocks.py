@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec import tiling
-from sdcodec.bundles.loading import Model
+from sdcodec.constants import MEAN_BITS
 from sdcodec.container import BLOCK_LATENTS, Container, latent_grid
-from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.model import Model
 from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 
@@ -29,21 +29,21 @@ class CodedLatents:
 
 
 def code(
-    model: Model, latents: Tensor, half_steps: int, rounding: Rounding, measure_error: bool = False
+    model: Model, latents: Tensor, quality_index: int, rounding: Rounding, measure_error: bool = False
 ) -> list[CodedLatents]:
     """Latents `[B, C, h, w]` → each item coded at a quality in half steps."""
     places = list(tiling.blocks(latents.shape[2], latents.shape[3], BLOCK_LATENTS))
     coded: dict[tuple[int, int], bytes] = {}
     squares = torch.zeros(latents.shape[:2], dtype=torch.float64) if measure_error else None
     for chunk in _chunks_of_one_shape(places, latents.shape[0]):
-        steps = _in_steps(model, latents, places, chunk, half_steps)
-        coder = Coder(steps, model.prior.hyper_latents(steps, half_steps), model.prior.tables, rounding)
-        values = model.prior.walk((steps.shape[0], *steps.shape[2:]), half_steps, coder)
+        steps = _in_steps(model, latents, places, chunk, quality_index)
+        coder = Coder(steps, model.prior.hyper_latents(steps, quality_index), model.prior.tables, rounding)
+        values = model.prior.walk((steps.shape[0], *steps.shape[2:]), quality_index, coder)
         coded |= dict(zip(chunk, coder.finish(), strict=True))
         if squares is None:
             continue
         # In the latents that a decoder sees: what it is given against what it would be given without rounding.
-        error = (values.float() / (1 << MEAN_BITS) - steps) * model.inverse_gain[half_steps][:, None, None]
+        error = (values.float() / (1 << MEAN_BITS) - steps) * model.quantiser.inverse_gain[quality_index][:, None, None]
         for (item, _), own in zip(chunk, error.square_().sum((2, 3)).cpu(), strict=True):
             squares[item] += own
     count = latents.shape[2] * latents.shape[3]
@@ -56,14 +56,14 @@ def code(
     ]
 
 
-def estimated_bytes(model: Model, latents: Tensor, half_steps: int, rounding: Rounding) -> float:
+def estimated_bytes(model: Model, latents: Tensor, quality_index: int, rounding: Rounding) -> float:
     """Ideal code length of one picture's latents `[C, h, w]`; real blocks are about two bytes longer."""
     places = list(tiling.blocks(latents.shape[1], latents.shape[2], BLOCK_LATENTS))
     total = 0.0
     for chunk in _chunks_of_one_shape(places, 1):
-        steps = _in_steps(model, latents[None], places, chunk, half_steps)
-        estimator = CostEstimator(steps, model.prior.hyper_latents(steps, half_steps), model.prior.tables, rounding)
-        model.prior.walk((steps.shape[0], *steps.shape[2:]), half_steps, estimator)
+        steps = _in_steps(model, latents[None], places, chunk, quality_index)
+        estimator = CostEstimator(steps, model.prior.hyper_latents(steps, quality_index), model.prior.tables, rounding)
+        model.prior.walk((steps.shape[0], *steps.shape[2:]), quality_index, estimator)
         total += estimator.bits / 8 + len(chunk) * (2 if len(places) > 1 else 1)
     return total
 
@@ -81,18 +81,18 @@ def decode(model: Model, containers: Sequence[Container], device: torch.device) 
         rows, columns = places[chunk[0][1]]
         source = Decoder([containers[item].blocks[place] for item, place in chunk], model.prior.tables, device)
         shape = (len(chunk), rows.stop - rows.start, columns.stop - columns.start)
-        decoded = model.prior.walk(shape, header.quality, source).to(torch.int32).cpu().numpy()
+        decoded = model.prior.walk(shape, header.quality_index, source).to(torch.int32).cpu().numpy()
         for (item, place), values in zip(chunk, decoded, strict=True):
             symbols[item][:, places[place][0], places[place][1]] = values
     return symbols
 
 
 def _in_steps(
-    model: Model, latents: Tensor, places: list[tuple[slice, slice]], chunk: list[tuple[int, int]], half_steps: int
+    model: Model, latents: Tensor, places: list[tuple[slice, slice]], chunk: list[tuple[int, int]], quality_index: int
 ) -> Tensor:
     """The chunk's blocks, in steps of the quality's quantiser."""
     chosen = torch.stack([latents[item][:, places[place][0], places[place][1]] for item, place in chunk])
-    return chosen * model.gain[half_steps][:, None, None]
+    return chosen * model.quantiser.gain[quality_index][:, None, None]
 
 
 def _chunks_of_one_shape(places: list[tuple[slice, slice]], items: int) -> Iterator[list[tuple[int, int]]]:

@@ -18,8 +18,8 @@ from torch import Tensor
 from sdcodec import blocks, hardware, palette, ratecontrol, tiling, windowed
 from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
 from sdcodec.bundles import loading, store
+from sdcodec.constants import HIGHEST_QUALITY_INDEX, MEAN_BITS
 from sdcodec.container import (
-    HIGHEST_QUALITY,
     Container,
     Header,
     block_count,
@@ -31,6 +31,7 @@ from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.effort import check_effort, effort_of
 from sdcodec.errors import FormatError, ImageError, OptionError
+from sdcodec.model import Model
 from sdcodec.options import check_denoising, check_mode, check_rate
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
@@ -42,7 +43,6 @@ from sdcodec.pixels import (
     to_pil,
     unpack_alpha,
 )
-from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.ratecontrol import Setting
 
 DEFAULT_QUALITY = 50.0
@@ -96,7 +96,7 @@ class Codec:
         self._bundle, self._offload = bundle, offload
         with hardware.explained_memory(SMALLER):
             self._model = loading.load(bundle, bundle.priors[0], self.device, self._dtype)
-        self._with_earlier_priors: dict[bytes, loading.Model] = {}  # by what files name, when one asks for it
+        self._with_earlier_priors: dict[bytes, Model] = {}  # by what files name, when one asks for it
 
     @classmethod
     def for_file(
@@ -153,10 +153,10 @@ class Codec:
         if mode == "palette":
             return self._palettised(picture, latents, target_bytes)
         if target_bytes is None:
-            half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
-            latents = self._refined(picture, latents, half_steps, plan.iterations)
-            data = self._coded(picture, latents, Setting(half_steps, plan.rounding))
-            return Encoded(data, width, height, half_steps / 2)
+            quality_index = round(2 * (DEFAULT_QUALITY if quality is None else quality))
+            latents = self._refined(picture, latents, quality_index, plan.iterations)
+            data = self._coded(picture, latents, Setting(quality_index, plan.rounding))
+            return Encoded(data, width, height, quality_index / 2)
         count = block_count(width, height, self._model.autoencoder.factor)
         empty = self._container(picture, 0, (b"",) * count, self._no_deviations())
         overhead = len(empty.to_bytes())
@@ -166,16 +166,16 @@ class Codec:
                 target_bytes,
                 width * height,
                 plan.rounding,
-                lambda s: overhead + blocks.estimated_bytes(self._model, latents, s.half_steps, s.rounding),
+                lambda s: overhead + blocks.estimated_bytes(self._model, latents, s.quality_index, s.rounding),
                 near,
             )
 
         setting = best_setting(latents)
         if plan.iterations:
-            latents = self._refined(picture, latents, setting.half_steps, plan.iterations, target_bytes - overhead)
-            setting = best_setting(latents, setting.half_steps)
+            latents = self._refined(picture, latents, setting.quality_index, plan.iterations, target_bytes - overhead)
+            setting = best_setting(latents, setting.quality_index)
         data, setting = ratecontrol.coded_within(target_bytes, setting, lambda s: self._coded(picture, latents, s))
-        return Encoded(data, width, height, setting.half_steps / 2)
+        return Encoded(data, width, height, setting.quality_index / 2)
 
     def decode(
         self,
@@ -206,10 +206,14 @@ class Codec:
         picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
         # Gains and their inverses are learned apart: their product is not one.
-        scale = self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
+        scale = (
+            self._model.quantiser.gain[HIGHEST_QUALITY_INDEX]
+            * self._model.quantiser.inverse_gain[HIGHEST_QUALITY_INDEX]
+        )
         latents = self._latents([picture]) * scale[:, None, None]
         pixels = self._pixels(
-            latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height, factor=self._model.autoencoder.factor)
+            latents,
+            Header(self.fingerprint, HIGHEST_QUALITY_INDEX, width, height, factor=self._model.autoencoder.factor),
         )
         return Image.fromarray(pixels[0])
 
@@ -222,7 +226,7 @@ class Codec:
         """
         check_rate(quality, None, None)
         check_effort(effort)
-        half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
+        quality_index = round(2 * (DEFAULT_QUALITY if quality is None else quality))
         pictures = [read_picture(image) for image in images]
         encoded = []
         for group in _of_one_size(pictures):
@@ -231,11 +235,11 @@ class Codec:
             plan = effort_of(effort, self._model.autoencoder, width * height)
             latents = self._latents(chosen)
             for own, picture in zip(latents, chosen, strict=True):
-                own.copy_(self._refined(picture, own, half_steps, plan.iterations))
-            coded = blocks.code(self._model, latents, half_steps, plan.rounding, self._measures_error)
+                own.copy_(self._refined(picture, own, quality_index, plan.iterations))
+            coded = blocks.code(self._model, latents, quality_index, plan.rounding, self._measures_error)
             for i, picture, result in zip(group, chosen, coded, strict=True):
-                data = self._filed(picture, half_steps, result).to_bytes()
-                encoded.append((i, Encoded(data, width, height, half_steps / 2)))
+                data = self._filed(picture, quality_index, result).to_bytes()
+                encoded.append((i, Encoded(data, width, height, quality_index / 2)))
         return [result for _, result in sorted(encoded, key=lambda pair: pair[0])]
 
     def decode_batch(
@@ -255,7 +259,7 @@ class Codec:
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
         headers = [container.header for container in containers]
         images: dict[int, Image.Image] = {}
-        for group in tiling.alike((h.fingerprint, h.width, h.height, h.quality) for h in headers):
+        for group in tiling.alike((h.fingerprint, h.width, h.height, h.quality_index) for h in headers):
             latents = self._decoded_latents([containers[i] for i in group])
             if denoise:
                 deviations = [self._deviations(containers[i]) for i in group]
@@ -291,7 +295,7 @@ class Codec:
     @hardware.explained_memory(SMALLER)
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
         """Latents `[B, C, h, w]` → uint8 `[B, H, W, 3]`, cropped to the picture."""
-        pixels = windowed.decode(self._model.autoencoder, latents, header.quality)
+        pixels = windowed.decode(self._model.autoencoder, latents, header.quality_index)
         return pixels[:, : header.height, : header.width]
 
     def _denoised(
@@ -313,14 +317,16 @@ class Codec:
     def _deviations(self, container: Container) -> Tensor:
         """Of the latents' error, `[C]`: as measured, or where the file does not say, what rounding leaves."""
         if container.deviations is None or not self._measures_error:
-            return error_levels.uniform_deviations(self._model_of(container).inverse_gain[container.header.quality])
+            return error_levels.uniform_deviations(
+                self._model_of(container).quantiser.inverse_gain[container.header.quality_index]
+            )
         return error_levels.unpack_deviations(container.deviations, self._model.autoencoder.channels)
 
     # Latents and bytes
 
     @hardware.explained_memory(SMALLER)
     def _refined(
-        self, picture: Picture, latents: Tensor, half_steps: int, iterations: int, budget: int | None = None
+        self, picture: Picture, latents: Tensor, quality_index: int, iterations: int, budget: int | None = None
     ) -> Tensor:
         """Latents `[C, h, w]` moved to where the file is better (`sdcodec.refinement`); budget: bytes for the blocks."""
         if not iterations:
@@ -340,11 +346,11 @@ class Codec:
         bits = (
             None if budget is None else 8.0 * (budget - 2 * block_count(width, height, self._model.autoencoder.factor))
         )
-        return Refiner(self._model, half_steps, pixels, (height, width)).run(latents, iterations, bits)
+        return Refiner(self._model, quality_index, pixels, (height, width)).run(latents, iterations, bits)
 
     def _coded(self, picture: Picture, latents: Tensor, setting: Setting) -> bytes:
-        [coded] = blocks.code(self._model, latents[None], setting.half_steps, setting.rounding, self._measures_error)
-        return self._filed(picture, setting.half_steps, coded).to_bytes()
+        [coded] = blocks.code(self._model, latents[None], setting.quality_index, setting.rounding, self._measures_error)
+        return self._filed(picture, setting.quality_index, coded).to_bytes()
 
     @property
     def _measures_error(self) -> bool:
@@ -355,7 +361,7 @@ class Codec:
         """As long as what a file will say of the error."""
         return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._measures_error else None
 
-    def _model_of(self, container: Container) -> loading.Model:
+    def _model_of(self, container: Container) -> Model:
         """The autoencoder with that prior of the bundle which the file was coded with."""
         wanted, earlier = container.header.fingerprint, self._with_earlier_priors
         if wanted == self.fingerprint:
@@ -363,7 +369,8 @@ class Codec:
         if wanted not in earlier:
             entry = self._bundle.prior_for(wanted)
             assert entry is not None  # `_parsed` has looked
-            earlier[wanted] = loading.with_prior(self._model.autoencoder, self._bundle, entry, self.device)
+            prior, quantiser = loading.load_prior(self._bundle, entry, self.device)
+            earlier[wanted] = replace(self._model, prior=prior, quantiser=quantiser)
         return earlier[wanted]
 
     def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
@@ -372,9 +379,11 @@ class Codec:
         coded = [container for container in containers if container.palette is None]
         symbols = iter(blocks.decode(model, coded, self.device) if coded else ())
         dequantised = [
-            _dequantised(next(symbols), model.inverse_gain[container.header.quality], MEAN_BITS)
+            _dequantised(next(symbols), model.quantiser.inverse_gain[container.header.quality_index], MEAN_BITS)
             if container.palette is None
-            else _dequantised(self._palette(container).values(), model.inverse_gain[palette.MIDDLE], palette.VALUE_BITS)
+            else _dequantised(
+                self._palette(container).values(), model.quantiser.inverse_gain[palette.MIDDLE], palette.VALUE_BITS
+            )
             for container in containers
         ]
         return torch.stack(dequantised)
@@ -384,18 +393,18 @@ class Codec:
     def _palettised(self, picture: Picture, latents: Tensor, target_bytes: int | None) -> Encoded:
         """A file of as many colours as fit into `target_bytes`, at most 256."""
         height, width = picture.rgb.shape[:2]
-        steps = (latents * self._model.gain[palette.MIDDLE][:, None, None]).cpu().numpy()
+        steps = (latents * self._model.quantiser.gain[palette.MIDDLE][:, None, None]).cpu().numpy()
         quality = 0
 
         def coded(colours: int) -> bytes:
             nonlocal quality
             chosen = palette.palettised(steps, colours)
             error = torch.from_numpy(chosen.values() / (1 << palette.VALUE_BITS) - steps).square_().mean((1, 2))
-            quality = palette.quality_of_error(float(error.mean()), self._model.gain)
+            quality = palette.quality_of_error(float(error.mean()), self._model.quantiser.gain)
             deviations = None
             if self._measures_error:
                 deviations = error_levels.pack_deviations(
-                    error * self._model.inverse_gain[palette.MIDDLE].cpu().square()
+                    error * self._model.quantiser.inverse_gain[palette.MIDDLE].cpu().square()
                 )
             container = self._container(picture, quality, (), deviations)
             return replace(container, palette=chosen.to_bytes()).to_bytes()
@@ -413,17 +422,17 @@ class Codec:
 
     # Files
 
-    def _filed(self, picture: Picture, half_steps: int, coded: blocks.CodedLatents) -> Container:
+    def _filed(self, picture: Picture, quality_index: int, coded: blocks.CodedLatents) -> Container:
         squared = coded.squared_error
         deviations = None if squared is None else error_levels.pack_deviations(squared)
-        return self._container(picture, half_steps, coded.blocks, deviations)
+        return self._container(picture, quality_index, coded.blocks, deviations)
 
     def _container(
-        self, picture: Picture, half_steps: int, coded: tuple[bytes, ...], deviations: bytes | None
+        self, picture: Picture, quality_index: int, coded: tuple[bytes, ...], deviations: bytes | None
     ) -> Container:
         height, width = picture.rgb.shape[:2]
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        header = Header(self.fingerprint, half_steps, width, height, factor=self._model.autoencoder.factor)
+        header = Header(self.fingerprint, quality_index, width, height, factor=self._model.autoencoder.factor)
         return Container(header, coded, alpha, picture.icc, picture.exif, picture.xmp, deviations=deviations)
 
     def _parsed(self, data: bytes, max_pixels: int) -> Container:

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from sdcodec import tiling
 from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
-from sdcodec.bundles.loading import Model
+from sdcodec.constants import MEAN_BITS
 from sdcodec.container import BLOCK_LATENTS
+from sdcodec.model import Model
 from sdcodec.perceptual.lpips import LPIPS
-from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.rounding import further_bits
 from sdcodec.priors.sources import Recorder
 
@@ -51,13 +51,13 @@ class _State:
 class Refiner:
     """One picture and quality; `run` gives better latents for it."""
 
-    def __init__(self, model: Model, half_steps: int, picture: Tensor, visible: tuple[int, int]) -> None:
+    def __init__(self, model: Model, quality_index: int, picture: Tensor, visible: tuple[int, int]) -> None:
         """`picture` `[3, H, W]` in [0, 1], padded to whole latents; of it the first `visible` rows and columns count."""
         assert isinstance(model.autoencoder, DifferentiableAutoencoder)  # codec.py has asked
-        self._model, self._half_steps = model, half_steps
+        self._model, self._quality_index = model, quality_index
         self._autoencoder = model.autoencoder
         self._picture, self._visible = picture, visible
-        self._inverse_gain = model.inverse_gain[half_steps][:, None, None]
+        self._inverse_gain = model.quantiser.inverse_gain[quality_index][:, None, None]
         self._lpips = _lpips(picture.device)
 
     def run(self, latents: Tensor, iterations: int, budget: float | None = None) -> Tensor:
@@ -65,7 +65,7 @@ class Refiner:
 
         `budget`: about how many bits there are; None for as many as the latents that come in take.
         """
-        gain = self._model.gain[self._half_steps][:, None, None]
+        gain = self._model.quantiser.gain[self._quality_index][:, None, None]
         at_first, reach = latents * gain, self._autoencoder.refinement_reach
         leaf = torch.nn.Parameter(at_first.clone())
         optimiser = torch.optim.Adam([leaf], lr=RATE, betas=BETAS, eps=DAMPING)
@@ -96,8 +96,8 @@ class Refiner:
         bits, prior = 0.0, self._model.prior
         for rows, columns in tiling.blocks(steps.shape[1], steps.shape[2], BLOCK_LATENTS):
             block = steps[None, :, rows, columns]
-            recorder = Recorder(block, prior.hyper_latents(block, self._half_steps), prior.tables)
-            values = prior.walk((1, block.shape[2], block.shape[3]), self._half_steps, recorder)
+            recorder = Recorder(block, prior.hyper_latents(block, self._quality_index), prior.tables)
+            values = prior.walk((1, block.shape[2], block.shape[3]), self._quality_index, recorder)
             decoded[:, rows, columns] = values[0].float() / (1 << MEAN_BITS)
             means[:, rows, columns] = recorder.means.view(block.shape)[0]
             indices[:, rows, columns] = recorder.indices.view(block.shape)[0]
@@ -155,7 +155,7 @@ class Refiner:
         """A window of the decoded picture and of the original, `[1, 3, H, W]`; alike where nothing is visible."""
         w, f = window, self._autoencoder.factor
         part = (decoded * self._inverse_gain)[None, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
-        whole = self._autoencoder.decode_with_gradient(part, self._half_steps)
+        whole = self._autoencoder.decode_with_gradient(part, self._quality_index)
         top, left = f * (w.top - w.seen_top), f * (w.left - w.seen_left)
         height, width = f * (w.bottom - w.top), f * (w.right - w.left)
         shown = whole[:, :, top : top + height, left : left + width]

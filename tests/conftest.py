@@ -15,21 +15,20 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sdcodec import effort
-from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.bundles.store import read_manifest
-from sdcodec.bundles.writing import add_prior
+from sdcodec.bundles.writing import adaptive_prior, add_prior
 from sdcodec.perceptual.trunks import VGG16
 from sdcodec.perceptual.vgg import POSITIONS
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.config import PriorConfig
 from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.prior_network import PriorConfig
 from sdcodec_eval.codecs.registry import parse
 from sdcodec_eval.pictures import Source
 from sdcodec_eval.plan import Plan
 from sdcodec_eval.run import evaluate
 
-SMALL = TinyConfig(
+SMALL = ConvConfig(
     latent_channels=8,
     encoder_width_4=16,
     encoder_width_8=16,
@@ -124,9 +123,7 @@ def with_adaptive_prior(folder: Path) -> None:
     """Put an adaptive prior first in a copy of `random_bundle`."""
     bundle = read_manifest(folder)
     stored = load_file(folder / bundle.priors[0].file)
-    prior_tensors, tables = adaptive_prior_tensors(SMALL.latent_channels)
-    gains = {name: stored[name] for name in ("gain", "inverse_gain")}
-    add_prior(bundle, prior="adaptive", prior_tensors=prior_tensors, tables=tables, **gains)
+    add_prior(bundle, adaptive_prior(SMALL.latent_channels, stored["gain"], stored["inverse_gain"]))
 
 
 @pytest.fixture(scope="session")

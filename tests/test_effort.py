@@ -17,6 +17,7 @@ from sdcodec import refinement
 from sdcodec.bundles import store
 from sdcodec.coding.tables import FrequencyTables, gaussian_tables
 from sdcodec.effort import EFFORTS, HIGHEST
+from sdcodec.model import Model
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.priors.rounding import PLAIN, Rounding
 
@@ -46,15 +47,15 @@ def crop(crops):
     return crops[0]
 
 
-def refiner(codec, pixels, half_steps):
+def refiner(codec, pixels, quality_index):
     [latents] = codec._latents([sdcodec.codec.read_picture(pixels)])
     picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-    return refinement.Refiner(codec._model, half_steps, picture, pixels.shape[:2]), latents
+    return refinement.Refiner(codec._model, quality_index, picture, pixels.shape[:2]), latents
 
 
-def measured(refiner, latents, half_steps):
+def measured(refiner, latents, quality_index):
     """Bits and distortion, as the refiner counts them, without shifts."""
-    state = refiner._walk(latents * refiner._model.gain[half_steps][:, None, None])
+    state = refiner._walk(latents * refiner._model.quantiser.gain[quality_index][:, None, None])
     return state.bits, refiner._distortion(state.decoded, (0, 0), gradient=False)[0]
 
 
@@ -95,7 +96,7 @@ def test_refining_is_deterministic(codec):
 
 def test_refining_moves_latents_no_farther_than_the_model_says(base, crop):
     refine, latents = refiner(base, crop, 80)
-    moved = ((refine.run(latents, 8) - latents) * base._model.gain[80][:, None, None]).abs()
+    moved = ((refine.run(latents, 8) - latents) * base._model.quantiser.gain[80][:, None, None]).abs()
     reach = base._model.autoencoder.refinement_reach
     assert 0.99 * reach < float(moved.max()) < 1.001 * reach
 
@@ -124,7 +125,7 @@ def test_refining_needs_a_gradient(codec, monkeypatch):
         channels, factor, margin = codec._model.autoencoder.channels, 8, codec._model.autoencoder.margin
         encode, decode = codec._model.autoencoder.encode, codec._model.autoencoder.decode
 
-    model = sdcodec.codec.loading.Model(Opaque(), codec._model.prior, codec._model.gain, codec._model.inverse_gain)
+    model = Model(Opaque(), codec._model.quantiser, codec._model.prior)
     monkeypatch.setattr(codec, "_model", model)
     with pytest.raises(sdcodec.OptionError, match="effort from 0 to 3"):
         codec.encode(photograph(32, 32), effort=4)
@@ -166,10 +167,11 @@ def test_further_bits_are_differences_of_costs():
     assert not tables.further_bits[0].any()
 
 
-@pytest.mark.parametrize("half_steps", [50, 120])
-def test_weighing_bits_makes_files_smaller(base, crops, half_steps):
+@pytest.mark.parametrize("quality_index", [50, 120])
+def test_weighing_bits_makes_files_smaller(base, crops, quality_index):
     sizes = [
-        sum(len(base.encode(own, quality=half_steps / 2, effort=effort).data) for own in crops) for effort in range(4)
+        sum(len(base.encode(own, quality=quality_index / 2, effort=effort).data) for own in crops)
+        for effort in range(4)
     ]
     assert sizes == sorted(sizes, reverse=True) and sizes[3] < 0.99 * sizes[0]
 
@@ -181,7 +183,7 @@ def test_weighing_bits_makes_files_smaller(base, crops, half_steps):
 def test_refining_lowers_bits_and_distortion_together(base, crop, iterations, least):
     by, latents = refiner(base, crop, 90)
     bits, distortion = measured(by, latents, 90)
-    weight = by._weight(by._walk(latents * base._model.gain[90][:, None, None]))
+    weight = by._weight(by._walk(latents * base._model.quantiser.gain[90][:, None, None]))
     refined_bits, refined_distortion = measured(by, by.run(latents, iterations), 90)
     assert refined_bits < 1.03 * bits
     assert refined_bits + weight * refined_distortion < least * (bits + weight * distortion)
@@ -212,7 +214,7 @@ def test_refining_shows_in_the_decoded_picture(base, crops):
 def test_what_is_padded_does_not_count(base, crop, monkeypatch):
     monkeypatch.setattr(base._model.autoencoder, "refinement_lpips", 0.0)  # which looks over the edge
     by, latents = refiner(base, crop, 90)
-    decoded = by._walk(latents * base._model.gain[90][:, None, None]).decoded
+    decoded = by._walk(latents * base._model.quantiser.gain[90][:, None, None]).decoded
     by._visible = (96, 8)
     before, gradient = by._distortion(decoded, (0, 0), gradient=True)
     by._picture[:, :, 8:] = 0
@@ -226,7 +228,7 @@ def test_what_is_padded_does_not_count(base, crop, monkeypatch):
 
 def test_pictures_of_several_windows_are_refined(base, crop, monkeypatch):
     by, latents = refiner(base, crop, 90)
-    decoded = by._walk(latents * base._model.gain[90][:, None, None]).decoded
+    decoded = by._walk(latents * base._model.quantiser.gain[90][:, None, None]).decoded
     monkeypatch.setattr(base._model.autoencoder, "refinement_lpips", 0.0)
     whole, gradient = by._distortion(decoded, (0, 0), gradient=True)
     monkeypatch.setattr(refinement, "WINDOW_LATENTS", 8)

@@ -229,7 +229,7 @@ def test_a_scale_other_than_declared_is_refused(home, tmp_path):
         def encode(self, images):
             return torch.zeros(1, 4, images.shape[2] // 16, images.shape[3] // 16)
 
-        def decode(self, latents, half_steps):
+        def decode(self, latents, quality_index):
             return torch.zeros(1, 3, 128, 128)
 
     with pytest.raises(BundleError, match=r"declares 4 channels at 1/8, but 128 pixels became 4 channels of 8 x 8"):

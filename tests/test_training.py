@@ -55,7 +55,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for seed in range(30):
         Image.fromarray(photograph(256, 288, seed)).save(folder / "photos" / f"{seed}.png")
-    (folder / "config.toml").write_text(CONFIG + section("tiny", asdict(SMALL)) + section("prior", asdict(SMALL_PRIOR)))
+    (folder / "config.toml").write_text(
+        CONFIG + section("autoencoder", asdict(SMALL)) + section("prior", asdict(SMALL_PRIOR))
+    )
     return folder
 
 
@@ -123,13 +125,14 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("ema = true", "ema = True: a number is wanted"),
         ("crops = 64", "crops = 64: a list is wanted"),
         ("crops = [64]", "64 stands where a table of start, size, batch is wanted"),
-        ("[tiny]\ndecoder_blocks_8 = 'many'", "decoder_blocks_8 = 'many': a whole number is wanted"),
+        ("[autoencoder]\ndecoder_blocks_8 = 'many'", "decoder_blocks_8 = 'many': a whole number is wanted"),
         ("scales = [1.0, 0.5]", "scales: two factors above 0"),
         ("scales = ['all', 1.0]", "scales: two factors above 0"),
         ("qualities = [10.0]", "qualities: two numbers from 0 to 100"),
         ("start_from = 3", "start_from = 3: text is wanted"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
         ("train_only = 'encoder'", "choose decoder"),
+        ("[prior]\nlatent_channels = 32", r"latent_channels: 64 in \[autoencoder\] and 32"),
     ],
 )
 def test_faulty_configurations_are_refused(tmp_path, line, complaint):
@@ -170,7 +173,7 @@ def test_a_shipped_model_can_be_trained_further() -> None:
 
 def assert_exported_again(restored: Restored, bundle: store.Bundle) -> None:
     """The prior's tensors are the bundle's, but for the rounding of rows between the knots."""
-    model = TrainingModel(restored.tiny, restored.prior)
+    model = TrainingModel(restored.autoencoder, restored.prior)
     model.load_state_dict(restored.weights)
     stored = load_file(bundle.folder / bundle.priors[0].file)
     exported = prior_tensors(model.prior)
@@ -220,7 +223,11 @@ def test_training_the_decoder_keeps_every_prior(decoder_run: tuple[Path, Path]) 
 
 
 def test_a_checkpoint_of_another_shape_is_refused(folder: Path, finished: Path) -> None:
-    overrides = {"output": str(folder / "other"), "start_from": str(finished / "last.pt"), "tiny.decoder_width_2": "12"}
+    overrides = {
+        "output": str(folder / "other"),
+        "start_from": str(finished / "last.pt"),
+        "autoencoder.decoder_width_2": "12",
+    }
     with pytest.raises(TrainingError, match=r"last.pt: weights of another model \(decoder.up_2.weight"):
         train(folder / "config.toml", overrides=overrides)
 

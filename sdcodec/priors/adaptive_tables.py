@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdcodec.coding.tables import FrequencyTables, gaussian_mixture_tables
-from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS
+from sdcodec.coding.tables import FrequencyTables, gaussian_mixture_tables, scales
+from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS, AdaptiveConfig
 
-SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64  # standard deviations of the tables, in steps
 SPREAD = 0.25  # standard deviation of the logarithm of a symbol's true scale around the predicted one
 
 # Found by `benchmarks/adaptive_weights.py` on latents of photographs: nine regimes of an autoencoder whose channels have
@@ -71,9 +70,14 @@ _SIZE_WEIGHTS = (
 # fmt: on
 
 
+def adaptive_config(channels: int) -> AdaptiveConfig:
+    """Return the configuration for latents of so many channels."""
+    return AdaptiveConfig(channels, len(_MEAN_WEIGHTS))
+
+
 def adaptive_prior_tensors(channels: int) -> tuple[dict[str, Tensor], FrequencyTables]:
     """The tensors of `AdaptivePrior` and its tables for latents of so many channels. For making a bundle."""
-    sigmas = np.geomspace(SCALE_MIN, SCALE_MAX, SCALE_COUNT)
+    sigmas = scales()
     edges = np.sqrt(sigmas[:-1] * sigmas[1:]) * math.sqrt(2 / math.pi) * (1 << SIZE_BITS)
 
     def nearest(sigma: float) -> int:

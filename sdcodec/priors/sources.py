@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdcodec.coding.rangecoder import SymbolDecoder, SymbolEncoder
 from sdcodec.coding.tables import FrequencyTables
-from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.constants import MEAN_BITS
 from sdcodec.priors.rounding import PLAIN, Rounding
 
 

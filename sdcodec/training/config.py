@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.errors import TrainingError
+from sdcodec.priors.config import PriorConfig
 from sdcodec.training.data import SCALES
-from sdcodec.training.prior_network import PriorConfig
 
 Section = TypeVar("Section")
 
@@ -34,7 +34,7 @@ class TrainingConfig:
 
     data: tuple[str, ...]
     output: str
-    name: str = "tiny"  # what the bundle will be called
+    name: str = "base"  # of the bundle
     steps: int = 12_000
     seed: int = 1
     learning_rate: float = 1e-3
@@ -70,7 +70,7 @@ class TrainingConfig:
     device: str = "auto"
     autocast: bool = True  # bfloat16, where the hardware is fast at it
     threads: int = 0
-    tiny: TinyConfig = field(default_factory=TinyConfig)
+    autoencoder: ConvConfig = field(default_factory=ConvConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
 
@@ -91,7 +91,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         for section in sections:
             target = target.setdefault(section, {})
         target[name] = _toml_value(text)
-    values["tiny"] = _section(TinyConfig, values.get("tiny", {}), path)
+    values["autoencoder"] = _section(ConvConfig, values.get("autoencoder", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
     if isinstance(values.get("crops"), list):  # what is none, is refused with the others
         values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
@@ -106,6 +106,11 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     if config.train_only and (not config.start_from or config.start_from.endswith(".pt")):
         raise TrainingError(
             f"{path}: train_only: start_from has to name a model, not a checkpoint; `bundle/` of a run is one"
+        )
+    if config.prior.latent_channels != config.autoencoder.latent_channels:
+        raise TrainingError(
+            f"{path}: latent_channels: {config.autoencoder.latent_channels} in [autoencoder] and "
+            f"{config.prior.latent_channels} in [prior]; give both the same"
         )
     if not _is_range(config.qualities) or not 0 <= config.qualities[0] <= config.qualities[1] <= 100:
         raise TrainingError(f"{path}: qualities: two numbers from 0 to 100, the smaller first")

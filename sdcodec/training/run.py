@@ -68,7 +68,7 @@ class Trainer:
         self.source = _source(config.start_from)
         if self.source is not None:
             restored = restore(self.source)
-            self.config = config = replace(config, tiny=restored.tiny, prior=restored.prior)
+            self.config = config = replace(config, autoencoder=restored.autoencoder, prior=restored.prior)
             weights: dict[str, Tensor] | None = restored.weights
         else:
             weights = load_weights(Path(config.start_from)) if config.start_from else None
@@ -151,14 +151,16 @@ class Trainer:
         weights = {name: value.cpu() for name, value in self.average.items()}
         if self.source is not None and config.train_only:
             return self._told(
-                export_decoder(weights, config.tiny, config.prior, self.source, self.output / "bundle", description)
+                export_decoder(
+                    weights, config.autoencoder, config.prior, self.source, self.output / "bundle", description
+                )
             )
         crops = crop_batch(
             self.images, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops)
         )
         bundle = export(
             weights,
-            config.tiny,
+            config.autoencoder,
             config.prior,
             crops.permute(0, 2, 3, 1).contiguous().numpy(),
             self.output / "bundle",
@@ -279,14 +281,14 @@ def _source(start_from: str) -> Bundle | None:
 
 def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> TrainingModel:
     """Build the model, with the `weights` of an earlier run if given."""
-    model = TrainingModel(config.tiny, config.prior)
+    model = TrainingModel(config.autoencoder, config.prior)
     if weights is not None:
         shapes = model.state_dict()
         differing = [name for name, value in weights.items() if name not in shapes or value.shape != shapes[name].shape]
         if wrong := [*differing, *(name for name in shapes if name not in weights)]:
             raise TrainingError(
                 f"{config.start_from}: weights of another model ({', '.join(wrong[:3])}); "
-                "give [tiny] and [prior] as its run had them"
+                "give [autoencoder] and [prior] as its run had them"
             )
         model.load_state_dict(weights)
     return model

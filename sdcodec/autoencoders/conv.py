@@ -1,4 +1,4 @@
-"""The embedded autoencoder `tiny`: small convolutional networks without normalisation or attention, one for all rates."""
+"""Convolutional autoencoder without normalisation or attention: one model for all rates, with a finite receptive field."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcodec.errors import misfit
+from sdcodec.constants import QUALITY_LEVELS
+from sdcodec.shapes import check_shapes
 
 FACTOR = 8  # pixels a latent, along a side
 PIXELS = 3 * FACTOR**2  # numbers in the square of a latent
@@ -18,18 +19,18 @@ DIRECT_UNIT = 1 / 16  # of -1 to 1: what the direct path to pixels counts in, so
 
 
 @dataclass(frozen=True)
-class TinyConfig:
-    """Widths and depths."""
+class ConvConfig:
+    """Widths and residual blocks at 1/2, 1/4 and 1/8 of the image's size; the defaults are those of `base`."""
 
-    latent_channels: int = 32
+    latent_channels: int = 64
     encoder_width_4: int = 64
     encoder_blocks_4: int = 1
-    encoder_width_8: int = 160
-    encoder_blocks_8: int = 5
-    decoder_width_8: int = 192
-    decoder_blocks_8: int = 8
+    encoder_width_8: int = 128
+    encoder_blocks_8: int = 6
+    decoder_width_8: int = 160
+    decoder_blocks_8: int = 10
     decoder_width_4: int = 64
-    decoder_blocks_4: int = 2
+    decoder_blocks_4: int = 3
     decoder_width_2: int = 24
 
 
@@ -61,10 +62,10 @@ def _blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*[ResidualBlock(width) for _ in range(count)])
 
 
-class TinyEncoder(nn.Module):
+class ConvEncoder(nn.Module):
     """Images `[B, 3, H, W]` in [0, 1] → latents `[B, C, H/8, W/8]`."""
 
-    def __init__(self, config: TinyConfig) -> None:
+    def __init__(self, config: ConvConfig) -> None:
         super().__init__()
         narrow, wide = config.encoder_width_4, config.encoder_width_8
         self.entry = nn.Conv2d(48, narrow, 3, padding=1)
@@ -82,10 +83,10 @@ class TinyEncoder(nn.Module):
         return latents + self.direct(F.pixel_unshuffle(images, FACTOR).to(self.direct.weight.dtype))
 
 
-class TinyDecoder(nn.Module):
+class ConvDecoder(nn.Module):
     """Latents `[B, C, h, w]` and a bias row for the quality → images `[B, 3, 8h, 8w]`, not clamped."""
 
-    def __init__(self, config: TinyConfig) -> None:
+    def __init__(self, config: ConvConfig) -> None:
         super().__init__()
         wide, middle, thin = config.decoder_width_8, config.decoder_width_4, config.decoder_width_2
         self.entry = nn.Conv2d(config.latent_channels, wide, 3, padding=1)
@@ -108,7 +109,7 @@ class TinyDecoder(nn.Module):
         return images * 0.5 + 0.5
 
 
-class TinyAutoencoder:
+class ConvAutoencoder:
     """Both networks, ready to run: weights in the chosen precision, first and last layers' sums in float32."""
 
     factor = FACTOR
@@ -117,23 +118,23 @@ class TinyAutoencoder:
     quick_to_refine = True
 
     def __init__(
-        self, config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+        self, config: ConvConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
     ) -> None:
         """`tensors` as `sdcodec.training.export` names them. Raises BundleError where they do not fit `config`."""
         self.channels = config.latent_channels
         self.margin: int | None = receptive_margin(config)
         self.device, self.dtype = device, dtype
-        self.encoder, self.decoder = TinyEncoder(config), TinyDecoder(config)
-        try:
-            for part, module in (("encoder", self.encoder), ("decoder", self.decoder)):
-                state = {
-                    key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(f"{part}.")
-                }
-                module.load_state_dict(state)
-            self.quality_bias = tensors["decoder_bias"].to(device).float()
-        except (KeyError, RuntimeError) as error:
-            raise misfit("autoencoder", error) from error
-        for module in (self.encoder, self.decoder):
+        self.encoder, self.decoder = ConvEncoder(config), ConvDecoder(config)
+        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        shapes = {
+            f"{part}.{name}": tuple(value.shape)
+            for part, module in parts.items()
+            for name, value in module.state_dict().items()
+        }
+        check_shapes("autoencoder", shapes | {"decoder_bias": (QUALITY_LEVELS, config.decoder_width_8)}, tensors)
+        self.quality_bias = tensors["decoder_bias"].to(device).float()
+        for part, module in parts.items():
+            module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
             # Latents and pixels need more digits than bfloat16 has; these layers are thin.
             module.exit.float()
@@ -146,19 +147,19 @@ class TinyAutoencoder:
             return self.encoder(images.to(self.device, torch.float32, memory_format=torch.channels_last))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode(self, latents: Tensor, quality_index: int) -> Tensor:
         """Float32 `[B, C, h, w]` → float32 `[B, 3, 8h, 8w]` in [0, 1]."""
-        return self.decode_with_gradient(latents, half_steps)
+        return self.decode_with_gradient(latents, quality_index)
 
-    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """As `decode`, and differentiable in the latents."""
         with torch.autocast(self.device.type, enabled=False):
-            bias = self.quality_bias[half_steps].expand(latents.shape[0], -1)
+            bias = self.quality_bias[quality_index].expand(latents.shape[0], -1)
             x = latents.to(self.device, memory_format=torch.channels_last)
             return self.decoder(x, bias).clamp(0, 1)
 
 
-def receptive_margin(config: TinyConfig) -> int:
+def receptive_margin(config: ConvConfig) -> int:
     """How far, in latents, either network looks beyond the place that it computes."""
     encoder = (1 + 2 * config.encoder_blocks_4) / 2 + 1 + 2 * config.encoder_blocks_8 + 1
     decoder = 1 + 2 * config.decoder_blocks_8 + (2 * config.decoder_blocks_4 + 1) / 2 + 1 / 4
