@@ -29,7 +29,7 @@ from effort import crops
 from sdcodec import Codec
 from sdcodec.bundles.loading import load
 from sdcodec.constants import MEAN_BITS
-from sdcodec.palette import MIDDLE, OFFSET_BITS, VALUE_BITS, Palettised, palettised
+from sdcodec.palette.vectors import MIDDLE, OFFSET_BITS, VALUE_BITS, Palettised, palettised
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors

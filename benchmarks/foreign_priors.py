@@ -38,10 +38,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import Codec, blocks
+from sdcodec import Codec, grid
 from sdcodec.bundles import calibration, loading, store
 from sdcodec.bundles.writing import adaptive_prior, write_bundle
 from sdcodec.coding.tables import gaussian_tables, scales
+from sdcodec.modes.latents import filed
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
 from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
@@ -189,8 +190,8 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
             }
             rows += [(source.name, quality, name, size, error, *nothing) for name, size in others.items()]
         for name, codec in codecs.items():
-            [coded] = blocks.code(codec._model, latents[None], quality_index, Rounding())
-            data = codec._filed(picture, quality_index, coded).to_bytes()
+            [coded] = grid.code(codec._model, latents[None], quality_index, Rounding())
+            data = filed(codec._envelope(picture), quality_index, coded).to_bytes()
             symbols = codec.symbols(data)
             own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
             figures = nothing

@@ -15,7 +15,7 @@ from conftest import photograph
 from sdcodec.bundles import store
 from sdcodec.container import Container, Header
 from sdcodec.errors import FormatError
-from sdcodec.palette import VALUE_BITS, Palettised, palettised
+from sdcodec.palette.vectors import VALUE_BITS, Palettised, palettised
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,13 +31,18 @@ Config = TypeVar("Config")
 PRIOR_PREFIX, TABLES_PREFIX = "prior.", "tables."
 
 
-def load(
-    bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype, *, offload: bool = False
-) -> Model:
-    """Read a bundle's weights; its UNet is read at its first use.
+def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype) -> Model:
+    """Read a bundle's autoencoder and one of its priors, without its UNet.
 
     Raises BundleError if files are missing, damaged, or do not fit the manifest: its configurations and fingerprint.
     """
+    autoencoder = load_autoencoder(bundle, device, dtype)
+    prior, quantiser = load_prior(bundle, entry, device)
+    return Model(autoencoder, quantiser, prior)
+
+
+def load_autoencoder(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """Read a bundle's autoencoder. Raises BundleError as `load`."""
     weights = read_tensors(bundle.folder / bundle.autoencoder_file)
     autoencoder = _choose(AUTOENCODERS, bundle.autoencoder, bundle)(bundle.configuration, weights, device, dtype)
     if (autoencoder.channels, autoencoder.factor) != (bundle.channels, bundle.factor):
@@ -47,18 +50,7 @@ def load(
             f"{bundle.folder}: the configuration declares {bundle.channels} channels at 1/{bundle.factor}, the autoencoder "
             f"has {autoencoder.channels} at 1/{autoencoder.factor}; add the model again"
         )
-    prior, quantiser = load_prior(bundle, entry, device)
-    lock = threading.Lock()
-
-    @functools.cache
-    def denoiser() -> Denoiser:
-        return load_denoiser(bundle, device, dtype, offload)
-
-    def load_once() -> Denoiser:
-        with lock:
-            return denoiser()
-
-    return Model(autoencoder, quantiser, prior, None if bundle.denoiser is None else load_once)
+    return autoencoder
 
 
 def load_prior(bundle: Bundle, entry: PriorEntry, device: torch.device) -> tuple[Prior, Quantiser]:
@@ -84,13 +76,9 @@ def load_prior(bundle: Bundle, entry: PriorEntry, device: torch.device) -> tuple
 
 
 def load_denoiser(bundle: Bundle, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Denoiser:
-    """Reads a bundle's UNet. Raises BundleError where it has none, or one that is damaged or unknown."""
+    """Read a bundle's UNet. Raises BundleError if it is damaged or unknown."""
     entry = bundle.denoiser
-    if entry is None:
-        raise BundleError(
-            f"the model {bundle.name!r} has no UNet to denoise with; "
-            "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
-        )
+    assert entry is not None  # its callers have asked
     loader = _choose(DENOISERS, entry.kind, bundle)
     return loader(entry.configuration, read_tensors(bundle.folder / entry.file), device, dtype, offload)
 

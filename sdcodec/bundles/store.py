@@ -182,6 +182,12 @@ def is_shipped(bundle: Bundle) -> bool:
     return bundle.folder.parent == SHIPPED
 
 
+def is_installed(bundle: Bundle) -> bool:
+    """Return whether the bundle is found by its name: it came with this program, or was added to the user's models."""
+    folder = bundle.folder.resolve()
+    return any(folder == (place / folder.name).resolve() for place in (SHIPPED, home()))
+
+
 def remove(name: str) -> Path:
     """Deletes a model of the user's, broken or not, and returns where it was. Raises BundleError."""
     folder = home() / name

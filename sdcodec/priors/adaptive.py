@@ -15,7 +15,7 @@ from sdcodec.coding.tables import FrequencyTables
 from sdcodec.constants import MEAN_BITS, MEAN_LIMIT, SCALE_COUNT
 from sdcodec.priors.lattices import LATTICES, Lattice, lattice
 from sdcodec.priors.protocol import SymbolSource
-from sdcodec.priors.sources import Quantiser
+from sdcodec.priors.sources import SymbolQuantiser
 from sdcodec.shapes import check_shapes
 
 WEIGHT_BITS = 10  # weights of neighbours count in 2**-10
@@ -227,7 +227,7 @@ class AdaptivePrior:
         return lattice_costs, channel_costs
 
 
-class _OffsetCosts(Quantiser):
+class _OffsetCosts(SymbolQuantiser):
     """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -5 to 5."""
 
     def __init__(self, steps: Tensor, prior: AdaptivePrior) -> None:

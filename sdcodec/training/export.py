@@ -21,7 +21,7 @@ from sdcodec.constants import ACTIVATION_ONE, MEAN_ONE, QUALITY_LEVELS, RATIO_ON
 from sdcodec.errors import TrainingError
 from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
-from sdcodec.priors.sources import Quantiser
+from sdcodec.priors.sources import SymbolQuantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_network import PriorNetwork, weight_shift
@@ -114,7 +114,7 @@ def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
     }
 
 
-class _Counter(Quantiser):
+class _Counter(SymbolQuantiser):
     """Counts what falls under each table."""
 
     def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
