@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
-import os
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,16 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from sdcodec import hardware, tiling, windowed
-from sdcodec.bundles import shared, store
 from sdcodec.constants import HIGHEST_QUALITY_INDEX
 from sdcodec.container import Container, Header, padded_size
 from sdcodec.denoisers import error_levels
-from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.effort import check_effort, effort_of
 from sdcodec.encoded import Encoded
-from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
-from sdcodec.model import Model
+from sdcodec.loaded import SMALLER, LoadedBundle
 from sdcodec.modes.latents import LatentMode
 from sdcodec.modes.protocol import Mode, Request, Source
 from sdcodec.options import check_denoising, check_mode, check_rate
@@ -42,63 +36,15 @@ from sdcodec.pixels import (
 )
 
 DEFAULT_QUALITY = 50.0
-SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
 LATENTS = LatentMode()
 MODES: dict[str, Mode] = {"latents": LATENTS, "palette": PaletteMode()}
 
 
-class Codec:
+class Codec(LoadedBundle):
     """A loaded model. Its weights are shared with every other Codec of the same model, device and precision.
 
     A Codec can be used from several threads at once. Pickling stores its model's name, fingerprint and options.
     """
-
-    def __init__(
-        self,
-        model: str | os.PathLike[str] = store.DEFAULT,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        offload: bool = False,
-    ) -> None:
-        """
-        model: the name of a bundle, or its folder.
-        device: auto (CUDA, then MPS, then CPU), cpu, cuda or mps, as PyTorch names them.
-        precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16. Symbols of a
-            file never depend on it.
-        offload: keep the UNet's weights in main memory and send them to the GPU layer by layer: slower, for small GPUs.
-
-        Raises BundleError for an unknown or damaged model, OptionError for a device that is not available.
-        """
-        self._bundle = store.find(model)
-        self._options: dict[str, Any] = {"device": device, "precision": precision, "offload": offload}
-        self.name = self._bundle.name
-        self.fingerprint = self._bundle.priors[0].fingerprint[: store.FINGERPRINT_BYTES]
-        self.device = hardware.device(device)
-        self._dtype, self._offload = hardware.dtype(precision, self.device), offload
-        if offload and self.device.type == "cpu":
-            raise OptionError(
-                "offload spares a GPU's memory, and this runs on the CPU; leave it out, or choose a device"
-            )
-        self._model = self._loaded(self._bundle.priors[0])
-        self._with_earlier_priors: dict[bytes, Model] = {}  # by the fingerprint in a file
-
-    @classmethod
-    def for_file(
-        cls,
-        data: bytes,
-        *,
-        model: str | os.PathLike[str] | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-        offload: bool = False,
-    ) -> Codec:
-        """Find the Codec that decodes `data`, by the fingerprint in it, among all bundles or in the given one.
-
-        Raises FormatError for damaged data and BundleError if no bundle fits.
-        """
-        bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
-        return cls(bundle.folder, device=device, precision=precision, offload=offload)
 
     def encode(
         self,
@@ -282,16 +228,6 @@ class Codec:
             each = zip(latents[:, None], map(self._deviations, containers), strict=True)
             return torch.cat([denoised(own, error, unet, steps, factor, seed) for own, error in each])
 
-    @functools.cached_property
-    def _denoiser(self) -> Denoiser:
-        """The bundle's UNet, read at its first use. Raises BundleError if the bundle has none."""
-        if self._model.load_denoiser is None:
-            raise BundleError(
-                f"the model {self.name!r} has no UNet to denoise with; "
-                "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
-            )
-        return self._model.load_denoiser()
-
     def _deviations(self, container: Container) -> Tensor:
         """Return the standard deviation of the latents' error, `[C]`: as measured, or else that of rounding."""
         model = self._model_of(container)
@@ -299,7 +235,7 @@ class Codec:
             return error_levels.uniform_deviations(model.quantiser.inverse_gain[container.header.quality_index])
         return error_levels.unpack_deviations(container.deviations, model.autoencoder.channels)
 
-    # Files and models
+    # Files
 
     def _envelope(self, picture: Picture) -> Container:
         """Return the picture's file without its latents and quality."""
@@ -307,51 +243,6 @@ class Codec:
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
         header = Header(self.fingerprint, 0, width, height, factor=self._model.autoencoder.factor)
         return Container(header, (), alpha, picture.icc, picture.exif, picture.xmp)
-
-    def _parsed(self, data: bytes, max_pixels: int) -> Container:
-        container = Container.from_bytes(data)
-        header = container.header
-        if self._bundle.prior_for(header.fingerprint) is None:
-            raise store.other_model(header.fingerprint, self._bundle)
-        if header.factor != self._model.autoencoder.factor:
-            raise FormatError(
-                f"damaged: latents at 1/{header.factor} of the size; the model {self.name!r} has them at "
-                f"1/{self._model.autoencoder.factor}"
-            )
-        if header.width * header.height > max_pixels:
-            raise ImageError(
-                f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise --max-pixels (max_pixels)"
-            )
-        return container
-
-    def _model_of(self, container: Container) -> Model:
-        """Return the model with the prior that a file was coded with."""
-        wanted = container.header.fingerprint
-        if wanted == self.fingerprint:
-            return self._model
-        if wanted not in self._with_earlier_priors:
-            entry = self._bundle.prior_for(wanted)
-            assert entry is not None  # `_parsed` has checked
-            self._with_earlier_priors[wanted] = self._loaded(entry)
-        return self._with_earlier_priors[wanted]
-
-    @hardware.explained_memory(SMALLER)
-    def _loaded(self, entry: store.PriorEntry) -> Model:
-        return shared.load(self._bundle, entry, self.device, self._dtype, self._offload)
-
-    def __getstate__(self) -> dict[str, Any]:
-        bundle = self._bundle
-        model = bundle.folder.name if store.is_installed(bundle) else str(bundle.folder.resolve())
-        return {"model": model, "fingerprint": bundle.priors[0].fingerprint, "options": self._options}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["model"], **state["options"])  # type: ignore[misc]
-        found, wanted = self._bundle.priors[0].fingerprint, state["fingerprint"]
-        if found != wanted:
-            raise BundleError(
-                f"the model {state['model']!r} has the fingerprint {found.hex()[:8]} here, the pickled Codec had "
-                f"{wanted.hex()[:8]}; install the same model"
-            )
 
 
 def _quality_index(quality: float | None) -> int:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 @dataclass(frozen=True)
 class Window:
@@ -40,51 +37,6 @@ def windows(height: int, width: int, size: int, margin: int) -> Iterator[Window]
                 max(0, left - margin),
                 min(width, right + margin),
             )
-
-
-@dataclass(frozen=True)
-class Span:
-    """One side of a window that fades into its neighbours, in latents: it sees `[seen_start, seen_end)`.
-
-    Its weight goes from 0 to 1 over `2 * fade` latents around `start`, and back to 0 around `end`; at the picture's own
-    edges there is nothing to fade into.
-    """
-
-    start: int
-    end: int
-    seen_start: int
-    seen_end: int
-    fade: int
-
-    def weights(self, scale: int) -> NDArray[np.float32]:
-        """float32 `[scale * (seen_end - seen_start)]`; those of all spans of a side add up to 1 everywhere.
-
-        `scale`: samples a latent, 1 in latent space, the autoencoder's factor in pixel space.
-        """
-        place = (np.arange(scale * self.seen_start, scale * self.seen_end) + 0.5) / scale
-        weights = np.ones(len(place))
-        if self.start > self.seen_start:
-            weights *= _ramp(place, self.start, self.fade)
-        if self.end < self.seen_end:
-            weights *= 1 - _ramp(place, self.end, self.fade)
-        return weights.astype(np.float32)
-
-
-def _ramp(place: NDArray[np.float64], middle: int, fade: int) -> NDArray[np.float64]:
-    return np.clip((place - (middle - fade)) / max(2 * fade, 1), 0, 1)
-
-
-def fading_spans(length: int, size: int, fade: int, guard: int) -> list[Span]:
-    """Covers `length` latents with windows that see at most `size`, and fade into each other over `2 * fade`.
-
-    What a window sees beyond the fade, `guard`, counts nothing: there its network meets an edge that the picture does not
-    have. Up to `size` there is one window, which sees everything. `size` must leave parts that no three windows share.
-    """
-    margin = fade + guard
-    part = length if length <= size else (size - 2 * margin) // 4 * 4
-    return [
-        Span(start, end, max(0, start - margin), min(length, end + margin), fade) for start, end in _spans(length, part)
-    ]
 
 
 def blocks(height: int, width: int, size: int) -> Iterator[tuple[slice, slice]]:

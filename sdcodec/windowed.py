@@ -1,4 +1,4 @@
-"""An autoencoder over pictures of any size: window by window, so that memory does not grow with the picture."""
+"""An autoencoder over images of any size, window by window, so that memory does not grow with the image."""
 
 from __future__ import annotations
 
@@ -7,48 +7,50 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdcodec import tiling
+from sdcodec import blending, tiling
 from sdcodec.autoencoders.protocol import Autoencoder
+from sdcodec.blending import Span
 
-# Side of what a network with a finite reach computes at once, without its margin; with `base` 24 megapixels need 1.5 GB.
+# Side of a window, without its margin, of a network with a finite reach; with `base` 24 megapixels need 1.5 GB.
 WINDOW_PIXELS = 1280
-# Side of what a network with global operations sees at once; a photograph of the size that these were trained on is whole.
+# Side of a window of a network with global operations; an image of the size that these were trained on is seen whole.
 BLENDED_PIXELS = 768
-FADE_PIXELS = 64  # to both sides of where two such windows meet
-GUARD_PIXELS = 32  # what they see beyond it
+FADE_PIXELS = 64  # on both sides of the middle between two such windows
+GUARD_PIXELS = 32  # seen beyond the fade, with weight 0
 
 
 def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """uint8 `[B, H, W, 3]`, sides multiples of `factor` → float32 latents `[B, C, H/f, W/f]`."""
+    """Encode uint8 `[B, H, W, 3]`, sides multiples of `factor`, to float32 latents `[B, C, H/f, W/f]`."""
     f = autoencoder.factor
     height, width = pixels.shape[1] // f, pixels.shape[2] // f
-    latents = torch.zeros(len(pixels), autoencoder.channels, height, width, device=device)
 
-    def seen(top: int, bottom: int, left: int, right: int) -> Tensor:
+    def latents_of(top: int, bottom: int, left: int, right: int) -> Tensor:
         part = np.ascontiguousarray(pixels[:, f * top : f * bottom, f * left : f * right])
         images = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float().div_(255)
         return autoencoder.encode(images)
 
-    if autoencoder.margin is not None:
-        for w in tiling.windows(height, width, WINDOW_PIXELS // f, autoencoder.margin):
-            own = seen(w.seen_top, w.seen_bottom, w.seen_left, w.seen_right)
-            latents[:, :, w.top : w.bottom, w.left : w.right] = own[:, :, *_counted(w, 1)]
-        return latents
-    for rows in _fading(height, f):
-        for columns in _fading(width, f):
-            own = seen(rows.seen_start, rows.seen_end, columns.seen_start, columns.seen_end)
-            place = slice(rows.seen_start, rows.seen_end), slice(columns.seen_start, columns.seen_end)
-            latents[:, :, *place] += own * _weights(rows, columns, 1, device)
+    if autoencoder.margin is None:
+        rows, columns = _spans(height, f), _spans(width, f)
+        return blending.blend(rows, columns, 1, lambda r, c: latents_of(r.start, r.end, c.start, c.end))
+    latents = torch.zeros(len(pixels), autoencoder.channels, height, width, device=device)
+    for w in tiling.windows(height, width, WINDOW_PIXELS // f, autoencoder.margin):
+        seen = latents_of(w.seen_top, w.seen_bottom, w.seen_left, w.seen_right)
+        latents[:, :, w.top : w.bottom, w.left : w.right] = seen[:, :, *_counted(w, 1)]
     return latents
 
 
 def decode(autoencoder: Autoencoder, latents: Tensor, quality_index: int) -> NDArray[np.uint8]:
-    """Float32 latents `[B, C, h, w]` and the quality in half steps → uint8 `[B, fh, fw, 3]`."""
+    """Decode float32 latents `[B, C, h, w]` at a quality to uint8 `[B, fh, fw, 3]`."""
     f = autoencoder.factor
     batch, _, height, width = latents.shape
     pixels = np.empty((batch, f * height, f * width, 3), np.uint8)
     if autoencoder.margin is None:
-        _decode_blended(autoencoder, latents, quality_index, pixels)
+
+        def images_of(row: Span, column: Span) -> Tensor:
+            return autoencoder.decode(latents[:, :, row.start : row.end, column.start : column.end], quality_index)
+
+        for top, band in blending.blended(_spans(height, f), _spans(width, f), f, images_of):
+            pixels[:, top : top + band.shape[2]] = _levels(band)
         return pixels
     for w in tiling.windows(height, width, WINDOW_PIXELS // f, autoencoder.margin):
         seen = latents[:, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
@@ -57,36 +59,13 @@ def decode(autoencoder: Autoencoder, latents: Tensor, quality_index: int) -> NDA
     return pixels
 
 
-def _decode_blended(autoencoder: Autoencoder, latents: Tensor, quality_index: int, pixels: NDArray[np.uint8]) -> None:
-    """Fills `pixels` band by band: of one row of windows, what the next row fades into is carried over."""
-    f = autoencoder.factor
-    batch, _, height, width = latents.shape
-    carried = torch.zeros(batch, 3, 0, f * width, device=latents.device)
-    for rows in _fading(height, f):
-        band = torch.zeros(batch, 3, f * (rows.seen_end - rows.seen_start), f * width, device=latents.device)
-        band[:, :, : carried.shape[2]] = carried
-        for columns in _fading(width, f):
-            seen = latents[:, :, rows.seen_start : rows.seen_end, columns.seen_start : columns.seen_end]
-            images = autoencoder.decode(seen, quality_index) * _weights(rows, columns, f, latents.device)
-            band[:, :, :, f * columns.seen_start : f * columns.seen_end] += images
-        overlap = 2 * f * (rows.seen_end - rows.end)  # the next row of windows begins so far above this one's end
-        done, carried = band[:, :, : band.shape[2] - overlap], band[:, :, band.shape[2] - overlap :]
-        top = f * rows.seen_start
-        pixels[:, top : top + done.shape[2]] = _levels(done)
-
-
-def _fading(length: int, factor: int) -> list[tiling.Span]:
-    return tiling.fading_spans(length, BLENDED_PIXELS // factor, FADE_PIXELS // factor, GUARD_PIXELS // factor)
-
-
-def _weights(rows: tiling.Span, columns: tiling.Span, scale: int, device: torch.device) -> Tensor:
-    """`[scale * rows, scale * columns]`."""
-    down, across = (torch.from_numpy(span.weights(scale)).to(device) for span in (rows, columns))
-    return down[:, None] * across
+def _spans(length: int, factor: int) -> list[Span]:
+    overlap = 2 * (FADE_PIXELS + GUARD_PIXELS) // factor
+    return blending.spans(length, BLENDED_PIXELS // factor, overlap, GUARD_PIXELS // factor)
 
 
 def _counted(w: tiling.Window, scale: int) -> tuple[slice, slice]:
-    """Rows and columns of a window's part that counts, within what it sees."""
+    """Return rows and columns of a window's part that counts, within its seen part."""
     return (
         slice(scale * (w.top - w.seen_top), scale * (w.bottom - w.seen_top)),
         slice(scale * (w.left - w.seen_left), scale * (w.right - w.seen_left)),
@@ -94,5 +73,5 @@ def _counted(w: tiling.Window, scale: int) -> tuple[slice, slice]:
 
 
 def _levels(images: Tensor) -> NDArray[np.uint8]:
-    """`[B, 3, H, W]` in [0, 1] → uint8 `[B, H, W, 3]`."""
+    """Return `[B, 3, H, W]` in [0, 1] as uint8 `[B, H, W, 3]`."""
     return images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

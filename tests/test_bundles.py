@@ -20,7 +20,7 @@ from sdcodec.constants import ACTIVATION_LIMIT, ACTIVATION_ONE
 from sdcodec.errors import BundleError
 from sdcodec.priors.config import PriorConfig, tensor_shapes
 from sdcodec.priors.passes import PASSES_IN_PARTS
-from sdcodec.training import prior_network
+from sdcodec.training import prior_layers
 from sdcodec.training.export import prior_tensors
 from sdcodec.training.prior_network import PriorNetwork
 
@@ -120,5 +120,5 @@ def test_the_export_has_the_tensors_that_the_configuration_asks_for(config: Prio
 
 
 def test_the_trained_network_counts_in_the_units_of_the_integer_prior() -> None:
-    assert prior_network.ACTIVATION_UNIT * ACTIVATION_ONE == 1
-    assert prior_network.LARGEST_ACTIVATION * ACTIVATION_ONE == ACTIVATION_LIMIT
+    assert prior_layers.ACTIVATION_UNIT * ACTIVATION_ONE == 1
+    assert prior_layers.LARGEST_ACTIVATION * ACTIVATION_ONE == ACTIVATION_LIMIT

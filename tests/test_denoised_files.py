@@ -16,10 +16,10 @@ import sdcodec
 from conftest import photograph
 from pipelines import network
 from sdcodec.bundles import importing, store, writing
+from sdcodec.bundles.unet_importing import import_unet
 from sdcodec.codec import read_picture
 from sdcodec.container import Container
 from sdcodec.denoisers import error_levels
-from sdcodec.denoisers.importing import import_unet
 from sdcodec.denoisers.schedule import noise_schedule
 from test_cli import invoke
 from unet_pipelines import FAMILIES, save_pipeline

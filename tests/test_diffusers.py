@@ -214,7 +214,7 @@ def test_windows_of_working_autoencoders_leave_no_seam(monkeypatch):
             images = F.interpolate(F.pixel_shuffle(latents, 4), scale_factor=2, mode="bilinear", antialias=True)
             return (0.8 * images + 0.2 * (0.5 + 0.25 * F.group_norm(images, 1))).clamp(0, 1)
 
-    pixels = photograph(160, 320)[None]
+    pixels = photograph(160, 384)[None]
     latents = windowed.encode(Autoencoder(), pixels, CPU)
     whole = windowed.decode(Autoencoder(), latents, 100)
     use_windows(monkeypatch, 8, 24)
@@ -250,7 +250,7 @@ def test_no_network_sees_more_than_a_window_of_a_large_picture(codecs, monkeypat
 
         def decode(self, latents, quality_index):
             seen.append(self.factor * max(latents.shape[2:]))
-            return torch.full((len(latents), 3, *(side * self.factor for side in latents.shape[2:])), 0.5)
+            return torch.full((len(latents), 3, *(side * self.factor for side in latents.shape[2:])), 0.502)
 
     latents = windowed.encode(Watched(), np.zeros((1, 1024, 6016, 3), np.uint8), CPU)
     pixels = windowed.decode(Watched(), latents, 100)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+import torch
 
-from sdcodec.tiling import blocks, fading_spans, windows
+from sdcodec import blending
+from sdcodec.tiling import blocks, windows
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (64, 64), (68, 500), (1000, 12)])
@@ -26,21 +30,33 @@ def test_blocks_cover_every_latent_once():
     assert (seen == 1).all()
 
 
-@pytest.mark.parametrize(("size", "fade", "guard"), [(96, 8, 4), (48, 4, 2), (24, 2, 1), (192, 16, 8)])
+@pytest.mark.parametrize(("size", "overlap", "guard"), [(96, 24, 4), (48, 12, 2), (24, 6, 1), (192, 48, 8), (32, 8, 0)])
 @pytest.mark.parametrize("scale", [1, 8])
-def test_fading_windows_weigh_every_place_once(size, fade, guard, scale):
-    for length in [*range(4, 2 * size, 4), 9 * size]:
-        spans = fading_spans(length, size, fade, guard)
-        weights = np.zeros(scale * length)
-        for span in spans:
-            assert span.seen_end - span.seen_start <= size
-            weights[scale * span.seen_start : scale * span.seen_end] += span.weights(scale)
-        assert np.abs(weights - 1).max() < 1e-6
-        assert (len(spans) == 1) == (length <= size)
+def test_blended_windows_weigh_every_place_once(size, overlap, guard, scale):
+    for length in [*range(4, 3 * size, 4), 9 * size]:
+        side = blending.spans(length, size, overlap, guard)
+        total = np.zeros(scale * length)
+        for span, weights in zip(side, blending.weights(side, scale), strict=True):
+            assert span.end - span.start == min(size, length)
+            total[scale * span.start : scale * span.end] += weights.numpy()
+        assert np.abs(total - 1).max() < 1e-6
+        assert (len(side) == 1) == (length <= size)
+        assert all(before.end - after.start >= overlap for before, after in pairwise(side))
 
 
 def test_what_lies_beyond_the_fade_counts_nothing():
-    first, second = fading_spans(120, 96, 8, 4)
-    assert first.seen_end - first.end == 12 and second.start - second.seen_start == 12
-    assert (first.weights(8)[-32:] == 0).all() and (second.weights(8)[:32] == 0).all()
-    assert first.weights(1)[0] == second.weights(1)[-1] == 1
+    first, second = side = blending.spans(168, 96, 24, 4)
+    assert first.end - second.start == 24
+    weights = blending.weights(side, 8)
+    assert (weights[0][-32:] == 0).all() and (weights[1][:32] == 0).all()
+    assert weights[0][0] == weights[1][-1] == 1
+
+
+def test_a_blend_of_windows_of_one_image_is_the_image():
+    image = torch.rand(2, 3, 8 * 50, 8 * 90)
+    rows, columns = blending.spans(50, 24, 8, 2), blending.spans(90, 24, 8, 2)
+    bands = list(
+        blending.blended(rows, columns, 8, lambda r, c: image[:, :, 8 * r.start : 8 * r.end, 8 * c.start : 8 * c.end])
+    )
+    assert [top for top, _ in bands] == [8 * span.start for span in rows]
+    assert torch.allclose(torch.cat([band for _, band in bands], 2), image, atol=1e-6)

@@ -27,7 +27,7 @@ from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import on_some
 from sdcodec.training.optim import Optimisers, orthogonalise, rate_factor
 from sdcodec.training.restore import Restored, restore
-from sdcodec.training.run import Trainer, train
+from sdcodec.training.run import prepare, train
 
 CONFIG = """
 data = ["photos"]
@@ -94,7 +94,7 @@ def stop_at_four(config: Path, overrides: dict[str, str]) -> None:
     import os
     import signal
 
-    trainer = Trainer(load_config(config, overrides), resume=False)
+    trainer = prepare(load_config(config, overrides))
     original = trainer._train_step
 
     def step(images):
@@ -235,7 +235,7 @@ def test_a_checkpoint_of_another_shape_is_refused(folder: Path, finished: Path) 
 @pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
 def test_distances_over_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name: str) -> None:
     overrides = {"output": name, "steps": "1", f"{name}_weight": "1.0", "vgg": str(vgg_file)}
-    trainer = Trainer(load_config(folder / "config.toml", overrides), resume=False)
+    trainer = prepare(load_config(folder / "config.toml", overrides))
     loss, parts = trainer.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]), 0)
     assert 0 < parts[name] < float(loss.detach())
     assert trainer.run() == folder / name
@@ -243,7 +243,7 @@ def test_distances_over_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name
 
 def test_vgg_sees_part_of_a_batch_in_training_and_all_in_validation(folder: Path, vgg_file: Path) -> None:
     overrides = {"output": "some", "dists_weight": "1.0", "vgg_images": "1", "vgg": str(vgg_file)}
-    trainer = Trainer(load_config(folder / "config.toml", overrides), resume=False)
+    trainer = prepare(load_config(folder / "config.toml", overrides))
     images, qualities = torch.rand(1, 3, 64, 64).expand(2, -1, -1, -1), torch.tensor([30.0, 30.0])
     looked_at = []
 

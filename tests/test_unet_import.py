@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sdcodec.denoisers.importing import import_unet
+from sdcodec.bundles.unet_importing import import_unet
 from sdcodec.denoisers.unet import HIDDEN_STATES, POOLED, time_ids, unet_denoiser
 from sdcodec.errors import BundleError
 from unet_pipelines import CHANNELS, FAMILIES, save_pipeline

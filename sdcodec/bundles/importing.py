@@ -17,9 +17,9 @@ from torch import Tensor
 from sdcodec import hardware
 from sdcodec.autoencoders import diffusers
 from sdcodec.bundles import calibration, diffusers_folder, origin, store
+from sdcodec.bundles.unet_importing import import_unet
 from sdcodec.bundles.writing import adaptive_prior, add_denoiser, write_bundle
 from sdcodec.container import FACTORS
-from sdcodec.denoisers.importing import import_unet
 from sdcodec.errors import BundleError, OptionError
 
 KEPT_EXACT = "bn."  # statistics, not weights: FLUX.2's latents are scaled with them

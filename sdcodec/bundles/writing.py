@@ -79,7 +79,7 @@ def write_bundle(
 
 
 def add_denoiser(bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any]) -> Bundle:
-    """Add the UNet that `sdcodec.denoisers.importing` read, replacing an earlier one; files stay valid.
+    """Add the UNet that `sdcodec.bundles.unet_importing` read, replacing an earlier one; files stay valid.
 
     Raises BundleError if the UNet is made for latents with another number of channels.
     """

@@ -30,7 +30,7 @@ def unet_denoiser(
     dtype: torch.dtype,
     offload: bool = False,
 ) -> Denoiser:
-    """A denoiser from what `sdcodec.denoisers.importing` stored.
+    """A denoiser from what `sdcodec.bundles.unet_importing` stored.
 
     `dtype` is what it computes in, but for float16 on a CPU, which emulates it: that becomes float32. Where weights are stored
     in fewer bits they stay so and are widened layer by layer, at the time of use: an SD 1.x UNet takes 1.7 GB, not 3.4.

@@ -24,7 +24,8 @@ from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.sources import SymbolQuantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.prior_network import PriorNetwork, weight_shift
+from sdcodec.training.prior_layers import weight_shift
+from sdcodec.training.prior_network import PriorNetwork
 
 
 def quality_rows(knots: Knots) -> Tensor:

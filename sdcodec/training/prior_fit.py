@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sdcodec import hardware
-from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.bundles import loading
 from sdcodec.bundles.store import Bundle
 from sdcodec.bundles.writing import NewPrior, add_prior
@@ -24,24 +22,27 @@ from sdcodec.constants import QUALITY_LEVELS, SCALE_MIN, SCALE_RATIO
 from sdcodec.errors import TrainingError
 from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
-from sdcodec.priors.passes import GROUPS, PASSES, PASSES_IN_PARTS, pass_masks
+from sdcodec.priors.passes import PASSES, PASSES_IN_PARTS
 from sdcodec.priors.protocol import Prior
 from sdcodec.priors.sources import CostEstimator
-from sdcodec.training.data import find_images, load_pixels
+from sdcodec.training.direct_path import solve_direct
 from sdcodec.training.export import observed_tables, prior_tensors
 from sdcodec.training.optim import Optimisers, rate_factor
-from sdcodec.training.prior_network import (
-    LARGEST_ACTIVATION,
-    ContextPass,
-    PriorNetwork,
+from sdcodec.training.prior_data import (
+    SMALLEST_LATENTS,
+    Crops,
+    FitConfig,
+    Say,
+    cached_latents,
+    deviations,
+    expected_bits,
 )
+from sdcodec.training.prior_network import PriorNetwork
+
+__all__ = ["FitConfig", "Fitted", "fit_prior", "prior_config", "train_prior"]
 
 CONTEXT_LIMIT = 1152  # inputs of a context layer: 5x5 up to 46 channels, 3x3 up to 128, 1x1 above
 PARTS_KERNEL = 5  # what reaches the neighbours of a pass in parts, two latents away
-CACHED_LATENTS = 64  # along a side, at most, of what is kept of a picture
-SMALLEST_LATENTS = 8
-VALIDATION_SHARE = 8  # one picture in so many is kept for validation
-VALIDATION_PICTURES = 12
 VALIDATION_QUALITIES = (10.0, 30.0, 50.0, 70.0, 90.0)
 TABLE_CROPS = 64
 CACHE_SHARE = 0.25  # of the time; latents are made once, before the training
@@ -49,28 +50,6 @@ FINAL_SHARE = 0.35  # of the training: with the rounding of the export, while th
 WARMUP_SHARE = 0.03
 AVERAGING = 0.995
 WEIGHT_DECAY = 0.01  # of what is no matrix
-SOLVER_QUALITIES = (40.0, 60.0, 80.0, 100.0)
-SOLVER_CROPS = 64
-SOLVER_BATCH = 1 << 24  # a step that no training reaches: other windows than it will see
-SOLVER_RIDGE = 0.01  # of the variance of a channel
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How long and how wide. A run with `steps` can be repeated; one with `minutes` ends in time."""
-
-    minutes: float = 10.0
-    steps: int = 0  # where it is not 0, it counts, and `minutes` does not
-    pictures: int = 0  # at most so many; 0: all, or as many as a quarter of the time allows
-    width: int = 64
-    blocks: int = 1
-    hyper_channels: int = 12
-    batch: int = 4
-    crop: int = 32  # latents along a side
-    learning_rate: float = 3e-3
-    seed: int = 1
 
 
 @dataclass(frozen=True)
@@ -144,71 +123,6 @@ def _check(config: FitConfig) -> None:
         raise TrainingError(f"crops are multiples of 4 latents, from {SMALLEST_LATENTS} up")
 
 
-# Latents
-
-
-@torch.no_grad()
-def cached_latents(
-    autoencoder: Autoencoder, folders: Sequence[Path], config: FitConfig, on: torch.device, until: float, say: Say
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Latents `[C, h, w]` for training and for validation, float32, of the middles of pictures, half of them mirrored.
-
-    Sides are multiples of 4 latents, at most 64. Pictures come in random order, and no more of them after the time `until`.
-    """
-    split = find_images(list(folders))
-    paths = [*split.training, *split.validation]
-    np.random.default_rng(config.seed).shuffle(paths)
-    found: list[Tensor] = []
-    for path in paths[: config.pictures or None]:
-        if len(found) >= 2 and time.monotonic() > until:
-            break
-        try:
-            pixels = load_pixels(path)
-        except Exception as error:  # decoders raise much besides OSError
-            say(f"{path}: left out: {error}")
-            continue
-        unit = 4 * autoencoder.factor
-        height, width = (min(side // unit * 4, CACHED_LATENTS) for side in pixels.shape[:2])
-        if min(height, width) < SMALLEST_LATENTS:
-            continue
-        extent = height * autoencoder.factor, width * autoencoder.factor
-        top, left = ((whole - part) // 2 for whole, part in zip(pixels.shape[:2], extent, strict=True))
-        crop = pixels[top : top + extent[0], left : left + extent[1]]
-        if len(found) % 2:  # mirrored here: latents of a mirrored picture are not the mirrored latents
-            crop = crop[:, ::-1]
-        images = torch.from_numpy(crop.copy()).to(on).permute(2, 0, 1)[None].float() / 255
-        found.append(autoencoder.encode(images)[0].float().cpu())
-        if len(found) % 20 == 0:
-            say(f"latents of {len(found)} pictures")
-    if len(found) < 2:
-        smallest = SMALLEST_LATENTS * autoencoder.factor
-        raise TrainingError(
-            f"fewer than two pictures with sides of {smallest} pixels or more; name a folder with photographs"
-        )
-    count = max(1, min(VALIDATION_PICTURES, len(found) // VALIDATION_SHARE))
-    return found[count:], found[:count]
-
-
-class _Crops:
-    """Random windows of the cached latents, the same for the same seed and step."""
-
-    def __init__(self, latents: list[Tensor], config: FitConfig) -> None:
-        sides = sorted(min(own.shape[1:]) for own in latents)
-        self.side = min(config.crop, sides[len(sides) // 2] // 4 * 4)
-        self._latents = [own for own in latents if min(own.shape[1:]) >= self.side]
-        self._seed = config.seed
-
-    def batch(self, step: int, count: int) -> Tensor:
-        """`[count, C, side, side]`."""
-        random = np.random.default_rng((self._seed, step))
-        crops = []
-        for _ in range(count):
-            own = self._latents[random.integers(len(self._latents))]
-            top, left = (int(random.integers(size - self.side + 1)) for size in own.shape[1:])
-            crops.append(own[:, top : top + self.side, left : left + self.side])
-        return torch.stack(crops)
-
-
 # Training
 
 
@@ -233,7 +147,7 @@ def train_prior(
 ) -> tuple[PriorNetwork, int]:
     """The averaged network, and how many steps it was trained: `config.steps`, or until the time `until`."""
     torch.manual_seed(config.seed)
-    crops = _Crops(latents, config)
+    crops = Crops(latents, config)
     network = _initial(latents, gain, config)
     solve_direct(network, latents, gain, config)
     network.latents_are_given = True
@@ -275,7 +189,7 @@ def _initial(latents: list[Tensor], gain: Tensor, config: FitConfig) -> PriorNet
     """A network that begins with each channel's own scale at each quality."""
     channels = gain.shape[1]
     network = PriorNetwork(prior_config(channels, config), float((gain[-1] / gain[0]).log().mean()))
-    scale = (_deviations(latents) * gain).clamp(min=1e-6).log()  # [201, C]
+    scale = (deviations(latents) * gain).clamp(min=1e-6).log()  # [201, C]
     with torch.no_grad():
         count = network.context_gain.values.shape[0]
         at_knots = scale[torch.linspace(0, QUALITY_LEVELS - 1, count).round().long()]
@@ -286,59 +200,6 @@ def _initial(latents: list[Tensor], gain: Tensor, config: FitConfig) -> PriorNet
         network.hyper_gain.values.sub_(math.log(4))
         network.hyper_scale.values.fill_((math.log(0.4) - math.log(SCALE_MIN)) / SCALE_RATIO)
     return network
-
-
-@torch.no_grad()
-def solve_direct(network: PriorNetwork, latents: list[Tensor], gain: Tensor, config: FitConfig) -> None:
-    """Sets the linear path from context to means by least squares, and each pass's scales to what that leaves over.
-
-    So training begins where linear prediction ends.
-
-    For each pass and channel group: the latents, in their channels' deviations, from the quantised ones that are decoded before
-    that pass, in a window around, at a few qualities.
-    """
-    kernel, channels = network.config.direct_kernel, gain.shape[1]
-    crops = _Crops(latents, config)
-    passes = network.config.passes
-    masks = torch.from_numpy(pass_masks(channels, crops.side, crops.side, passes))
-    batch = crops.batch(SOLVER_BATCH, SOLVER_CROPS)
-    deviations = _deviations(latents).clamp(min=1e-6)[:, None, None]
-    group = torch.arange(channels) * GROUPS // channels
-    for k in range(1, passes):
-        known = masks[:k].any(0)
-        columns, truths = [], []
-        for part, quality in zip(batch.chunk(len(SOLVER_QUALITIES)), SOLVER_QUALITIES, strict=False):
-            own = gain[round(2 * quality)][:, None, None]
-            rounded = ((part * own).round() / own / deviations * known).clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
-            columns.append(F.unfold(rounded, kernel, padding=kernel // 2))
-            truths.append((part / deviations).flatten(2))
-        for index in group.unique():
-            members = group == index
-            here = masks[k, members][0].flatten()
-            x = torch.cat([own[:, :, here].transpose(0, 1).flatten(1) for own in columns], 1).double()
-            y = torch.cat([own[:, members][:, :, here].transpose(0, 1).flatten(1) for own in truths], 1).double()
-            seen = x.any(1)  # the others are decoded later
-            gram = x[seen] @ x[seen].T
-            gram.diagonal().add_(SOLVER_RIDGE * x.shape[1])
-            solution = torch.zeros(len(y), len(x))
-            solution[:, seen] = torch.linalg.solve(gram, x[seen] @ y.T).T.float()
-            step = cast(ContextPass, network.passes[k])
-            assert step.direct is not None and step.head.bias is not None
-            step.direct.weight[members] = solution.view(-1, channels, kernel, kernel)
-            left = (y.float() - solution @ x.float()).std(1).clamp(min=0.02)
-            step.head.bias[channels:][members] = left.log() / SCALE_RATIO
-
-
-def _deviations(latents: list[Tensor]) -> Tensor:
-    return torch.cat([own.flatten(1) for own in latents], 1).std(1)
-
-
-def expected_bits(latents: list[Tensor], gain: Tensor) -> Tensor:
-    """Bits a latent of independent Gaussians at each half step, `[201]`, roughly: what rates are compared with.
-
-    Without it, high qualities would rule the loss.
-    """
-    return 0.5 * torch.log2(1 + 4 * (_deviations(latents) * gain).square()).mean(1) + 0.01
 
 
 def _spread_qualities(count: int) -> Tensor:
@@ -376,7 +237,7 @@ def _exported(
 
 
 def _table_batches(latents: list[Tensor], gain: Tensor, config: FitConfig) -> Iterator[tuple[Tensor, int]]:
-    crops = _Crops(latents, config)
+    crops = Crops(latents, config)
     for index in range(min(TABLE_CROPS // 4, len(latents))):
         batch = crops.batch(-1 - index & 0xFFFFFF, 4)  # windows that no step of the training takes
         for quality_index in range(index % 20, QUALITY_LEVELS, 20):

@@ -1,0 +1,122 @@
+"""A bundle that is loaded on a device: its shared weights, its earlier priors and its UNet, and how it is pickled."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, Self
+
+from sdcodec import hardware
+from sdcodec.bundles import shared, store
+from sdcodec.container import Container
+from sdcodec.denoisers.protocol import Denoiser
+from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
+from sdcodec.model import Model
+
+SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
+
+
+class LoadedBundle:
+    """The base of `Codec`: a bundle, its options, and its model for each of its priors."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = store.DEFAULT,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        offload: bool = False,
+    ) -> None:
+        """
+        model: the name of a bundle, or its folder.
+        device: auto (CUDA, then MPS, then CPU), cpu, cuda or mps, as PyTorch names them.
+        precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16. Symbols of a
+            file never depend on it.
+        offload: keep the UNet's weights in main memory and send them to the GPU layer by layer: slower, for small GPUs.
+
+        Raises BundleError for an unknown or damaged model, OptionError for a device that is not available.
+        """
+        self._bundle = store.find(model)
+        self._options: dict[str, Any] = {"device": device, "precision": precision, "offload": offload}
+        self.name = self._bundle.name
+        self.fingerprint = self._bundle.priors[0].fingerprint[: store.FINGERPRINT_BYTES]
+        self.device = hardware.device(device)
+        self._dtype, self._offload = hardware.dtype(precision, self.device), offload
+        if offload and self.device.type == "cpu":
+            raise OptionError(
+                "offload spares a GPU's memory, and this runs on the CPU; leave it out, or choose a device"
+            )
+        self._model = self._loaded(self._bundle.priors[0])
+        self._with_earlier_priors: dict[bytes, Model] = {}  # by the fingerprint in a file
+
+    @classmethod
+    def for_file(
+        cls,
+        data: bytes,
+        *,
+        model: str | os.PathLike[str] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        offload: bool = False,
+    ) -> Self:
+        """Return the Codec that decodes `data`, by the fingerprint in it, among all bundles or in the given one.
+
+        Raises FormatError for damaged data and BundleError if no bundle fits.
+        """
+        bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
+        return cls(bundle.folder, device=device, precision=precision, offload=offload)
+
+    def _parsed(self, data: bytes, max_pixels: int) -> Container:
+        container = Container.from_bytes(data)
+        header = container.header
+        if self._bundle.prior_for(header.fingerprint) is None:
+            raise store.other_model(header.fingerprint, self._bundle)
+        if header.factor != self._model.autoencoder.factor:
+            raise FormatError(
+                f"damaged: latents at 1/{header.factor} of the size; the model {self.name!r} has them at "
+                f"1/{self._model.autoencoder.factor}"
+            )
+        if header.width * header.height > max_pixels:
+            raise ImageError(
+                f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise --max-pixels (max_pixels)"
+            )
+        return container
+
+    def _model_of(self, container: Container) -> Model:
+        """Return the model with the prior that a file was coded with."""
+        wanted = container.header.fingerprint
+        if wanted == self.fingerprint:
+            return self._model
+        if wanted not in self._with_earlier_priors:
+            entry = self._bundle.prior_for(wanted)
+            assert entry is not None  # `_parsed` has checked
+            self._with_earlier_priors[wanted] = self._loaded(entry)
+        return self._with_earlier_priors[wanted]
+
+    @hardware.explained_memory(SMALLER)
+    def _loaded(self, entry: store.PriorEntry) -> Model:
+        return shared.load(self._bundle, entry, self.device, self._dtype, self._offload)
+
+    def __getstate__(self) -> dict[str, Any]:
+        bundle = self._bundle
+        model = bundle.folder.name if store.is_installed(bundle) else str(bundle.folder.resolve())
+        return {"model": model, "fingerprint": bundle.priors[0].fingerprint, "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["model"], **state["options"])  # type: ignore[misc]
+        found, wanted = self._bundle.priors[0].fingerprint, state["fingerprint"]
+        if found != wanted:
+            raise BundleError(
+                f"the model {state['model']!r} has the fingerprint {found.hex()[:8]} here, the pickled Codec had "
+                f"{wanted.hex()[:8]}; install the same model"
+            )
+
+    @functools.cached_property
+    def _denoiser(self) -> Denoiser:
+        """The bundle's UNet, read at its first use. Raises BundleError if the bundle has none."""
+        if self._model.load_denoiser is None:
+            raise BundleError(
+                f"the model {self.name!r} has no UNet to denoise with; "
+                "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
+            )
+        return self._model.load_denoiser()

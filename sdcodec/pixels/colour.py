@@ -1,0 +1,68 @@
+"""Colour: more than 8 bits a sample to 8, other colour spaces to sRGB."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from sdcodec.errors import ImageError
+
+
+def eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """Modes of more than 8 bits a sample, scaled so that 65535 becomes 255; others as they are."""
+    if image.mode == "F":
+        raise ImageError(f"{name}: floating-point pixels have no agreed white; convert the image to 8 or 16 bits first")
+    if image.mode != "I" and not image.mode.startswith("I;16"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ImageError(
+            f"{name}: pixel values beyond 0..65535 have no agreed white; convert the image to 8 or 16 bits"
+        )
+    reduced = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):  # a PNG's one transparent grey, told in 16 bits
+        reduced.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
+    return reduced
+
+
+def to_srgb(colour: Image.Image, profile: bytes | None, *, keep: bool) -> tuple[Image.Image, bytes | None]:
+    """RGB pixels in sRGB; or, to keep an RGB profile, the pixels as they are and the profile.
+
+    A profile that cannot be read, or is for another kind of pixels, is passed over, as browsers do.
+    """
+    if not profile:
+        return colour.convert("RGB"), None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        space = source.profile.xcolor_space.strip()
+        if space == "RGB" and colour.mode == "L":
+            colour = colour.convert("RGB")
+        if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}.get(space) != colour.mode:
+            return colour.convert("RGB"), None
+        if keep and space == "RGB":
+            return colour, profile
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            colour.mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        if space == "RGB" and _changes_nothing(transform):
+            return colour, None
+        converted = ImageCms.applyTransform(colour, transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return colour.convert("RGB"), None
+    return converted if converted is not None else colour.convert("RGB"), None
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether an RGB transform moves no colour of a 6x6x6 grid by more than one step: so are all flavours of sRGB."""
+    levels = np.arange(0, 256, 51, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    moved = np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform))
+    return bool(np.abs(moved.astype(np.int16) - grid).max() <= 1)

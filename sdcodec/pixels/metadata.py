@@ -1,0 +1,108 @@
+"""Metadata: EXIF, XMP, orientation, and how Pillow's writers take them."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Any
+
+from PIL import Image, ImageOps
+from PIL.ExifTags import Base as ExifTag
+from PIL.PngImagePlugin import PngInfo
+
+from sdcodec.errors import ImageError
+
+XMP_TAG = 700
+EXIF_PREFIX = b"Exif\0\0"
+
+# What a TIFF says about its own layout must not travel with the picture; what it says about the photograph may.
+TIFF_TAGS_KEPT = (
+    ExifTag.ImageDescription,
+    ExifTag.Make,
+    ExifTag.Model,
+    ExifTag.Software,
+    ExifTag.DateTime,
+    ExifTag.Artist,
+    ExifTag.Copyright,
+)
+
+
+def metadata_options(image: Image.Image, kind: str) -> dict[str, Any]:
+    """What Pillow's `save` must be told to write the metadata in `info`; each of its writers wants it another way."""
+    options = {key: image.info[key] for key in ("icc_profile", "exif", "xmp") if image.info.get(key)}
+    if kind == "PNG" and "xmp" in options:
+        text = PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", options.pop("xmp").decode("utf-8", "replace"))
+        options["pnginfo"] = text
+    if kind == "TIFF":
+        options |= {"compression": "tiff_adobe_deflate"}
+        tags = Image.Exif()
+        if "exif" in options:
+            tags.load(options.pop("exif"))
+            tags = _exif_for_tiff(tags)
+            options["compression"] = (
+                "raw"  # Pillow writes directories inside a directory only when it compresses nothing
+            )
+        if "xmp" in options:
+            tags[XMP_TAG] = options.pop("xmp")
+        options["tiffinfo"] = tags
+    return options
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF (or XMP) orientation says; unreadable EXIF turns nothing."""
+    try:
+        orientation = image.getexif().get(ExifTag.Orientation, 1)
+    except Exception:  # a photograph with broken EXIF is still a photograph
+        return image
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def kept_exif(image: Image.Image, name: str) -> bytes | None:
+    """The EXIF block as a TIFF structure, with its orientation taken out: the pixels are upright now."""
+    try:
+        raw: bytes | None = image.info.get("exif")
+        if not raw:
+            exif = _exif_for_tiff(image.getexif()) if image.format == "TIFF" else image.getexif()
+            if not exif:
+                return None
+            raw = exif.tobytes()
+        return _without_orientation(raw.removeprefix(EXIF_PREFIX))
+    except Exception as error:
+        raise ImageError(f"{name}: its EXIF block is damaged; leave exif out of --metadata (metadata)") from error
+
+
+def _exif_for_tiff(tags: Image.Exif) -> Image.Exif:
+    """The part of a TIFF's tags that is about the photograph: what can be taken from one file to another."""
+    exif = Image.Exif()
+    for tag in TIFF_TAGS_KEPT:
+        if tag in tags:
+            exif[tag] = tags[tag]
+    for pointer in (ExifTag.ExifOffset, ExifTag.GPSInfo):
+        if entries := tags.get_ifd(pointer):
+            exif.get_ifd(pointer).update(entries)
+            exif[pointer] = 0  # the offset, which the writer fills in
+    return exif
+
+
+def _without_orientation(tiff: bytes) -> bytes:
+    """Cuts the orientation's 12-byte entry out of the first directory; nothing that offsets point at moves."""
+    order = {b"II": "<", b"MM": ">"}[tiff[:2]]
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    (count,) = struct.unpack_from(order + "H", tiff, start)
+    for position in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from(order + "H", tiff, position) == (ExifTag.Orientation,):
+            end = start + 2 + 12 * count + 4  # the directory's last field is the offset of the next one
+            fewer = struct.pack(order + "H", count - 1)
+            return (
+                tiff[:start] + fewer + tiff[start + 2 : position] + tiff[position + 12 : end] + bytes(12) + tiff[end:]
+            )
+    return tiff
+
+
+def kept_xmp(image: Image.Image) -> bytes | None:
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    if not xmp:
+        return None
+    data = xmp.encode() if isinstance(xmp, str) else bytes(xmp)
+    return re.sub(rb'\s*tiff:Orientation="[0-9]"|<tiff:Orientation>[0-9]</tiff:Orientation>', b"", data)

@@ -1,0 +1,61 @@
+"""Output: a picture as a PIL image, and the bytes of image files."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+from PIL import Image
+
+from sdcodec.errors import ImageError, OptionError
+from sdcodec.pixels.metadata import EXIF_PREFIX, metadata_options
+from sdcodec.pixels.picture import Picture
+
+# Names of the formats that decoded pictures can be saved in: Pillow's name and its options.
+# Lossless wherever the format can: the loss has been had already.
+SAVE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "png": ("PNG", {}),
+    "webp": ("WEBP", {"lossless": True}),
+    "tiff": ("TIFF", {}),
+    "tif": ("TIFF", {}),
+    "bmp": ("BMP", {}),
+    "ppm": ("PPM", {}),
+    "jpeg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
+    "jpg": ("JPEG", {"quality": 95, "subsampling": "4:4:4"}),
+    "avif": ("AVIF", {"quality": 95, "subsampling": "4:4:4"}),
+}
+WITHOUT_ALPHA = {"BMP", "PPM", "JPEG"}
+
+
+def to_pil(picture: Picture) -> Image.Image:
+    """The picture as a PIL image, RGB or RGBA; metadata in `info` under Pillow's keys."""
+    image = Image.fromarray(picture.rgb)
+    if picture.alpha is not None:
+        image.putalpha(Image.fromarray(picture.alpha))
+    if picture.icc:
+        image.info["icc_profile"] = picture.icc
+    if picture.exif:
+        image.info["exif"] = EXIF_PREFIX + picture.exif
+    if picture.xmp:
+        image.info["xmp"] = picture.xmp
+    return image
+
+
+def to_image_file(image: Image.Image, extension: str) -> bytes:
+    """The bytes of an image file, metadata in `info` included.
+
+    extension: a key of SAVE_FORMATS; png, webp, tiff, bmp and ppm hold exactly these pixels.
+    Raises OptionError for an unknown format, ImageError where the format cannot hold the picture.
+    """
+    if extension not in SAVE_FORMATS:
+        raise OptionError(f"unknown image format {extension!r}; choose from {', '.join(SAVE_FORMATS)}")
+    kind, options = SAVE_FORMATS[extension]
+    if "A" in image.getbands() and kind in WITHOUT_ALPHA:
+        raise ImageError(f"{extension} cannot hold transparency; choose png, webp or tiff")
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, kind, **options, **metadata_options(image, kind))
+    except (OSError, RuntimeError, ValueError, KeyError, struct.error) as error:
+        raise ImageError(f"cannot be written as {extension} ({error}); choose png") from error
+    return buffer.getvalue()

@@ -1,0 +1,30 @@
+"""An upright 8-bit picture, and the kinds of image that it can be read from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+ImageSource = Image.Image | str | os.PathLike[str] | bytes | BinaryIO | Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An upright 8-bit picture.
+
+    rgb: uint8 [H, W, 3]; alpha: uint8 [H, W], or None where every pixel is opaque.
+    icc: an RGB profile that the values of `rgb` are in; None means sRGB.
+    exif: a TIFF structure (no `Exif` prefix) without an orientation; xmp: an XML packet.
+    """
+
+    rgb: Pixels
+    alpha: Pixels | None = None
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None

@@ -1,0 +1,260 @@
+"""The training loop: steps, validation, checkpoints and a clean stop."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdcodec.bundles.store import Bundle
+from sdcodec.training.config import PARTS, CropStage, TrainingConfig
+from sdcodec.training.data import crop_batch
+from sdcodec.training.export import export, export_decoder
+from sdcodec.training.model import TrainingModel
+from sdcodec.training.objective import RateDistortion
+from sdcodec.training.optim import Optimisers, rate_factor
+from sdcodec.training.recording import RecordedSteps
+from sdcodec.training.session import Log, save, stop_on_signals
+
+VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
+VALIDATION_SIZE = 256
+TABLE_CROPS = 64
+BATCHES_AHEAD = 16  # that are being cropped while a step runs: a GPU takes less time for it than one core for its crops
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Decoded images: training, uint8 `[H, W, 3]` each; validation crops, uint8 `[N, 256, 256, 3]`."""
+
+    training: list[NDArray[np.uint8]]
+    validation: NDArray[np.uint8]
+
+
+class Trainer:
+    """A run: model, averaged weights, optimisers and data; checkpoints hold all of it, so that it resumes exactly."""
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        model: TrainingModel,
+        photographs: Photographs,
+        device: torch.device,
+        source: Bundle | None = None,
+    ) -> None:
+        """`source`: the bundle that the run starts from, whose encoder and priors stay with `train_only`."""
+        self.config, self.model, self.photographs = config, model, photographs
+        self.device, self.source = device, source
+        self.output = Path(config.output)
+        self.checkpoint = self.output / "last.pt"
+        self.objective = RateDistortion(config, device)
+        self.trained = [p for name, p in model.named_parameters() if _is_trained(name, config.train_only)]
+        for parameter in set(model.parameters()) - set(self.trained):
+            parameter.requires_grad_(False)
+        self.optimisers = self._optimisers()
+        self.recorded = RecordedSteps(self._update, device)
+        self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        self.step = 0
+        self.best = math.inf
+        self.seconds = 0.0
+
+    def _optimisers(self) -> Optimisers:
+        config = self.config
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        matrices = [p for p in self.trained if p.ndim == 4 and p[0].numel() >= 32 and "head" not in names[id(p)]]
+        if config.optimiser == "adamw":
+            matrices = []
+        rest = [p for p in self.trained if all(p is not m for m in matrices)]
+        knots = [p for p in rest if names[id(p)].endswith(".values")]
+        rest = [p for p in rest if not names[id(p)].endswith(".values")]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": knots, "lr": 2 * config.learning_rate}]
+        return Optimisers(matrices, groups, config.learning_rate, config.weight_decay)
+
+    def run(self) -> Path:
+        """Trains to the last step or to a signal; the checkpoint on disk is complete at every moment."""
+        config = self.config
+        self.output.mkdir(parents=True, exist_ok=True)
+        torch.backends.cudnn.benchmark = True  # shapes stay the same
+        log = Log(self.output / "log.csv")
+        workers = max(1, (os.cpu_count() or 1) - 1) if self.device.type == "cuda" else 1
+        with stop_on_signals() as stopped, ThreadPoolExecutor(max_workers=workers) as loader:
+            upcoming = deque(self._load(loader, self.step + ahead) for ahead in range(min(workers, BATCHES_AHEAD)))
+            since, shown = time.monotonic(), self.step
+            sums: dict[str, Tensor] = {}
+            while self.step < config.steps and not stopped:
+                images = upcoming.popleft().result()
+                upcoming.append(self._load(loader, self.step + 1 + len(upcoming)))
+                for key, value in self._train_step(images).items():
+                    sums[key] = sums.get(key, 0.0) + value
+                self.step += 1
+                if self.step % 50 == 0:
+                    means = {key: float(value) / (self.step - shown) for key, value in sums.items()}
+                    elapsed = time.monotonic() - since
+                    self.seconds += elapsed
+                    log.write("train", self.step, self.seconds, means)
+                    since, shown, sums = time.monotonic(), self.step, {}
+                if self.step % config.validate_every == 0 or self.step == config.steps:
+                    result = self.validate()
+                    log.write("validation", self.step, self.seconds, result)
+                    if result["loss"] < self.best:
+                        self.best = result["loss"]
+                        save(
+                            self.output / "best.pt",
+                            {"model": self.average, "config": asdict(config), "step": self.step},
+                        )
+                    since = time.monotonic()
+                if self.step % config.checkpoint_every == 0:
+                    self._checkpoint()
+            self._checkpoint()
+            loader.shutdown(cancel_futures=True)
+        if self.step >= config.steps:
+            self.export()
+        return self.output
+
+    def export(self) -> Bundle:
+        """Writes the averaged weights as a bundle, `bundle/` in the folder of the run, ready for `--model`."""
+        config = self.config
+        description = {
+            "steps": self.step,
+            "training_images": len(self.photographs.training),
+            "validation_loss": self.best,
+        }
+        weights = {name: value.cpu() for name, value in self.average.items()}
+        if self.source is not None and config.train_only:
+            return self._told(
+                export_decoder(
+                    weights, config.autoencoder, config.prior, self.source, self.output / "bundle", description
+                )
+            )
+        crops = crop_batch(
+            self.photographs.training, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops)
+        )
+        bundle = export(
+            weights,
+            config.autoencoder,
+            config.prior,
+            crops.permute(0, 2, 3, 1).contiguous().numpy(),
+            self.output / "bundle",
+            config.name,
+            description,
+        )
+        return self._told(bundle)
+
+    def _told(self, bundle: Bundle) -> Bundle:
+        print(f"model written to {bundle.folder}, fingerprint {bundle.priors[0].fingerprint.hex()[:8]}", flush=True)
+        return bundle
+
+    def _load(self, loader: ThreadPoolExecutor, step: int) -> Future[Tensor]:
+        stage = _stage(self.config.crops, step)
+        config = self.config
+        return loader.submit(
+            crop_batch, self.photographs.training, config.seed, step, stage.batch, stage.size, config.scales
+        )
+
+    def _train_step(self, crops: Tensor) -> dict[str, Tensor]:
+        """One step, and the means over its batch. Nothing here waits for a GPU, which would wait for the next step then."""
+        config = self.config
+        torch.default_generator.manual_seed(config.seed * 1_000_003 + self.step)
+        quantise = 0 <= config.quantise_from <= self.step
+        self.model.train()
+        self.model.prior.set_quantise(quantise)
+        self.optimisers.set_rate(rate_factor(self.step + 1, config.steps - self.step, config.warmup, config.decay))
+        # While LPIPS gains weight, no step is like another.
+        parts = self.recorded(
+            crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None
+        )
+        keep = min(config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            state = self.model.state_dict()
+            torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], 1 - keep)
+        return parts
+
+    def _update(self, crops: Tensor, quality: Tensor) -> dict[str, Tensor]:
+        """What of a step happens on the device: loss, gradients, new weights."""
+        loss, parts = self.objective(self.model, crops.float() / 255, quality, self.step)
+        self.optimisers.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
+        wrong = ~norm.isfinite()  # such a step counts nothing
+        for parameter in self.trained:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(wrong, 0.0)
+        self.optimisers.step()
+        return parts | {"gradient": norm, "loss": loss.detach()}
+
+    def _qualities(self, batch: int) -> Tensor:
+        """One quality per image, spread evenly over the range that is open at this step."""
+        config = self.config
+        span = max(1, config.spread_end - config.spread_start)
+        opened = min(1.0, max(0.0, (self.step - config.spread_start) / span))
+        lowest, highest = config.qualities
+        low = config.focus_quality + (lowest - config.focus_quality) * opened
+        high = config.focus_quality + (highest - config.focus_quality) * opened
+        places = (torch.randperm(batch) + torch.rand(batch)) / batch
+        return low + (high - low) * places
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Averaged weights, rounded symbols: means over the validation crops at each of a few qualities."""
+        if not len(self.photographs.validation):
+            return {"loss": math.nan}
+        kept = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average)
+        self.model.eval()
+        self.model.prior.set_quantise(0 <= self.config.quantise_from <= self.step)
+        result: dict[str, float] = {}
+        total = 0.0
+        for level in VALIDATION_QUALITIES:
+            rows = []
+            for start in range(0, len(self.photographs.validation), 4):
+                images = (
+                    torch.from_numpy(self.photographs.validation[start : start + 4])
+                    .to(self.device)
+                    .permute(0, 3, 1, 2)
+                    .float()
+                    / 255
+                )
+                at = torch.full((images.shape[0],), level, device=self.device)
+                loss, parts = self.objective(self.model, images, at, self.step)
+                rows.append({key: float(value) for key, value in (parts | {"loss": loss}).items()})
+            mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+            total += mean.pop("loss") / len(VALIDATION_QUALITIES)
+            result |= {f"q{level:g}_{key}": value for key, value in mean.items()}
+        self.model.load_state_dict(kept)
+        return {"loss": total} | result
+
+    def _checkpoint(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimisers": self.optimisers.state(),
+            "step": self.step,
+            "best": self.best,
+            "seconds": self.seconds,
+            "config": asdict(self.config),
+        }
+        save(self.checkpoint, state)
+
+    def restore(self) -> None:
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average = state["average"]
+        self.optimisers.restore(state["optimisers"])
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+
+
+def _is_trained(name: str, only: str) -> bool:
+    return not only or name.startswith(PARTS[only])
+
+
+def _stage(stages: tuple[CropStage, ...], step: int) -> CropStage:
+    return [stage for stage in stages if stage.start <= step][-1]
