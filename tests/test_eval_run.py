@@ -1,4 +1,4 @@
-"""Runs: equal bytes, what is out of reach, broken pictures, kills, resuming, processes, and what is written."""
+"""Tests of runs: equal bytes, unreachable budgets, errors, kills, resuming, processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PLAN = Plan(CLASSIC, budgets=(900, 1500), metrics=("psnr",))
 
 
 class Lethal:
-    """A codec that kills its process when it has encoded as often as the environment says."""
+    """Test codec that kills its process at the encoding with the number LETHAL_AT."""
 
     name, extension, qualities, settings = "lethal", "ppm", (1,), {}
     encoded = 0
@@ -51,7 +51,7 @@ class Lethal:
 
 
 class Faulty(Lethal):
-    """A codec that fails on pictures wider than high."""
+    """Test codec that fails on pictures wider than high."""
 
     def encode(self, pixels, quality):
         if pixels.shape[1] > pixels.shape[0]:
@@ -99,7 +99,7 @@ def test_sdcodec_binds_the_others(pictures, tmp_path, random_bundle):
     assert summary["codecs"][1]["ceiling"]["psnr"] > 0 and summary["codecs"][0]["ceiling"] is None
 
 
-def test_rows_are_of_the_files_that_are_there(pictures, tmp_path):
+def test_rows_describe_the_files_on_disk(pictures, tmp_path):
     run(PLAN, pictures, tmp_path / "out")
     assert ",".join(table(tmp_path / "out")[0]).startswith(REQUIRED)
     codecs = codecs_of(tmp_path / "out")
@@ -109,10 +109,10 @@ def test_rows_are_of_the_files_that_are_there(pictures, tmp_path):
         assert len(data) == int(row["bytes"]) <= int(row["budget_bytes"])
         assert float(row["bpp"]) == pytest.approx(8 * len(data) / original[..., 0].size, rel=1e-5)
         assert float(row["psnr"]) == pytest.approx(psnr(original, codecs[row["codec"]].decode(data)), abs=1e-3)
-        assert row["ssim"] == row["lpips_alex"] == ""  # not asked for
+        assert row["ssim"] == row["lpips_alex"] == ""  # not requested
 
 
-def test_a_budget_out_of_reach_is_said_to_be(pictures, tmp_path):
+def test_an_unreachable_budget_has_its_status(pictures, tmp_path):
     run(Plan((parse("jpeg"),), budgets=(300, 2000), metrics=("psnr",)), pictures, tmp_path / "out")
     low, high = table(tmp_path / "out")[:2]
     assert low["status"] == "unreachable" and high["status"] == "ok"
@@ -122,7 +122,7 @@ def test_a_budget_out_of_reach_is_said_to_be(pictures, tmp_path):
     assert len(codec["results"]["bpp"]) == 1
 
 
-def test_the_lowest_quality_can_stand_in_and_is_marked(pictures, tmp_path):
+def test_the_lowest_quality_can_replace_an_unreachable_one_and_is_marked(pictures, tmp_path):
     plan = Plan((parse("jpeg"),), budgets=(300, 2000), metrics=("psnr",), unreachable="lowest")
     run(plan, pictures, tmp_path / "out")
     low = table(tmp_path / "out")[0]
@@ -130,12 +130,12 @@ def test_the_lowest_quality_can_stand_in_and_is_marked(pictures, tmp_path):
     assert (tmp_path / "out" / low["file"]).stat().st_size == int(low["bytes"])
 
 
-def test_qualities_in_the_place_of_budgets(pictures, tmp_path):
+def test_qualities_instead_of_budgets(pictures, tmp_path):
     plan = Plan(CLASSIC, qualities=common_qualities(CLASSIC, ["20,80", "webp=5"]), metrics=("psnr",))
     run(plan, pictures, tmp_path / "out")
     found = [(row["codec"], row["quality"], row["budget_bytes"]) for row in table(tmp_path / "out")[:3]]
     assert found == [("jpeg", "20", ""), ("jpeg", "80", ""), ("webp", "5", "")]
-    with pytest.raises(OptionError, match="jpeg has no quality 200; it has 101 from 0 to 100"):
+    with pytest.raises(OptionError, match="jpeg has no quality 200; choose from its 101 from 0 to 100"):
         run(Plan(CLASSIC[:1], qualities={"jpeg": (200,)}), pictures, tmp_path / "other")
 
 
@@ -153,7 +153,7 @@ def test_a_broken_picture_is_in_the_results_and_the_others_go_on(pictures, tmp_p
     rows = table(tmp_path / "out")
     assert [row["status"] == "ok" for row in rows] == [True] * 4 + [False] * 4 + [True] * 4
     assert rows[4]["status"].startswith("error: ") and "\n" not in rows[4]["status"]
-    assert summary.curves["jpeg"][0].complete  # of the pictures that could be read
+    assert summary.curves["jpeg"][0].complete  # unreadable pictures do not count
 
 
 def test_a_codec_that_fails_is_in_the_results_and_the_others_go_on(pictures, tmp_path):
@@ -169,7 +169,7 @@ def test_equal_names_are_told_apart(tmp_path):
         (tmp_path / folder).mkdir()
         Image.fromarray(photograph(32, 32)).save(tmp_path / folder / "p.png")
     assert [source.name for source in collect([tmp_path / "x", tmp_path / "y"])] == ["p", "p-2"]
-    with pytest.raises(OptionError, match="no pictures there"):
+    with pytest.raises(OptionError, match="contains no pictures"):
         collect([Path(__file__).parent / "golden"])
 
 
@@ -188,7 +188,7 @@ def test_a_run_killed_in_the_middle_ends_as_an_unbroken_one(pictures, tmp_path):
     journals = sorted((tmp_path / "killed").glob("files/*/rows.jsonl"))
     finished = [line for journal in journals for line in journal.read_text().splitlines() if '"row"' in line]
     assert 0 < len(finished) < 18 and not (tmp_path / "killed" / "results.csv").exists()
-    with journals[-1].open("a") as file:  # a kill in the middle of a line
+    with journals[-1].open("a") as file:  # killed in the middle of a line
         file.write('{"row": {"image": "b", "cod')
     computed = []
     run(plan, pictures, tmp_path / "killed", resume=True, begun=computed.append)
@@ -219,7 +219,7 @@ def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path, monkeypat
     other = Plan(CLASSIC, budgets=(900,), metrics=("psnr",))
     with pytest.raises(OptionError, match=r"other options \(budgets\)"):
         run(other, pictures, tmp_path / "out", resume=True)
-    monkeypatch.setitem(registry.OWN, "webp", "sdcodec_eval.codecs.classic:Jpeg")  # as a model that was trained again
+    monkeypatch.setitem(registry.OWN, "webp", "sdcodec_eval.codecs.classic:Jpeg")  # like a retrained model
     with pytest.raises(OptionError, match=r"other settings \(webp\)"):
         run(PLAN, pictures, tmp_path / "out", resume=True)
     Image.fromarray(photograph(64, 64, 9)).save(pictures / "a.png")
@@ -229,7 +229,7 @@ def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path, monkeypat
     assert len(table(tmp_path / "out")) == 6
 
 
-def test_what_is_written_says_how_it_was_made(pictures, tmp_path):
+def test_the_results_document_the_run(pictures, tmp_path):
     run(PLAN, pictures, tmp_path / "out", anchor="webp")
     environment = json.loads((tmp_path / "out" / "environment.json").read_text())
     assert environment["packages"]["pillow"] and environment["options"]["budgets"] == [900, 1500]

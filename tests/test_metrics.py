@@ -1,8 +1,9 @@
-"""Metrics: known values, published values, and second implementations."""
+"""Tests of the metrics: known values, published values, second implementations."""
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import types
 from pathlib import Path
@@ -21,22 +22,20 @@ from sdcodec_eval.measuring import METRICS, Meter
 from sdcodec_eval.metrics import lpips, lpips_vgg, ms_ssim, psnr, psnr_y, ssim
 from sdcodec_eval.montage import side_by_side
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "lpips"
+EXAMPLE = "LPIPS_EXAMPLE"  # environment variable: folder with the example images of LPIPS's authors, ex_*.png
 
 
 def damaged(pixels: np.ndarray) -> np.ndarray:
-    """The same picture as a poor JPEG shows it, more or less: rounded in blocks."""
+    """Add noise and coarse quantisation to a picture."""
     noise = np.random.default_rng(3).normal(0, 9, pixels.shape)
     return ((pixels + noise) // 16 * 16).clip(0, 255).astype(np.uint8)
 
 
 def published_example() -> list[np.ndarray]:
-    if not PUBLISHED.is_dir():
-        pytest.skip("LPIPS's example images are not here")
-    return [
-        np.asarray(Image.open(next(PUBLISHED.glob(f"{name}.*"))).convert("RGB"))
-        for name in ("ex_ref", "ex_p0", "ex_p1")
-    ]
+    if EXAMPLE not in os.environ:
+        pytest.skip(f"{EXAMPLE} does not name the folder of LPIPS's example images")
+    names = ("ex_ref", "ex_p0", "ex_p1")
+    return [np.asarray(Image.open(Path(os.environ[EXAMPLE]) / f"{name}.png").convert("RGB")) for name in names]
 
 
 def test_psnr_of_a_known_error():
@@ -74,6 +73,12 @@ def test_lpips_of_the_published_example():
     assert lpips(reference, other) == pytest.approx(0.138, abs=0.001)
 
 
+def test_the_embedded_weights_of_lpips_have_not_changed():
+    """Compare with values measured when the weights gave the published values."""
+    pixels = photograph(96, 80)
+    assert lpips(pixels, damaged(pixels)) == pytest.approx(0.0503, abs=0.0005)
+
+
 def test_lpips_vgg_of_the_published_example():
     weights = find_vgg16()
     if weights is None:
@@ -84,7 +89,7 @@ def test_lpips_vgg_of_the_published_example():
 
 
 def test_lpips_agrees_with_the_package_lpips(monkeypatch):
-    """The package asks torchvision for its trunk: it gets one of the same shape, and then our weights."""
+    """Give the package, which imports torchvision for its trunk, one with our weights."""
     alexnet = nn.Sequential(
         *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU()),
         *(nn.MaxPool2d(3, 2), nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU()),
@@ -112,7 +117,9 @@ def test_psnr_and_ms_ssim_agree_with_torchmetrics():
     theirs = functional.peak_signal_noise_ratio(*tensors, data_range=255.0)
     assert psnr(one, other) == pytest.approx(float(theirs), abs=1e-4)
     theirs = functional.multiscale_structural_similarity_index_measure(*tensors, data_range=255.0)
-    assert ms_ssim(one, other) == pytest.approx(float(theirs), abs=2e-3)  # windows over the edge, as above
+    assert ms_ssim(one, other) == pytest.approx(
+        float(theirs), abs=2e-3
+    )  # torchmetrics includes windows that cross the border
 
 
 def test_ssim_agrees_with_torchmetrics():
@@ -120,7 +127,7 @@ def test_ssim_agrees_with_torchmetrics():
     one = photograph(64, 80)
     tensors = [torch.from_numpy(pixels).permute(2, 0, 1)[None].double() for pixels in (damaged(one), one)]
     _, theirs = functional.structural_similarity_index_measure(*tensors, data_range=255.0, return_full_image=True)
-    inside = theirs[..., 5:-5, 5:-5]  # the paper's windows lie inside; torchmetrics' mean counts others too
+    inside = theirs[..., 5:-5, 5:-5]  # torchmetrics' mean includes windows that cross the border
     assert ssim(one, damaged(one)) == pytest.approx(float(inside.mean()), abs=1e-4)
 
 
@@ -134,7 +141,7 @@ def test_metrics_that_cannot_work_here_are_refused_at_once(monkeypatch, tmp_path
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(OptionError, match="--lpips-vgg-weights"):
         Meter(("dists",))
-    with pytest.raises(OptionError, match=r"unknown metric vmaf; known are psnr"):
+    with pytest.raises(OptionError, match=r"unknown metric vmaf; choose from psnr"):
         Meter(("vmaf",))
     (tmp_path / "vgg.pth").write_bytes(b"no weights")
     with pytest.raises(OptionError, match=r"not VGG-16's weights"):

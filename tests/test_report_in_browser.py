@@ -1,4 +1,4 @@
-"""The report as a reader meets it: dragged, sorted, zoomed and typed at in a headless browser."""
+"""Tests of the report in a headless browser: dragging, sorting, zooming, keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def address(evaluated: Path) -> str:
 
 @pytest.fixture
 def browser(chromium: Chrome, address: str) -> Iterator[Chrome]:
-    """The report, freshly opened; afterwards, nothing may have complained."""
+    """Open the report; check afterwards that the browser logged no errors."""
     emulate(chromium)
     chromium.get(address)
     yield chromium
@@ -45,7 +45,7 @@ def one(browser: Chrome, selector: str) -> WebElement:
 
 
 def first_handle(browser: Chrome) -> WebElement:
-    """The first card's slider, when its pictures are there."""
+    """Return the slider of the first card after its pictures have loaded."""
     handle = one(browser, ".card .handle")
     browser.execute_script("arguments[0].closest('.card').scrollIntoView({block: 'center'})", handle)
     pictures = "return [...document.querySelector('.card').querySelectorAll('.layer img:not([hidden])')]"
@@ -55,7 +55,7 @@ def first_handle(browser: Chrome) -> WebElement:
 
 
 def split(browser: Chrome) -> tuple[int, str, str]:
-    """What the slider says, where it stands, and where the upper picture is cut."""
+    """Return the value of the slider, its position, and the clip of the upper picture."""
     return browser.execute_script(
         "const c = document.querySelector('.card'), h = c.querySelector('.handle');"
         "return [Number(h.getAttribute('aria-valuenow')), h.style.left, c.querySelector('.layer.right').style.clipPath]"
