@@ -32,7 +32,7 @@ def folder(tmp_path, random_bundle, monkeypatch):
 
 @pytest.fixture
 def run(capfd):
-    """Return a function that runs the entry point and returns standard output and error."""
+    """Return a function that runs the entry point and returns its two outputs."""
 
     def run(*arguments: str, status: int) -> tuple[str, str]:
         with pytest.raises(SystemExit) as ended:

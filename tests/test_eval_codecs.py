@@ -1,4 +1,4 @@
-"""Tests of the harness's codecs: quality search, options, downscaling, third-party codecs."""
+"""Tests of the harness's codecs: quality search, options, downscaling, plugins."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
 class Stored:
-    """Test codec: 4 bits of each sample, and 100 bytes more for each level of quality, 1 to 4."""
+    """Test codec: 4 bits of each sample, and 100 bytes per level of quality, 1 to 4."""
 
     name, extension, qualities = "stored", "raw", (1, 2, 3, 4)
 

@@ -1,4 +1,4 @@
-"""Tests of runs: equal bytes, unreachable budgets, errors, kills, resuming, processes."""
+"""Tests of runs: equal bytes, unreachable budgets, errors, resuming, processes."""
 
 from __future__ import annotations
 

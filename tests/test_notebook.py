@@ -1,4 +1,4 @@
-"""Tests of the notebook: it runs with the embedded model and random weights, offline."""
+"""Tests of the notebook: it runs offline, with the embedded model."""
 
 from __future__ import annotations
 

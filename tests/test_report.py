@@ -1,4 +1,4 @@
-"""Tests of the content of the report; test_report_in_browser.py tests its behaviour."""
+"""Tests of the report's content; test_report_in_browser.py tests its behaviour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of `eval` and `compare` that choose the codecs, and the codecs that they describe."""
+"""Options that choose the codecs of `eval` and `compare`, and their parsing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def codec_options(command: Command) -> Command:
 def codec_specs(
     names: tuple[str, ...], added: tuple[str, ...], downscale: tuple[int, ...], model: str, device: str, precision: str
 ) -> tuple[CodecSpec, ...]:
-    """Return the codecs of a run in order: named ones, added ones, classic ones at smaller sizes."""
+    """Return the codecs of a run: --codecs, then --codec, then --downscale."""
     from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, parse
 
     own = {spec.label: spec for spec in map(parse, added)}

@@ -172,6 +172,6 @@ def encode(
 
 
 def _psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Return the PSNR of two images, uint8 `[H, W, 3]`, in dB; row by row to save memory."""
+    """Compute the PSNR of two images, uint8 `[H, W, 3]`, in dB, row by row."""
     squares = sum(int(((a.astype("int32") - b) ** 2).sum()) for a, b in zip(one, other, strict=True))
     return 10 * math.log10(255**2 * one.size / squares) if squares else math.inf

@@ -158,7 +158,7 @@ def evaluate(
 
 @contextmanager
 def _progress(quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """Yield two callbacks, total rows and further finished rows, that drive a progress bar."""
+    """Yield the callbacks of a progress bar: total rows, further finished rows."""
     bars: list[Any] = []
 
     def begun(rows: int) -> None:

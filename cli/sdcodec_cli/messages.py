@@ -65,7 +65,7 @@ class Reporter:
 
 @contextmanager
 def reporting(count: int, *, label: str, quiet: bool, on_stderr: bool) -> Iterator[Reporter]:
-    """Yield a Reporter for `count` files; several files on a terminal get a progress bar."""
+    """Yield a Reporter for `count` files, on a terminal with a progress bar."""
     if quiet or count < 2 or not sys.stderr.isatty():
         yield Reporter(quiet, on_stderr)
         return

@@ -22,7 +22,7 @@ from sdcodec_eval.rows import ERROR, Row
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Row of one codec, with its file and the decoded pixels; None for both if unreachable."""
+    """Row of one codec, its file and its pixels; both None if unreachable."""
 
     row: Row
     extension: str

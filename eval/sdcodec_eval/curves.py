@@ -40,7 +40,7 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class BDRate:
-    """Bjøntegaard delta rate in percent; negative if the codec needs fewer bytes than the anchor.
+    """Bjøntegaard delta rate in percent; negative if the codec needs fewer bytes.
 
     overlap: share, 0 to 1, of the metric's range that both curves cover; range: the common range, in the metric's unit.
     refused: reason why percent is None, or None.
@@ -80,7 +80,7 @@ def _mean(rows: Sequence[Row], point: Point, metrics: Sequence[Metric]) -> Curve
 def bd_rate(
     codec: str, points: Sequence[CurvePoint], anchor: str, anchor_points: Sequence[CurvePoint], metric: Metric
 ) -> BDRate:
-    """Compute the BD-rate of a codec against an anchor by one metric, from complete points.
+    """Compute the BD-rate of a codec against an anchor, from complete points.
 
     Bjøntegaard, VCEG-M33, 2001; pchip interpolation of the logarithmic rate as Herglotz et al. recommend, by their
     package `bjontegaard`.
@@ -122,7 +122,7 @@ def bd_rate(
 
 
 def _rates_and_values(points: Sequence[CurvePoint], metric: Metric) -> list[tuple[float, float]]:
-    """Return ascending pairs of bpp and metric, negated if lower is better, without repeats."""
+    """Return sorted pairs of bpp and metric, negated if lower is better."""
     pairs = set()
     for point in points:
         value = point.values.get(metric.column)

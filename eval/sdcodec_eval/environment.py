@@ -92,7 +92,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Return the commit of the running source, `+` appended if modified; None without git."""
+    """Return the commit of the source, with `+` if modified; None without git."""
     here = str(Path(__file__).parent)
     try:
         said = [

@@ -77,7 +77,7 @@ class Evaluator:
                 journal.add_ceiling(label, self._ceiling(label, pixels))
 
     def _missing(self, source: Source, journal: Journal) -> Iterator[tuple[str, Point]]:
-        """Yield labels and points without a row; the reference first, since it sets the limit."""
+        """Yield labels and points without a row, the reference first."""
         labels = sorted(self.codecs, key=lambda label: label != self.reference)
         pairs = [(label, i, point) for label in labels for i, point in enumerate(self.plan.points(label))]
         for label, _, point in sorted(pairs, key=lambda pair: pair[1]):
@@ -130,7 +130,7 @@ class Evaluator:
         )
 
     def _limit(self, source: Source, label: str, point: Point, journal: Journal) -> int | None:
-        """Return the size limit in bytes: the budget, or the reference's file for other codecs."""
+        """Return the size limit in bytes: the budget, or the reference's file size."""
         if point.budget is None or self.reference is None or isinstance(self.codecs[label], RateControlled):
             return point.budget
         reference = journal.record.rows.get((source.name, self.reference, point.text))
@@ -141,7 +141,7 @@ class Evaluator:
     def _coded(
         self, codec: ImageCodec, pixels: Pixels, point: Point, limit: int | None, search: QualitySearch
     ) -> Coded | None:
-        """Encode the file of a point; None if no quality meets the limit and none is forced."""
+        """Encode the file of a point; None if no quality meets the limit."""
         if limit is None:
             assert point.quality is not None
             return Coded(encode(codec, pixels, point.quality), met=True)

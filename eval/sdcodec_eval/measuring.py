@@ -1,4 +1,4 @@
-"""Registry of the metrics: columns, units, direction, requirements, smallest picture."""
+"""Registry of the metrics: columns, units, direction, requirements."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ BY_COLUMN = {metric.column: metric for metric in METRICS.values()}
 
 
 def chosen(names: Sequence[str]) -> list[Metric]:
-    """Return the named metrics in canonical order; raise OptionError for an unknown name."""
+    """Return the named metrics in canonical order; raises OptionError."""
     if unknown := set(names) - METRICS.keys():
         raise OptionError(f"unknown metric {', '.join(sorted(unknown))}; choose from {', '.join(METRICS)}")
     return [metric for name, metric in METRICS.items() if name in names]

@@ -33,9 +33,9 @@ def psnr_y(one: Pixels, other: Pixels) -> float:
 
 
 def ssim(one: Pixels, other: Pixels) -> float:
-    """Compute SSIM (Wang et al., 2004), by scikit-image, with the paper's Gaussian window.
+    """Compute SSIM (Wang et al., 2004), the mean over the channels.
 
-    The result is the mean over the channels.
+    The implementation is scikit-image, with the paper's Gaussian window.
     """
     return float(
         structural_similarity(
@@ -51,9 +51,9 @@ def ssim(one: Pixels, other: Pixels) -> float:
 
 
 def ms_ssim(one: Pixels, other: Pixels) -> float:
-    """Compute MS-SSIM (Wang et al., 2003) on RGB, five scales; sides of at least 161 pixels.
+    """Compute MS-SSIM (Wang et al., 2003) on RGB, with five scales.
 
-    The implementation is pytorch-msssim, as in CompressAI.
+    The implementation is pytorch-msssim, as in CompressAI; sides have at least 161 pixels.
     """
     x, y = (torch.from_numpy(pixels.astype(np.float64)).permute(2, 0, 1)[None] for pixels in (one, other))
     with torch.inference_mode():
@@ -61,25 +61,28 @@ def ms_ssim(one: Pixels, other: Pixels) -> float:
 
 
 def lpips(one: Pixels, other: Pixels) -> float:
-    """Compute LPIPS 0.1 with AlexNet (Zhang et al., 2018), in float32; lower is better."""
+    """Compute LPIPS 0.1 with AlexNet (Zhang et al., 2018), in float32."""
     with torch.inference_mode():
         return float(_alex().distance(_tensor(one), _tensor(other)))
 
 
 def lpips_vgg(one: Pixels, other: Pixels, weights: Path) -> float:
-    """Compute LPIPS 0.1 with VGG-16, in float32; `weights` is a file for `read_vgg16`."""
+    """Compute LPIPS 0.1 with VGG-16, in float32; weights: a file for `read_vgg16`."""
     with torch.inference_mode():
         return float(_vgg(weights).distance(_tensor(one), _tensor(other)))
 
 
 def dists(one: Pixels, other: Pixels, weights: Path) -> float:
-    """Compute DISTS (Ding et al., 2020), in float32, at full size; `weights` as in `lpips_vgg`."""
+    """Compute DISTS (Ding et al., 2020), in float32, at full size.
+
+    weights: a file for `read_vgg16`.
+    """
     with torch.inference_mode():
         return float(_dists(weights).distance(_tensor(one), _tensor(other)))
 
 
 def ssimulacra2(one: Pixels, other: Pixels) -> float:
-    """Compute SSIMULACRA 2.1 by the package ssimulacra2; at most 100, higher is better."""
+    """Compute SSIMULACRA 2.1 by the package ssimulacra2; 100 for equal pictures."""
     from ssimulacra2 import compute_ssimulacra2
 
     return float(compute_ssimulacra2(_file(one), _file(other)))

@@ -93,9 +93,9 @@ class Plan:
 
 
 def common_qualities(specs: Sequence[CodecSpec], texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Parse qualities: `10,50,90` for every codec, `LABEL=1,2,3` for one, which takes precedence.
+    """Parse qualities: `10,50,90` for every codec, `LABEL=1,2,3` for one.
 
-    Raises OptionError.
+    The qualities of a label replace the common ones. Raises OptionError.
     """
     labels = [spec.label for spec in specs]
     shared: tuple[float, ...] = ()

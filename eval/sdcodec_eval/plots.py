@@ -33,7 +33,7 @@ def _has_values(summary: Summary, metric: Metric) -> bool:
 
 
 def _drawable(points: Sequence[CurvePoint], metric: Metric) -> list[tuple[float, float, bool]]:
-    """Return bpp, value and completeness of the points that have a value, sorted by rate."""
+    """Return bpp, value and completeness of the points with a value, by rate."""
     found = [(point.bpp, point.values.get(metric.column), point.complete) for point in points]
     return sorted((bpp, value, whole) for bpp, value, whole in found if bpp is not None and value is not None)
 

@@ -34,7 +34,7 @@ def note() -> str:
 
 
 def is_kodak(digests: set[str | None]) -> bool:
-    """Check whether the digests of `pixel_digest` are those of exactly the 24 Kodak images."""
+    """Check whether the digests are those of exactly the 24 Kodak images."""
     return digests == set(_data(KODAK)["pictures"].values())
 
 

@@ -63,7 +63,7 @@ class QualitySearch:
         return self._kept[0] if 0 in self._kept else self._encoded(0)
 
     def _between(self, low: int, high: int, limit: int) -> int:
-        """Return the next index to try: log-linear interpolation of the size, or the middle."""
+        """Return the next index, by log-linear interpolation of the size or the middle."""
         sizes = self._sizes.get(low), self._sizes.get(high)
         if sizes[0] is None or sizes[1] is None or high - low < 4:
             return (low + high) // 2

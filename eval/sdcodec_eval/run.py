@@ -91,7 +91,7 @@ def evaluate(
 
 
 def write_tables(summary: Summary, folder: Path) -> None:
-    """Write results.csv, results.json, CompressAI's curves and the plots, each atomically."""
+    """Write results.csv, results.json, CompressAI's curves and the plots."""
     atomic_write(folder / TABLE, to_csv(summary.rows, summary.metrics).encode(), force=True)
     _write_json(folder / RESULTS, to_json(summary))
     (folder / "curves").mkdir(exist_ok=True)
@@ -189,7 +189,7 @@ def _begin(plan: Plan, threads: int, counter: Any, stop: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this worker with its parent, so that it does not write into a resumed folder."""
+    """End this worker with its parent, since the parent's run may be resumed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_processes([parent.sentinel])

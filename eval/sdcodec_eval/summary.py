@@ -199,5 +199,5 @@ def _description(summary: Summary) -> str:
 
 
 def _finite(value: float | None) -> float | None:
-    """Replace infinity, the PSNR of equal pictures, by None, since JSON has no infinity."""
+    """Replace infinity, the PSNR of equal pictures, by None for JSON."""
     return value if value is not None and math.isfinite(value) else None

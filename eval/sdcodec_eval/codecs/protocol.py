@@ -37,7 +37,7 @@ class ImageCodec(Protocol):
 
     @property
     def qualities(self) -> Sequence[float]:
-        """Return the qualities for `encode`, ascending; file sizes mostly ascend with them."""
+        """Return the qualities for `encode`, ascending, mostly with the file size."""
         ...
 
     def encode(self, pixels: Pixels, quality: float) -> bytes:
@@ -66,5 +66,5 @@ class WithCeiling(Protocol):
     """Codec that can run its transform without quantisation."""
 
     def round_trip(self, pixels: Pixels) -> Pixels:
-        """Transform uint8 `[H, W, 3]` and invert it, unquantised: the upper bound of any rate."""
+        """Transform uint8 `[H, W, 3]` and invert it, unquantised."""
         ...

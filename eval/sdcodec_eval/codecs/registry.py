@@ -29,7 +29,7 @@ MEMBERS = ("name", "extension", "settings", "qualities", "encode", "decode")
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """Specification of a codec: label in the run, name or `module:Class`, options of the class.
+    """Specification of a codec: label, name or `module:Class`, and options.
 
     The option `downscale=N` belongs to the harness: the codec encodes the picture at 1/N of the size.
     """

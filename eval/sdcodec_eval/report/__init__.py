@@ -1,4 +1,4 @@
-"""Report: a self-contained HTML file with the curves, tables and pictures of a run."""
+"""Report: one HTML file with the curves, tables and pictures of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_BYTES = 38_000_000  # of pictures in the page, so that it opens quickly and 
 
 
 def write_report(folder: Path, *, max_bytes: int = MAX_BYTES, decode: Decoder | None = None) -> Path:
-    """Write `report.html` into a results folder, replacing an earlier one; return its path.
+    """Write or replace `report.html` in a results folder; return its path.
 
     max_bytes: maximum size of the pictures in the page, as base64; `pictures.gather` describes the compression.
     decode: function from label and file to pixels, for files that browsers do not read; default: the run's codecs.

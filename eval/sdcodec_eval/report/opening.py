@@ -14,7 +14,7 @@ SPELLINGS = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
 
 @dataclass(frozen=True)
 class Shown:
-    """Codec on the page: display name, settings, and slot, the index of its colour; the reference has 0."""
+    """Codec on the page; slot is the index of its colour, 0 for the reference."""
 
     label: str
     name: str
@@ -39,9 +39,9 @@ def headline_first(results: Results) -> list[Metric]:
 
 
 def worst_first(results: Results) -> list[str]:
-    """Sort images by the reference's headline metric at the starting point, worst first.
+    """Sort images by the reference's headline metric at the starting point.
 
-    Images without a value come first.
+    The worst images come first, before them those without a value.
     """
     point = start_point(results)
     metric = results.headline
@@ -55,7 +55,7 @@ def worst_first(results: Results) -> list[str]:
 
 
 def start_point(results: Results) -> float:
-    """Return the middle budget, or the middle quality of the reference; the lower of two."""
+    """Return the median budget, or quality of the reference; the lower of two."""
     points = _points(results)
     return points[(len(points) - 1) // 2]
 

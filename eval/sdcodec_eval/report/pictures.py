@@ -49,8 +49,9 @@ class Stored:
 
 @dataclass
 class Gallery:
-    """Pictures of the page by key: `o3` is the original of image 3, `r12` belongs to row 12, both from 0.
+    """Pictures of the page by key.
 
+    The key `o3` is the original of image 3, `r12` the file of row 12, both counted from 0.
     quality: one of QUALITIES. worst_psnr: minimum PSNR between stored and real pixels, in dB.
     absent: reasons by row; left_out: names of the images that did not fit.
     """
@@ -107,7 +108,7 @@ class _Shelf:
         return next((row.width * row.height for _, row in self.rows[name] if row.width and row.height), 0)
 
     def take(self, name: str) -> Iterator[tuple[str, Pixels | Stored | str]]:
-        """Yield an image's pictures by key: pixels, a browser's file, or the reason for none."""
+        """Yield an image's pictures by key: pixels, a file, or the reason for none."""
         try:
             yield f"o{self.numbers[name]}", _pixels(self.original(name).read_bytes())
         except OSError as error:
@@ -131,7 +132,7 @@ class _Shelf:
 
 
 def _quality_that_fits(shelf: _Shelf, names: Sequence[str], max_bytes: int) -> int | None:
-    """Choose from QUALITIES by the size of a sample, scaled by area; the last if none fits."""
+    """Choose from QUALITIES by a sample, scaled by area; the last if none fits."""
     sample = names[:: -(-len(names) // SAMPLE) or 1]
     pictures = [found for name in sample for _, found in shelf.take(name) if not isinstance(found, str)]
     share = sum(map(shelf.area, sample)) / max(1, sum(map(shelf.area, names)))
@@ -144,7 +145,7 @@ def _quality_that_fits(shelf: _Shelf, names: Sequence[str], max_bytes: int) -> i
 
 
 def _read_by_browsers(data: bytes, row: Row) -> str | None:
-    """Return the MIME type if browsers show the file at full size; None if its codec must."""
+    """Return the MIME type if browsers show the file at full size, else None."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return BROWSER_KINDS.get(image.format or "") if image.size == (row.width, row.height) else None

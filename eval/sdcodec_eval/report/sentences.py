@@ -29,7 +29,7 @@ def title(results: Results, codecs: Sequence[Shown]) -> str:
 
 
 def lede(results: Results, codecs: Sequence[Shown]) -> str:
-    """Summarise the headline metric at the starting budget, or the BD-rates over qualities."""
+    """Summarise the headline metric at the starting budget, or the BD-rates."""
     sentences = []
     if results.crop:
         sentences.append(f"Centre crops of {results.crop} × {results.crop} pixels.")

@@ -13,7 +13,7 @@ from sdcodec_eval.report.results import Metric, Point, Results
 
 @dataclass(frozen=True)
 class MeansLine:
-    """Row of the table of means; `first` starts a group, `best` holds columns where it leads."""
+    """Row of means; first: starts a group; best: columns with the best value."""
 
     name: str
     slot: int
