@@ -51,6 +51,12 @@ def test_pages_may_ask_questions_but_not_state_them():
     assert "'Where'" in messages("- Where it fits, it is stored.\n", ".md")[0]
 
 
+def test_pages_are_wrapped_except_for_tables_and_code():
+    long = "word " * 30
+    assert messages(f"{long}\n", ".md") == ["the line has 150 columns; wrap it at 120"]
+    assert messages(f"| {long} |\n\n    {long}\n\n```\n{long}\n```\n", ".md") == []
+
+
 def test_the_line_of_a_finding_is_right():
     text = 'def f():\n    """Read a file.\n\n    What it holds is returned.\n    """\n'
     assert {finding.line for finding in prose.findings(text, ".py")} == {4}

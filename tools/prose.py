@@ -22,6 +22,7 @@ OWN = frozenset(ROOT / name for name in ("tools/prose.py", "tests/test_prose.py"
 SUFFIXES = frozenset([".py", ".md", ".toml", ".html", ".js", ".css", ".ipynb", ".yml"])
 SKIPPED_FOLDERS = frozenset(["build", "demo-output", "dist", "runs"])
 SUMMARY_LENGTH = 80  # characters of a docstring's first line
+WIDTH = 120  # columns of a page, apart from tables, code and images
 
 # Phrase to avoid, and its replacement. A space matches any white space, also a line break within a comment.
 PHRASES = {
@@ -82,6 +83,7 @@ def findings(text: str, suffix: str) -> Iterator[Finding]:
             yield from _docstring_findings(line, docstring)
     elif suffix == ".md":
         yield from _question_words(text, 1)
+        yield from _long_lines(text)
 
 
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
@@ -106,6 +108,15 @@ def _question_words(text: str, first_line: int) -> Iterator[Finding]:
         if not match[1].endswith("?"):
             line = first_line + text.count("\n", 0, match.start(1))
             yield Finding(line, f"a sentence begins with {match[1].split()[0]!r}; begin with the subject")
+
+
+def _long_lines(page: str) -> Iterator[Finding]:
+    fenced = False
+    for number, line in enumerate(page.split("\n"), start=1):
+        fenced ^= line.lstrip().startswith("```")
+        wrapped = not fenced and not line.lstrip().startswith(("|", "![", "<!--")) and not line.startswith("    ")
+        if wrapped and len(line) > WIDTH:
+            yield Finding(number, f"the line has {len(line)} columns; wrap it at {WIDTH}")
 
 
 def _line(text: str, position: int) -> int:
