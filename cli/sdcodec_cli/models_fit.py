@@ -47,8 +47,7 @@ def fit(
     """Fit a prior to the latents of the model NAME.
 
     New files use the new prior and become smaller; existing files still decode.
-    The autoencoder does not change, so decoded images do not change either.
-    Ctrl-C leaves the model unchanged.
+    The autoencoder does not change. Ctrl-C leaves the model unchanged.
 
     \b
     Examples:
