@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,18 @@ class Faulty(Lethal):
 
 @pytest.fixture
 def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+    return save_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run PLAN once, for tests that only read the results or copy them."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(PLAN, save_pictures(folder / "pictures"), folder / "out", anchor="webp")
+    return folder / "out"
+
+
+def save_pictures(folder):
     (folder / "more").mkdir(parents=True)
     for name, (height, width) in {"a": (64, 80), "b": (80, 64), "more/c": (72, 72)}.items():
         Image.fromarray(photograph(height, width, ord(name[-1]))).save(folder / f"{name}.png")
@@ -100,13 +112,12 @@ def test_sdcodec_binds_the_others(pictures, tmp_path, random_bundle):
     assert summary["codecs"][1]["ceiling"]["psnr"] > 0 and summary["codecs"][0]["ceiling"] is None
 
 
-def test_rows_describe_the_files_on_disk(pictures, tmp_path):
-    run(PLAN, pictures, tmp_path / "out")
-    assert ",".join(table(tmp_path / "out")[0]).startswith(REQUIRED)
-    codecs = codecs_of(tmp_path / "out")
-    for row in table(tmp_path / "out"):
-        data = (tmp_path / "out" / row["file"]).read_bytes()
-        original = np.asarray(Image.open(tmp_path / "out" / "files" / row["image"] / "original.png"))
+def test_rows_describe_the_files_on_disk(finished):
+    assert ",".join(table(finished)[0]).startswith(REQUIRED)
+    codecs = codecs_of(finished)
+    for row in table(finished):
+        data = (finished / row["file"]).read_bytes()
+        original = np.asarray(Image.open(finished / "files" / row["image"] / "original.png"))
         assert len(data) == int(row["bytes"]) <= int(row["budget_bytes"])
         assert float(row["bpp"]) == pytest.approx(8 * len(data) / original[..., 0].size, rel=1e-5)
         assert float(row["psnr"]) == pytest.approx(psnr(original, codecs[row["codec"]].decode(data)), abs=1e-3)
@@ -206,15 +217,15 @@ def test_processes_give_the_same_table(pictures, tmp_path):
     assert sum(told) == 12
 
 
-def test_a_finished_run_is_resumed_without_doing_anything(pictures, tmp_path):
-    run(PLAN, pictures, tmp_path / "out")
-    before, done = table(tmp_path / "out"), []
+def test_a_finished_run_is_resumed_without_doing_anything(finished, pictures, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    done = []
     run(PLAN, pictures, tmp_path / "out", resume=True, progress=done.append)
-    assert table(tmp_path / "out") == before and not done
+    assert table(tmp_path / "out") == table(finished) and not done
 
 
-def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path, monkeypatch):
-    run(PLAN, pictures, tmp_path / "out")
+def test_results_are_neither_mixed_nor_overwritten(finished, pictures, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "out")
     with pytest.raises(OutputError, match="--resume"):
         run(PLAN, pictures, tmp_path / "out")
     other = Plan(CLASSIC, budgets=(900,), metrics=("psnr",))
@@ -230,14 +241,13 @@ def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path, monkeypat
     assert len(table(tmp_path / "out")) == 6
 
 
-def test_the_results_document_the_run(pictures, tmp_path):
-    run(PLAN, pictures, tmp_path / "out", anchor="webp")
-    environment = json.loads((tmp_path / "out" / "environment.json").read_text())
+def test_the_results_document_the_run(finished):
+    environment = json.loads((finished / "environment.json").read_text())
     assert environment["packages"]["pillow"] and environment["options"]["budgets"] == [900, 1500]
     assert set(environment["images"]) == {"a", "b", "c"}
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((finished / "results.json").read_text())
     assert results["anchor"] == "webp" and [found["codec"] for found in results["bd_rate"]] == ["jpeg"]
     assert results["codecs"][0]["settings"] == {"progressive": True, "optimize": True}
-    assert {path.name for path in (tmp_path / "out" / "curves").iterdir()} == {"jpeg.json", "webp.json"}
+    assert {path.name for path in (finished / "curves").iterdir()} == {"jpeg.json", "webp.json"}
     for plot in ("psnr.png", "curves.png"):
-        assert Image.open(tmp_path / "out" / "plots" / plot).width > 300
+        assert Image.open(finished / "plots" / plot).width > 300
