@@ -58,8 +58,8 @@ def invoke(*arguments: str, status: int = 0) -> str:
 
 
 def test_a_file_there_and_back(folder):
-    told = invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-v")
-    assert "bytes" in told and "bpp" in told and "PSNR" in told
+    output = invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-v")
+    assert "bytes" in output and "bpp" in output and "PSNR" in output
     invoke("decode", "a.sdc", "-o", "back.png")
     assert Image.open("back.png").size == (64, 48)
 
@@ -172,8 +172,8 @@ def test_damaged_files_are_named(folder):
     (folder / "long.sdc").write_bytes(data + b"x")
     (folder / "future.sdc").write_bytes(data[:4] + b"\x20" + data[5:])
     for name, complaint in (("short", "checksum"), ("long", "checksum"), ("future", "version 2")):
-        told = invoke("decode", f"{name}.sdc", "-o", "x.png", status=1)
-        assert complaint in told and f"{name}.sdc" in told
+        output = invoke("decode", f"{name}.sdc", "-o", "x.png", status=1)
+        assert complaint in output and f"{name}.sdc" in output
 
 
 def test_info(folder):
@@ -242,14 +242,14 @@ def config(folder, data):
 
 
 def test_eval_writes_its_tables_and_shows_the_means(folder):
-    told = invoke(
+    output = invoke(
         *("eval", "a.png", "b.png", "--out", "results", "--codecs", "sdcodec,jpeg", "--model", "random"),
         *("--bytes", "2500", "--metrics", "psnr", "--downscale", "2", "--codec", "444=jpeg,subsampling=4:4:4"),
     )
     results = json.loads((folder / "results" / "results.json").read_text())
     assert [codec["label"] for codec in results["codecs"]] == ["sdcodec", "jpeg", "444", "jpeg-down2", "444-down2"]
     assert results["codecs"][0]["settings"]["model"] == "random"
-    assert "BD-rate against jpeg" in told and "2/2" in told
+    assert "BD-rate against jpeg" in output and "2/2" in output
     assert invoke("eval", "a.png", "--out", "results", status=1).startswith("results: has results already")
 
 
@@ -279,13 +279,13 @@ def test_eval_refuses_contradictory_or_unknown_options(folder, arguments, messag
 
 
 def test_compare_shows_every_codec_at_equal_bytes(folder):
-    told = invoke("compare", "a.png", "--bytes", "3500", "-o", "sheet.png", "--codecs", "jpeg,webp", "--columns", "3")
-    assert "jpeg" in told and "webp" in told
+    output = invoke("compare", "a.png", "--bytes", "3500", "-o", "sheet.png", "--codecs", "jpeg,webp", "--columns", "3")
+    assert "jpeg" in output and "webp" in output
     assert Image.open("sheet.png").width > 3 * 64
     assert "exists already" in invoke("compare", "a.png", "-o", "sheet.png", status=1)
 
 
 def test_compare_labels_unreachable_sizes(folder):
-    told = invoke("compare", "a.png", "--bytes", "300", "-o", "sheet.png", "--codecs", "jpeg")
-    assert "cannot reach this size" in told
+    output = invoke("compare", "a.png", "--bytes", "300", "-o", "sheet.png", "--codecs", "jpeg")
+    assert "cannot reach this size" in output
     assert "bad.png: not an image" in invoke("compare", "bad.png", "-o", "other.png", "--codecs", "jpeg", status=1)

@@ -53,7 +53,7 @@ class Lethal:
 
 
 class Faulty(Lethal):
-    """Test codec that fails on pictures wider than high."""
+    """Test codec that fails on images wider than high."""
 
     def encode(self, pixels, quality):
         if pixels.shape[1] > pixels.shape[0]:
@@ -165,7 +165,7 @@ def test_a_broken_picture_is_in_the_results_and_the_others_go_on(pictures, tmp_p
     rows = table(tmp_path / "out")
     assert [row["status"] == "ok" for row in rows] == [True] * 4 + [False] * 4 + [True] * 4
     assert rows[4]["status"].startswith("error: ") and "\n" not in rows[4]["status"]
-    assert summary.curves["jpeg"][0].complete  # unreadable pictures do not count
+    assert summary.curves["jpeg"][0].complete  # unreadable images do not count
 
 
 def test_a_codec_that_fails_is_in_the_results_and_the_others_go_on(pictures, tmp_path):
@@ -181,7 +181,7 @@ def test_equal_names_are_told_apart(tmp_path):
         (tmp_path / folder).mkdir()
         Image.fromarray(photograph(32, 32)).save(tmp_path / folder / "p.png")
     assert [source.name for source in collect([tmp_path / "x", tmp_path / "y"])] == ["p", "p-2"]
-    with pytest.raises(OptionError, match="contains no pictures"):
+    with pytest.raises(OptionError, match="contains no images"):
         collect([Path(__file__).parent / "golden"])
 
 
@@ -210,11 +210,11 @@ def test_a_run_killed_in_the_middle_ends_as_an_unbroken_one(pictures, tmp_path):
 
 def test_processes_give_the_same_table(pictures, tmp_path):
     (pictures / "b.png").write_bytes(b"no image at all")
-    told = []
+    progress = []
     run(PLAN, pictures, tmp_path / "one")
-    run(PLAN, pictures, tmp_path / "two", workers=2, progress=told.append)
+    run(PLAN, pictures, tmp_path / "two", workers=2, progress=progress.append)
     assert without_times(tmp_path / "two") == without_times(tmp_path / "one")
-    assert sum(told) == 12
+    assert sum(progress) == 12
 
 
 def test_a_finished_run_is_resumed_without_doing_anything(finished, pictures, tmp_path):

@@ -26,7 +26,7 @@ EXAMPLE = "LPIPS_EXAMPLE"  # environment variable: folder with the example image
 
 
 def damaged(pixels: np.ndarray) -> np.ndarray:
-    """Add noise and coarse quantisation to a picture."""
+    """Add noise and coarse quantisation to an image."""
     noise = np.random.default_rng(3).normal(0, 9, pixels.shape)
     return ((pixels + noise) // 16 * 16).clip(0, 255).astype(np.uint8)
 

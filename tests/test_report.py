@@ -32,7 +32,7 @@ def page(evaluated: Path) -> str:
 
 
 def grey(label: str, data: bytes) -> np.ndarray:
-    """Decode to grey, for tests that ignore the pictures."""
+    """Decode to grey, for tests that ignore the images."""
     return np.full((128, 128, 3), 128, np.uint8)
 
 
@@ -89,7 +89,7 @@ def test_the_page_loads_nothing_from_elsewhere(page: str):
 
 
 def test_the_headline_names_codecs_pictures_and_sizes(page: str):
-    assert "sdcodec, JPEG and AVIF on 2 pictures, at 500, 1,000 and 2,000 bytes" in page
+    assert "sdcodec, JPEG and AVIF on 2 images, at 500, 1,000 and 2,000 bytes" in page
 
 
 def test_the_means_are_those_of_the_results(page: str, evaluated: Path):
@@ -206,7 +206,7 @@ def test_pictures_are_compressed_when_they_do_not_fit(page: str, folder: Path):
 def test_pictures_that_cannot_fit_are_left_out_and_named(folder: Path):
     page = write_report(folder, max_bytes=1, decode=grey).read_text(encoding="utf-8")
     assert len([image for image in data_of(page)["images"] if image["picture"]]) == 1
-    assert re.search(r"1 of 3 pictures are in the tables only.*(eye|ear)", text_of(page))
+    assert re.search(r"1 of 3 images are in the tables only.*(eye|ear)", text_of(page))
 
 
 def test_the_worst_picture_is_kept_where_one_must_go(folder: Path):

@@ -45,7 +45,7 @@ def one(browser: Chrome, selector: str) -> WebElement:
 
 
 def first_handle(browser: Chrome) -> WebElement:
-    """Return the slider of the first card after its pictures have loaded."""
+    """Return the slider of the first card after its images have loaded."""
     handle = one(browser, ".card .handle")
     browser.execute_script("arguments[0].closest('.card').scrollIntoView({block: 'center'})", handle)
     pictures = "return [...document.querySelector('.card').querySelectorAll('.layer img:not([hidden])')]"
@@ -55,7 +55,7 @@ def first_handle(browser: Chrome) -> WebElement:
 
 
 def split(browser: Chrome) -> tuple[int, str, str]:
-    """Return the value of the slider, its position, and the clip of the upper picture."""
+    """Return the value of the slider, its position, and the clip of the upper image."""
     return browser.execute_script(
         "const c = document.querySelector('.card'), h = c.querySelector('.handle');"
         "return [Number(h.getAttribute('aria-valuenow')), h.style.left, c.querySelector('.layer.right').style.clipPath]"
@@ -220,7 +220,7 @@ def test_a_point_of_a_curve_is_explained_to_pointer_and_keys(browser: Chrome):
     browser.execute_script("arguments[0].focus()", chart)
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
     first = tip.text
-    assert first.startswith("sdcodec\nLPIPS-Alex ") and "bpp" in first and "2 of 2 pictures" in first
+    assert first.startswith("sdcodec\nLPIPS-Alex ") and "bpp" in first and "2 of 2 images" in first
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
     assert tip.text.startswith("sdcodec\n") and tip.text != first
     ActionChains(browser).send_keys(Keys.ESCAPE).perform()

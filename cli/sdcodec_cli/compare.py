@@ -1,4 +1,4 @@
-"""Command `sdcodec compare`: one picture through several codecs at equal bytes."""
+"""Command `sdcodec compare`: one image through several codecs at equal bytes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def compare(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Compare codecs on one picture at equal bytes, in one labelled image.
+    """Compare codecs on one image at equal bytes, in one labelled image.
 
     \b
     Examples:

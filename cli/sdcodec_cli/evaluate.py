@@ -1,4 +1,4 @@
-"""Command `sdcodec eval`: compare codecs on pictures."""
+"""Command `sdcodec eval`: compare codecs on images."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def evaluate(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Compare codecs on pictures, at equal bytes or over qualities.
+    """Compare codecs on images, at equal bytes or over qualities.
 
     INPUT is an image file or a folder, with its subfolders. At a byte budget,
     sdcodec is encoded first; each other codec uses its highest quality whose

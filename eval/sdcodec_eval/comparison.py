@@ -1,4 +1,4 @@
-"""Comparison of codecs on one picture at equal bytes, for `compare` and the demo."""
+"""Comparison of codecs on one image at equal bytes, for `compare` and the demo."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """Return the two-line label of the picture."""
+        """Return the two-line label of the image."""
         row = self.row
         if row.bytes is None:
             return f"{row.codec}\ncannot reach this size"
@@ -73,9 +73,9 @@ class Comparison:
 
 
 def compare(path: Path, budget: int, codecs: Sequence[CodecSpec], crop: int | None = None) -> Comparison:
-    """Compare codecs on one picture at a budget in bytes.
+    """Compare codecs on one image at a budget in bytes.
 
-    Raises ImageError if the picture cannot be read or a codec fails, OptionError for an invalid codec or crop.
+    Raises ImageError if the image cannot be read or a codec fails, OptionError for an invalid codec or crop.
     """
     plan = Plan(tuple(codecs), budgets=(budget,), crop=crop, metrics=("psnr", "ssim", "lpips"), ceiling=False)
     evaluator = Evaluator(plan)

@@ -1,4 +1,4 @@
-"""Rate–distortion curves, as means over pictures, and BD-rates between them."""
+"""Rate–distortion curves, as means over images, and BD-rates between them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ MIN_OVERLAP = 0.1  # of the range of the metric that either curve covers
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Means over the pictures that have a file at a point.
+    """Means over the images that have a file at a point.
 
-    pictures: number of these pictures; unreachable, errors: number of rows with that status.
-    complete: every readable picture of the run is included, so that points can be compared.
-    values: metrics by column; None if a picture has no value.
+    pictures: number of these images; unreachable, errors: number of rows with that status.
+    complete: every readable image of the run is included, so that points can be compared.
+    values: metrics by column; None if an image has no value.
     """
 
     point: Point
@@ -56,7 +56,7 @@ class BDRate:
 
 
 def curve(rows: Sequence[Row], points: Sequence[Point], metrics: Sequence[Metric]) -> list[CurvePoint]:
-    """Average one codec's rows, of the readable pictures, at each point."""
+    """Average one codec's rows, of the readable images, at each point."""
     return [_mean([row for row in rows if row.point == point.text], point, metrics) for point in points]
 
 

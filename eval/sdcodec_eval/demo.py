@@ -19,7 +19,7 @@ CODECS = ("sdcodec", "jpeg", "webp")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", type=Path, default=PHOTOGRAPH, help="picture to compare")
+    parser.add_argument("image", nargs="?", type=Path, default=PHOTOGRAPH, help="image to compare")
     parser.add_argument("--bytes", type=int, default=5000, help="byte budget of each file (default: 5000)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="output folder (default: demo-output)")
     options = parser.parse_args()
@@ -32,7 +32,7 @@ def main() -> None:
         Image.fromarray(result.pixels).save(options.out / f"{result.row.codec}.png")
     comparison.picture().save(options.out / "side-by-side.png")
     print(f"{options.image} at {options.bytes} bytes\n\n{comparison.table()}\n")
-    print(f"LPIPS: lower is better. Files and pictures are in {options.out}/; open {options.out / 'side-by-side.png'}")
+    print(f"LPIPS: lower is better. Files and images are in {options.out}/; open {options.out / 'side-by-side.png'}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ LIBRARIES = ("libjpeg_turbo", "webp", "avif")
 def describe(plan: Plan, codecs: Mapping[str, ImageCodec], sources: Sequence[Source], workers: int) -> dict[str, Any]:
     """Return the content of environment.json.
 
-    The rows are determined by the options, the codecs' settings (with a model's fingerprint) and the pictures; the
+    The rows are determined by the options, the codecs' settings (with a model's fingerprint) and the images; the
     versions, hardware, commit and command document the run.
     """
     return {
@@ -81,7 +81,7 @@ def _digest(path: Path) -> str | None:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return None  # the rows of the picture report the error
+        return None  # the rows of the image report the error
 
 
 def _version(package: str) -> str | None:

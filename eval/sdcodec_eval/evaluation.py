@@ -1,4 +1,4 @@
-"""Evaluation of one picture: encode at equal bytes, read back, decode and measure."""
+"""Evaluation of one image: encode at equal bytes, read back, decode and measure."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Coded:
 
 
 class Evaluator:
-    """Codecs and metrics of a plan, loaded once and used for all pictures."""
+    """Codecs and metrics of a plan, loaded once and used for all images."""
 
     def __init__(self, plan: Plan) -> None:
         """Load the codecs; raise OptionError or BundleError if one is not available."""
@@ -50,7 +50,7 @@ class Evaluator:
         self._warm = False
 
     def evaluate(self, source: Source, folder: Path) -> Iterator[Row]:
-        """Compute the missing rows of a picture's journal; yield each after it is on disk."""
+        """Compute the missing rows of an image's journal; yield each after it is on disk."""
         place = folder / FILES / source.name
         with Journal(place) as journal:
             missing = list(self._missing(source, journal))
@@ -177,7 +177,7 @@ class Evaluator:
         )
 
     def _warm_up(self) -> None:
-        """Run every codec once, so that lazy loading does not count for the first picture."""
+        """Run every codec once, so that lazy loading does not count for the first image."""
         if self._warm:
             return
         self._warm = True
@@ -196,7 +196,7 @@ def _timed(function: Callable[[A], R], argument: A) -> tuple[R, float]:
 
 
 def _fitting(decoded: Pixels, width: int, height: int) -> Pixels:
-    """Crop the padding of a decoded picture; raise ImageError if it is too small."""
+    """Crop the padding of a decoded image; raise ImageError if it is too small."""
     if decoded.dtype != np.uint8 or decoded.ndim != 3 or decoded.shape[2] != 3:
         raise ImageError(f"decoded to {decoded.dtype} {list(decoded.shape)}; a codec decodes to uint8 [H, W, 3]")
     if decoded.shape[0] < height or decoded.shape[1] < width:

@@ -19,7 +19,7 @@ class Metric:
     """Description of a metric.
 
     name: on the command line; column: in the CSV; key: in CompressAI's JSON; title, unit: in tables and plots.
-    smallest: smallest side of a picture, in pixels, for which the metric is defined.
+    smallest: smallest side of an image, in pixels, for which the metric is defined.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Meter:
         self._functions = _functions(vgg_weights)
 
     def measure(self, original: Pixels, decoded: Pixels) -> dict[str, Value]:
-        """Measure two pictures, uint8 `[H, W, 3]`; None for metrics that need larger ones."""
+        """Measure two images, uint8 `[H, W, 3]`; None for metrics that need larger ones."""
         side = min(original.shape[:2])
         return {
             metric.column: self._functions[metric.name](original, decoded) if side >= metric.smallest else None
@@ -97,7 +97,7 @@ def _vgg_weights(given: Path | None, metric: str) -> Path:
             f"{metric} needs VGG-16's weights, which sdcodec does not include; give {TORCHVISION_FILE} or the same tensors as "
             "safetensors with --lpips-vgg-weights, or omit the metric"
         )
-    read_vgg16(found)  # an invalid file ends the run before its first picture
+    read_vgg16(found)  # an invalid file ends the run before its first image
     return found
 
 

@@ -1,4 +1,4 @@
-"""Metrics between two 8-bit RGB pictures, uint8 `[H, W, 3]`."""
+"""Metrics between two 8-bit RGB images, uint8 `[H, W, 3]`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, full range, as in JFIF
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
-    """Compute the PSNR in dB, from the MSE over all samples; inf for equal pictures."""
+    """Compute the PSNR in dB, from the MSE over all samples; inf for equal images."""
     return _decibels(one.astype(np.float64) - other)
 
 
@@ -82,7 +82,7 @@ def dists(one: Pixels, other: Pixels, weights: Path) -> float:
 
 
 def ssimulacra2(one: Pixels, other: Pixels) -> float:
-    """Compute SSIMULACRA 2.1 by the package ssimulacra2; 100 for equal pictures."""
+    """Compute SSIMULACRA 2.1 by the package ssimulacra2; 100 for equal images."""
     from ssimulacra2 import compute_ssimulacra2
 
     return float(compute_ssimulacra2(_file(one), _file(other)))

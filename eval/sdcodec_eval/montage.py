@@ -1,4 +1,4 @@
-"""Montage of labelled pictures."""
+"""Montage of labelled images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ GAP, LABEL_HEIGHT = 8, 52
 
 
 def side_by_side(pictures: Sequence[tuple[str, NDArray[np.uint8]]], columns: int | None = None) -> Image.Image:
-    """Arrange labelled pictures, uint8 `[H, W, 3]` of one size, in rows of `columns`.
+    """Arrange labelled images, uint8 `[H, W, 3]` of one size, in rows of `columns`.
 
-    columns: pictures per row; None arranges one row. Labels have up to two lines.
+    columns: images per row; None arranges one row. Labels have up to two lines.
     """
     columns = columns or len(pictures)
     height, width = pictures[0][1].shape[:2]

@@ -18,24 +18,24 @@ EXTENSIONS = frozenset(["png", "jpg", "jpeg", "webp", "avif", "jxl", "tif", "tif
 
 @dataclass(frozen=True)
 class Source:
-    """File of a picture, and its unique name in the results, also a folder name."""
+    """File of an image, and its unique name in the results, also a folder name."""
 
     name: str
     path: Path
 
 
 def collect(inputs: Sequence[Path], *, apart_from: Path | None = None) -> list[Source]:
-    """Collect files and the pictures of folders, with subfolders, sorted by path.
+    """Collect files and the images of folders, with subfolders, sorted by path.
 
     The second file with the same stem is named `stem-2`. apart_from: folder to skip, the one of the results.
-    Raises OptionError if an input does not exist or a folder has no pictures.
+    Raises OptionError if an input does not exist or a folder has no images.
     """
     paths: list[Path] = []
     for given in inputs:
         if given.is_dir():
             found = list(_below(given, apart_from))
             if not found:
-                raise OptionError(f"{given}: contains no pictures; give a folder with image files")
+                raise OptionError(f"{given}: contains no images; give a folder with image files")
             paths += found
         elif given.exists():
             paths.append(given)
@@ -60,7 +60,7 @@ def _below(folder: Path, apart_from: Path | None) -> Iterator[Path]:
 
 
 def read(source: Source) -> Pixels:
-    """Read a picture as uint8 `[H, W, 3]`, sRGB, upright, blended over white.
+    """Read an image as uint8 `[H, W, 3]`, sRGB, upright, blended over white.
 
     Raises ImageError and OSError.
     """
@@ -72,9 +72,9 @@ def read(source: Source) -> Pixels:
 
 
 def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
-    """Crop the centre, `[side, side, 3]`; None keeps the whole picture.
+    """Crop the centre, `[side, side, 3]`; None keeps the whole image.
 
-    Odd margins are rounded up and left. Raises ImageError if the picture is smaller than the crop.
+    Odd margins are rounded up and left. Raises ImageError if the image is smaller than the crop.
     """
     if side is None:
         return pixels

@@ -29,11 +29,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings that determine the rows of a run, apart from the pictures.
+    """Settings that determine the rows of a run, apart from the images.
 
     codecs: in the order of the tables, with distinct labels.
     budgets: in bytes; if empty, qualities holds the qualities of each label.
-    crop: side of the centre crop in pixels; None for whole pictures.
+    crop: side of the centre crop in pixels; None for whole images.
     unreachable: if no quality meets the budget, "show" leaves the cell empty, "lowest" measures the lowest quality.
     ceiling: measure the unquantised round trip of codecs that have one.
     """

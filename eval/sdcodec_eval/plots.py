@@ -62,7 +62,7 @@ def _draw_metric(axes: Axes, summary: Summary, metric: Metric) -> None:
             axes.plot(
                 *zip(*[p[:2] for p in whole], strict=True), color=colour, marker=marker, ms=5, lw=1.8, label=label
             )
-        if partial:  # means over fewer pictures are not comparable with the curve
+        if partial:  # means over fewer images are not comparable with the curve
             drawn = axes.plot(
                 *zip(*[p[:2] for p in partial], strict=True), color=colour, marker=marker, ms=5, ls="none"
             )

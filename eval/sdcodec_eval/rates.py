@@ -23,14 +23,14 @@ class Trial:
 
 
 def encode(codec: ImageCodec, pixels: Pixels, quality: float) -> Trial:
-    """Encode a picture and measure the time."""
+    """Encode an image and measure the time."""
     start = time.perf_counter()
     data = codec.encode(pixels, quality)
     return Trial(data, quality, time.perf_counter() - start)
 
 
 class QualitySearch:
-    """Quality search for one picture and one codec; several limits share the trials.
+    """Quality search for one image and one codec; several limits share the trials.
 
     Ascending limits need the fewest trials.
     """

@@ -1,4 +1,4 @@
-"""Rows of a run, one per picture, codec and point; their journal and the CSV."""
+"""Rows of a run, one per image, codec and point; their journal and the CSV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TIMINGS = ("encode_seconds", "decode_seconds")
 
 @dataclass(frozen=True)
 class Row:
-    """Result of one codec on one picture at one point.
+    """Result of one codec on one image at one point.
 
     budget: in bytes; None in a run over qualities. limit: maximum length of the file in bytes, the budget or the
         length of the reference's file. quality: on the codec's scale.
@@ -57,7 +57,7 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return picture, codec and point."""
+        """Return image, codec and point."""
         return self.image, self.codec, self.point
 
     def cells(self) -> dict[str, Any]:
@@ -115,9 +115,9 @@ def _cell(column: str, value: Any) -> str:
 
 @dataclass
 class Record:
-    """Content of one picture's journal.
+    """Content of one image's journal.
 
-    rows: by key. ceilings: metrics by label. digest: of the pixels before cropping; None if the picture is unreadable.
+    rows: by key. ceilings: metrics by label. digest: of the pixels before cropping; None if the image is unreadable.
     """
 
     rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Record:
 
 
 class Journal:
-    """Rows of one picture on disk, one line each, appended by a single process.
+    """Rows of one image on disk, one line each, appended by a single process.
 
     A line that a killed process left incomplete is dropped, and its row is computed again.
     """
@@ -151,7 +151,7 @@ class Journal:
         self._append({"row": asdict(row)})
 
     def add_digest(self, digest: str) -> None:
-        """Append the digest of the picture's pixels."""
+        """Append the digest of the image's pixels."""
         self.record.digest = digest
         self._append({"digest": digest})
 
@@ -194,7 +194,7 @@ def means(rows: Sequence[Row], column: str) -> float | None:
 
 
 def in_order(records: Mapping[str, Record], labels: Sequence[str], points: Mapping[str, Sequence[Point]]) -> list[Row]:
-    """Sort all rows by picture, codec and point, whatever their order of computation."""
+    """Sort all rows by image, codec and point, whatever their order of computation."""
     return [
         record.rows[image, label, point.text]
         for image, record in records.items()

@@ -1,4 +1,4 @@
-"""Evaluation run: distribute the pictures, collect the journals, write the tables.
+"""Evaluation run: distribute the images, collect the journals, write the tables.
 
 A run can be killed at any moment and resumed.
 """
@@ -64,7 +64,7 @@ def evaluate(
     begun: called with the number of rows to compute; progress: called with the number of further finished rows.
 
     Raises OptionError if the plan is invalid or differs from the resumed run, OutputError if the folder has results
-    or is a file, WorkerError if a worker died. Errors of single pictures and codecs are in the rows.
+    or is a file, WorkerError if a worker died. Errors of single images and codecs are in the rows.
     """
     if workers < 1:
         raise OptionError("the number of workers is below 1; give at least 1")
@@ -208,7 +208,7 @@ def _work(source: Source, folder: Path) -> None:
 
 def _in_processes(plan: Plan, sources: Sequence[Source], folder: Path, workers: int, progress: Progress) -> None:
     context = multiprocessing.get_context("spawn")
-    counter, stop, told = context.Value("Q", 0), context.Event(), 0
+    counter, stop, reported = context.Value("Q", 0), context.Event(), 0
     start = (plan, threads_for(workers), counter, stop)
     with ProcessPoolExecutor(workers, context, _begin, start) as pool:
         try:
@@ -216,8 +216,8 @@ def _in_processes(plan: Plan, sources: Sequence[Source], folder: Path, workers: 
                 waiting = {pool.submit(_work, source, folder) for source in sources}
             while waiting:
                 done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-                told, before = counter.value, told
-                progress(told - before)
+                reported, before = counter.value, reported
+                progress(reported - before)
                 for future in done:
                     future.result()
         except BrokenProcessPool as error:

@@ -38,7 +38,7 @@ class Summary:
 
     @property
     def published(self) -> list[published.PublishedCurve]:
-        """Return the published curves if the run used the same pictures, whole Kodak."""
+        """Return the published curves if the run used the same images, whole Kodak."""
         return published.published_curves() if self.dataset == "Kodak" and self.whole else []
 
 
@@ -49,7 +49,7 @@ def summarise(
     records: Mapping[str, Record],
     anchor: str | None = None,
 ) -> Summary:
-    """Summarise the records of the journals, by picture in the order of the run.
+    """Summarise the records of the journals, by image in the order of the run.
 
     anchor: label of the anchor of the BD-rates; None selects AVIF, or else the first codec but the reference.
     """
@@ -169,7 +169,7 @@ def _point(point: CurvePoint) -> dict[str, Any]:
 def _ceilings(
     labels: Sequence[str], records: Sequence[Record], metrics: Sequence[Metric]
 ) -> dict[str, dict[str, float | None]]:
-    """Average the ceilings by label and column, of codecs with one for every picture."""
+    """Average the ceilings by label and column, of codecs with one for every image."""
     found: dict[str, dict[str, float | None]] = {}
     for label in labels:
         values = [record.ceilings[label] for record in records if label in record.ceilings]
@@ -190,14 +190,14 @@ def _anchor(labels: Sequence[str], reference: str | None) -> str | None:
 
 
 def _description(summary: Summary) -> str:
-    pictures = f"{len(summary.pictures)} picture{'s' if len(summary.pictures) != 1 else ''}"
+    pictures = f"{len(summary.pictures)} image{'s' if len(summary.pictures) != 1 else ''}"
     if summary.dataset:
         pictures += f" of {summary.dataset}"
     crop = f", centre crops of {summary.plan.crop} x {summary.plan.crop}" if summary.plan.crop else ""
     rate = "at equal bytes" if summary.plan.budgets else "over qualities"
-    return f"{pictures}{crop}, {rate}; means over pictures of per-picture values"
+    return f"{pictures}{crop}, {rate}; means over images of per-image values"
 
 
 def _finite(value: float | None) -> float | None:
-    """Replace infinity, the PSNR of equal pictures, by None for JSON."""
+    """Replace infinity, the PSNR of equal images, by None for JSON."""
     return value if value is not None and math.isfinite(value) else None

@@ -10,7 +10,7 @@ from sdcodec_eval.summary import Summary
 def means_table(summary: Summary) -> str:
     """Format the means, one line per codec and point.
 
-    The column `files` counts the pictures with a file; a star marks files that exceed the limit.
+    The column `files` counts the images with a file; a star marks files that exceed the limit.
     """
     header = f"{'codec':14} {'at':>8} {'bytes':>9} {'bpp':>7} {'files':>8}"
     lines = [header + "".join(f" {metric.title:>12}" for metric in summary.metrics)]

@@ -31,7 +31,7 @@ MEMBERS = ("name", "extension", "settings", "qualities", "encode", "decode")
 class CodecSpec:
     """Specification of a codec: label, name or `module:Class`, and options.
 
-    The option `downscale=N` belongs to the harness: the codec encodes the picture at 1/N of the size.
+    The option `downscale=N` belongs to the harness: the codec encodes the image at 1/N of the size.
     """
 
     label: str

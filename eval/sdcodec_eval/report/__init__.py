@@ -1,4 +1,4 @@
-"""Report: one HTML file with the curves, tables and pictures of a run."""
+"""Report: one HTML file with the curves, tables and images of a run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sdcodec_eval.run import codecs_of
 
 __all__ = ["MAX_BYTES", "ResultsError", "write_report"]
 
-MAX_BYTES = 38_000_000  # of pictures in the page, so that it opens quickly and can be sent by mail
+MAX_BYTES = 38_000_000  # of images in the page, so that it opens quickly and can be sent by mail
 
 
 def write_report(folder: Path, *, max_bytes: int = MAX_BYTES, decode: Decoder | None = None) -> Path:
     """Write or replace `report.html` in a results folder; return its path.
 
-    max_bytes: maximum size of the pictures in the page, as base64; `pictures.gather` describes the compression.
+    max_bytes: maximum size of the images in the page, as base64; `pictures.gather` describes the compression.
     decode: function from label and file to pixels, for files that browsers do not read; default: the run's codecs.
 
     Raises ResultsError for an incomplete or damaged folder, OutputError if the page cannot be written.

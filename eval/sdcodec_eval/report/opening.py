@@ -1,4 +1,4 @@
-"""State of the page when it opens: codecs, order of the pictures, and controls."""
+"""State of the page when it opens: codecs, order of the images, and controls."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Gallery:
 
 
 def gather(results: Results, order: Sequence[str], max_bytes: int, decode: Decoder) -> Gallery:
-    """Collect the pictures of the images in `order`, up to `max_bytes` of base64.
+    """Collect originals and results of the images, up to `max_bytes` of base64.
 
     Files that browsers read are included unchanged. Originals and the decoded pixels of other codecs are stored at the
     best of QUALITIES that fits, estimated from a sample. The last images of the order are left out if they do not fit.
@@ -108,7 +108,7 @@ class _Shelf:
         return next((row.width * row.height for _, row in self.rows[name] if row.width and row.height), 0)
 
     def take(self, name: str) -> Iterator[tuple[str, Pixels | Stored | str]]:
-        """Yield an image's pictures by key: pixels, a file, or the reason for none."""
+        """Yield original and results of an image by key: pixels, a file, or a reason."""
         try:
             yield f"o{self.numbers[name]}", _pixels(self.original(name).read_bytes())
         except OSError as error:
@@ -127,7 +127,7 @@ class _Shelf:
             return Stored(mime, data, from_pixels=False)
         try:
             return self.decode(row.codec, data)[: row.height, : row.width]
-        except Exception as error:  # third-party codecs raise anything; the report goes without the picture
+        except Exception as error:  # third-party codecs raise anything; the report goes without the image
             return f"its file cannot be decoded here ({error})"
 
 

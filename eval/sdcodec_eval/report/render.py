@@ -1,4 +1,4 @@
-"""Rendering of the report: fill the template with results and pictures."""
+"""Rendering of the report: fill the template with results and images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCRIPTS = (
     "rows.js",
     "main.js",
 )
-SMALL_SIDE = 640  # pictures up to this width are shown in two columns
+SMALL_SIDE = 640  # images up to this width are shown in two columns
 VERSION = importlib.metadata.version("sdcodec")
 
 

@@ -40,7 +40,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Row:
-    """Row of results.csv; None for an empty cell, inf for the PSNR of equal pictures."""
+    """Row of results.csv; None for an empty cell, inf for the PSNR of equal images."""
 
     image: str
     codec: str
@@ -60,10 +60,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Point:
-    """Means of one codec over pictures at one budget or quality.
+    """Means of one codec over images at one budget or quality.
 
-    pictures: number of pictures in the means, of `total`. unreachable: number of pictures for which no quality meets the
-    limit; they are left out, or included with their smallest file. complete: no picture is left out.
+    pictures: number of images in the means, of `total`. unreachable: number of images for which no quality meets the
+    limit; they are left out, or included with their smallest file. complete: no image is left out.
     """
 
     budget: int | None
@@ -81,7 +81,7 @@ class Point:
 
     @property
     def fair(self) -> bool:
-        """Check whether every picture met the budget, so that the means are comparable."""
+        """Check whether every image met the budget, so that the means are comparable."""
         return self.complete and not self.unreachable
 
 
@@ -166,7 +166,7 @@ def read_results(folder: Path) -> Results:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultsError(f"{folder}: the results are damaged ({error!r}); run the evaluation again") from error
     if not results.codecs or not results.metrics or not results.rows:
-        raise ResultsError(f"{folder}: the results have no codec, no metric or no picture; run the evaluation again")
+        raise ResultsError(f"{folder}: the results have no codec, no metric or no image; run the evaluation again")
     return results
 
 

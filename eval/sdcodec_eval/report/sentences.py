@@ -13,10 +13,10 @@ from sdcodec_eval.report.results import Results
 
 
 def title(results: Results, codecs: Sequence[Shown]) -> str:
-    """Name the codecs, the pictures and the sizes."""
+    """Name the codecs, the images and the sizes."""
     names = _series([codec.name for codec in codecs]) if len(codecs) <= 6 else f"{len(codecs)} codecs"
     images = results.readable_images
-    pictures = f"the picture {images[0]}" if len(images) == 1 else f"{len(images)} pictures"
+    pictures = f"the image {images[0]}" if len(images) == 1 else f"{len(images)} images"
     if results.dataset:
         pictures += f" of {results.dataset}"
     if not results.budgets:
@@ -56,12 +56,12 @@ def lede(results: Results, codecs: Sequence[Shown]) -> str:
         anchor = SPELLINGS.get(results.anchor or "", results.anchor)
         said = ", ".join(text for _, text in sorted(rates))
         sentences.append(f"BD-rate against {anchor} by {results.headline.name}, negative is fewer bytes: {said}.")
-    return " ".join(sentences) or "Means over pictures, and every picture beside its original."
+    return " ".join(sentences) or "Means over images, and every image beside its original."
 
 
 def gallery_note(results: Results, names: Mapping[str, str], count: int) -> str:
-    """Describe the picture comparison."""
-    pictures = "One picture" if count == 1 else f"{count} pictures"
+    """Describe the image comparison."""
+    pictures = "One image" if count == 1 else f"{count} images"
     if results.budgets:
         return f"{pictures}: two codecs at equal bytes, or a codec and the original."
     reference = names[results.reference.label]
@@ -72,7 +72,7 @@ def gallery_note(results: Results, names: Mapping[str, str], count: int) -> str:
 
 
 def storage_note(results: Results, gallery: Gallery, names: Mapping[str, str]) -> str:
-    """Describe the storage of the pictures in the page and its loss."""
+    """Describe the storage of the images in the page and its loss."""
     real, pixels = [], []
     for codec in results.codecs:
         kinds = {
@@ -93,12 +93,12 @@ def storage_note(results: Results, gallery: Gallery, names: Mapping[str, str]) -
 
 
 def left_out_note(results: Results, gallery: Gallery) -> str:
-    """Name the pictures that did not fit into the page."""
+    """Name the images that did not fit into the page."""
     if not gallery.left_out:
         return ""
     names = ", ".join(gallery.left_out[:12]) + (" and more" if len(gallery.left_out) > 12 else "")
     return (
-        f"To keep the page small, {len(gallery.left_out)} of {len(results.images)} pictures are in the tables only, "
+        f"To keep the page small, {len(gallery.left_out)} of {len(results.images)} images are in the tables only, "
         f"those with the best {results.headline.name}: {names}. Their files are in the results folder."
     )
 

@@ -205,7 +205,7 @@ class Chart {
     }
     if (finite(point.quality)) lines.push(element("span", {}, `quality ${point.quality}`));
     if (finite(point.pictures)) {
-      lines.push(element("span", {}, `${point.pictures} of ${point.total} pictures`));
+      lines.push(element("span", {}, `${point.pictures} of ${point.total} images`));
       if (point.complete && point.unreachable) lines.push(element("span", {}, `${point.unreachable} over budget`));
     }
     if (series.source) lines.push(element("span", {}, `published, ${series.source}`));

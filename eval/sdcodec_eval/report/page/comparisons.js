@@ -1,4 +1,4 @@
-// Cards, one per picture: a split view of two codecs at one size, and a table of all codecs.
+// Cards, one per image: a split view of two codecs at one size, and a table of all codecs.
 "use strict";
 
 const ORIGINAL = "original";
@@ -44,7 +44,7 @@ function comparisons(data, section) {
     if (!row) return `${name}: not measured`;
     if (row.status === "unreachable") return `${name} cannot reach ${formatted(row.limit ?? row.budget, 0)} bytes`;
     if (row.status !== "ok") return `${name}: ${row.status}`;
-    return `${name}: ${row.absent || "no picture in the report"}`;
+    return `${name}: ${row.absent || "no image in the report"}`;
   }
 
   class Card {
@@ -101,7 +101,7 @@ function comparisons(data, section) {
 
   const cards = data.images.filter((image) => image.picture).map((image) => new Card(image));
 
-  // Pictures without a value come first.
+  // Images without a value come first.
   function sort() {
     const { point } = state();
     const by = order.querySelector("[name=metric]").value;

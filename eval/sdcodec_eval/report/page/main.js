@@ -1,4 +1,4 @@
-// Start of the scripts: tables and curves first, pictures after the rest of the page is parsed.
+// Start of the scripts: tables and curves first, images after the rest of the page is parsed.
 "use strict";
 
 {

@@ -1,11 +1,11 @@
-// Split view: two pictures in one frame with a movable split and a common zoom.
+// Split view: two images in one frame with a movable split and a common zoom.
 //
-// Two layers fill the frame; the upper one is clipped at the split. Zoom and position apply to the pictures inside the
+// Two layers fill the frame; the upper one is clipped at the split. Zoom and position apply to the images inside the
 // layers, so the split does not move with them.
 "use strict";
 
 const ZOOMS = [1, 2, 3, 4, 6, 8, 12, 16];
-const GRAB = 22; // pixels from the split within which the pointer moves it instead of the zoomed picture
+const GRAB = 22; // pixels from the split within which the pointer moves it instead of the zoomed image
 
 class Viewer {
   constructor(root, width, height, name) {
@@ -15,10 +15,10 @@ class Viewer {
     this.layers = { left: root.querySelector(".layer.left"), right: root.querySelector(".layer.right"), original: root.querySelector(".layer.original") };
     this.level = root.querySelector(".level");
     this.split = 0.5;
-    this.zoom = 0; // 0: fitted; else CSS pixels per pixel of the picture
+    this.zoom = 0; // 0: fitted; else CSS pixels per pixel of the image
     this.centre = [width / 2, height / 2];
     this.frame.style.setProperty("--ratio", String(width / height));
-    this.frame.setAttribute("aria-label", `${name}, zoomed: arrow keys move the picture`);
+    this.frame.setAttribute("aria-label", `${name}, zoomed: arrow keys move the image`);
     this.frame.addEventListener("pointerdown", (event) => this.grab(event));
     this.frame.addEventListener("dblclick", (event) => this.setZoom(this.zoom ? 0 : this.close, this.under(event)));
     this.frame.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
@@ -119,7 +119,7 @@ class Viewer {
     }
   }
 
-  // Coordinates of the picture under the pointer.
+  // Coordinates of the image under the pointer.
   under(event) {
     const box = this.frame.getBoundingClientRect();
     const s = this.scale;
