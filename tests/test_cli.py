@@ -57,7 +57,7 @@ def invoke(*arguments: str, status: int = 0) -> str:
     return result.output
 
 
-def test_a_file_there_and_back(folder):
+def test_encoding_and_decoding_a_file(folder):
     output = invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-v")
     assert "bytes" in output and "bpp" in output and "PSNR" in output
     invoke("decode", "a.sdc", "-o", "back.png")
@@ -80,7 +80,7 @@ def test_standard_streams_and_decode_imports_nothing_slow(folder):
     assert back[:4] == b"\x89PNG"
 
 
-def test_one_bad_file_among_several(folder, run):
+def test_one_bad_file_does_not_stop_the_others(folder, run):
     _, errors = run("encode", "a.png", "bad.png", "c.png", "-o", "out/", "--model", "random", status=1)
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["a.sdc", "c.sdc"]
     assert "bad.png" in errors and "1 of 3" in errors
@@ -192,7 +192,7 @@ def test_info_works_without_the_model(folder, monkeypatch):
     assert "not installed" in invoke("decode", "a.sdc", "-o", "x.png", status=1)
 
 
-def test_light_commands_do_without_pytorch(folder):
+def test_help_and_info_do_not_import_pytorch(folder):
     invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
     code = (
         "import sys; from sdcodec_cli.main import main\n"

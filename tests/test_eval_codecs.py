@@ -47,7 +47,7 @@ def test_the_largest_quality_within_a_limit(name):
     assert codec.decode(found.data).shape == (96, 96, 3)
 
 
-def test_nothing_is_within_a_limit_below_the_lowest_quality():
+def test_a_limit_below_the_lowest_quality_is_not_met():
     search = QualitySearch(build(parse("jpeg")), photograph(96, 96))
     assert search.largest_within(100) is None
     assert search.lowest().quality == 0 and len(search.lowest().data) > 100

@@ -37,7 +37,7 @@ def test_half_the_rate_everywhere_is_minus_fifty_percent():
     assert found.percent == pytest.approx(-50) and found.overlap == 1 and found.range == (30, 37)
 
 
-def test_lower_is_better_where_the_metric_says_so():
+def test_bd_rate_of_a_metric_where_lower_is_better():
     ours = points([0.1, 0.2, 0.4], [0.4, 0.2, 0.1], "lpips_alex")
     theirs = points([0.2, 0.4, 0.8], [0.4, 0.2, 0.1], "lpips_alex")
     found = bd_rate("a", ours, "b", theirs, LPIPS)
@@ -86,7 +86,7 @@ def summary_of(digests, crop=None):
     return summarise(plan, {"jpeg": build(parse("jpeg"))}, None, records(digests))
 
 
-def test_published_curves_stand_beside_whole_kodak_only():
+def test_published_curves_appear_on_whole_kodak_only():
     kodak = json.loads((files("sdcodec_eval") / "data" / "kodak-pixels.json").read_text())["pictures"]
     assert len(kodak) == 24
     whole = to_json(summary_of(kodak))

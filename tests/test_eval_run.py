@@ -94,7 +94,7 @@ def without_times(folder: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in TIMINGS} for row in table(folder)]
 
 
-def test_sdcodec_binds_the_others(pictures, tmp_path, random_bundle):
+def test_sdcodec_sets_the_limit_of_the_others(pictures, tmp_path, random_bundle):
     ours = CodecSpec("ours", "sdcodec", {"model": str(random_bundle), "device": "cpu"})
     plan = Plan((parse("jpeg"), ours), budgets=(2000, 8000), metrics=("psnr", "lpips"))
     run(plan, pictures, tmp_path / "out")
@@ -151,7 +151,7 @@ def test_qualities_instead_of_budgets(pictures, tmp_path):
         run(Plan(CLASSIC[:1], qualities={"jpeg": (200,)}), pictures, tmp_path / "other")
 
 
-def test_a_crop_is_the_centre_and_a_picture_too_small_for_it_an_error(pictures, tmp_path):
+def test_a_crop_is_the_centre_and_too_small_an_image_is_an_error(pictures, tmp_path):
     run(Plan((parse("jpeg"),), budgets=(2000,), metrics=("psnr",), crop=70), pictures, tmp_path / "out")
     status = {row["image"]: row["status"] for row in table(tmp_path / "out")}
     assert status["c"] == "ok" and "80 x 64 pixels are less than the crop of 70 x 70" in status["a"]
@@ -159,7 +159,7 @@ def test_a_crop_is_the_centre_and_a_picture_too_small_for_it_an_error(pictures, 
     assert (cropped == np.asarray(Image.open(pictures / "more" / "c.png"))[1:71, 1:71]).all()
 
 
-def test_a_broken_picture_is_in_the_results_and_the_others_go_on(pictures, tmp_path):
+def test_an_unreadable_image_is_in_the_results_and_the_others_continue(pictures, tmp_path):
     (pictures / "b.png").write_bytes(b"no image at all")
     summary = run(PLAN, pictures, tmp_path / "out")
     rows = table(tmp_path / "out")
@@ -168,7 +168,7 @@ def test_a_broken_picture_is_in_the_results_and_the_others_go_on(pictures, tmp_p
     assert summary.curves["jpeg"][0].complete  # unreadable images do not count
 
 
-def test_a_codec_that_fails_is_in_the_results_and_the_others_go_on(pictures, tmp_path):
+def test_a_failing_codec_is_in_the_results_and_the_others_continue(pictures, tmp_path):
     plan = Plan((parse("bad=test_eval_run:Faulty"), parse("jpeg")), qualities={"bad": (1,), "jpeg": (50,)})
     run(plan, pictures, tmp_path / "out")
     status = {(row["image"], row["codec"]): row["status"] for row in table(tmp_path / "out")}
@@ -176,7 +176,7 @@ def test_a_codec_that_fails_is_in_the_results_and_the_others_go_on(pictures, tmp
     assert {status[key] for key in status if key != ("a", "bad")} == {"ok"}
 
 
-def test_equal_names_are_told_apart(tmp_path):
+def test_equal_names_get_a_number(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         Image.fromarray(photograph(32, 32)).save(tmp_path / folder / "p.png")
@@ -185,7 +185,7 @@ def test_equal_names_are_told_apart(tmp_path):
         collect([Path(__file__).parent / "golden"])
 
 
-def test_a_run_killed_in_the_middle_ends_as_an_unbroken_one(pictures, tmp_path):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(pictures, tmp_path):
     specs = ["jpeg", "lethal=test_eval_run:Lethal", "webp"]
     plan = Plan(tuple(map(parse, specs)), budgets=(900, 30_000), metrics=("psnr",))
     run(plan, pictures, tmp_path / "unbroken")
@@ -208,7 +208,7 @@ def test_a_run_killed_in_the_middle_ends_as_an_unbroken_one(pictures, tmp_path):
     assert without_times(tmp_path / "killed") == without_times(tmp_path / "unbroken")
 
 
-def test_processes_give_the_same_table(pictures, tmp_path):
+def test_several_processes_give_the_same_table(pictures, tmp_path):
     (pictures / "b.png").write_bytes(b"no image at all")
     progress = []
     run(PLAN, pictures, tmp_path / "one")
@@ -217,7 +217,7 @@ def test_processes_give_the_same_table(pictures, tmp_path):
     assert sum(progress) == 12
 
 
-def test_a_finished_run_is_resumed_without_doing_anything(finished, pictures, tmp_path):
+def test_resuming_a_finished_run_computes_nothing(finished, pictures, tmp_path):
     shutil.copytree(finished, tmp_path / "out")
     done = []
     run(PLAN, pictures, tmp_path / "out", resume=True, progress=done.append)

@@ -44,14 +44,14 @@ def test_psnr_of_a_known_error():
     assert psnr(one, one) == math.inf
 
 
-def test_psnr_y_weighs_channels_as_luma_does():
+def test_psnr_y_weights_the_channels_as_luma():
     one = np.full((8, 8, 3), 100, np.uint8)
     green = one + np.array([0, 10, 0], np.uint8)
     assert psnr_y(one, one + 5) == pytest.approx(psnr(one, one + 5))
     assert psnr_y(one, green) == pytest.approx(20 * math.log10(255 / 5.87))
 
 
-def test_equal_pictures_are_equal_by_every_metric(vgg_file):
+def test_equal_images_have_the_best_value_of_every_metric(vgg_file):
     pixels = photograph(161, 161)
     found = Meter(tuple(METRICS), vgg_file).measure(pixels, pixels)
     best = dict.fromkeys(("ssim", "ms_ssim"), 1) | {"psnr": math.inf, "psnr_y": math.inf, "ssimulacra2": 100}
@@ -131,13 +131,13 @@ def test_ssim_agrees_with_torchmetrics():
     assert ssim(one, damaged(one)) == pytest.approx(float(inside.mean()), abs=1e-4)
 
 
-def test_a_picture_too_small_for_a_metric_has_no_value():
+def test_an_image_too_small_for_a_metric_has_no_value():
     pixels = photograph(40, 300)
     found = Meter(("psnr", "ms-ssim", "lpips")).measure(pixels, pixels)
     assert found["ms_ssim"] is None and found["lpips_alex"] == pytest.approx(0, abs=1e-6)
 
 
-def test_metrics_that_cannot_work_here_are_refused_at_once(monkeypatch, tmp_path):
+def test_metrics_without_their_requirements_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(OptionError, match="--lpips-vgg-weights"):
         Meter(("dists",))
@@ -160,7 +160,7 @@ def test_weights_are_found_in_torchvisions_cache(monkeypatch, tmp_path, vgg_file
     assert found["lpips_vgg"] == pytest.approx(lpips_vgg(pixels, damaged(pixels), vgg_file))
 
 
-def test_side_by_side_holds_every_picture():
+def test_a_montage_contains_every_image():
     pixels = photograph(40, 60)
     sheet = np.asarray(side_by_side([("a", pixels), ("b\nc", pixels[::-1])]))
     for left, own in ((8, pixels), (76, pixels[::-1])):
