@@ -1,4 +1,4 @@
-"""Options that choose the codecs of `eval` and `compare`, and their parsing."""
+"""Options of `eval` and `compare` that choose the codecs."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class Evaluator:
     def _coded(
         self, codec: ImageCodec, pixels: Pixels, point: Point, limit: int | None, search: QualitySearch
     ) -> Coded | None:
-        """Encode the file of a point; None if no quality meets the limit."""
+        """Encode the file of a point; None if the limit is unreachable and not forced."""
         if limit is None:
             assert point.quality is not None
             return Coded(encode(codec, pixels, point.quality), met=True)

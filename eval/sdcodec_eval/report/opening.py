@@ -41,7 +41,7 @@ def headline_first(results: Results) -> list[Metric]:
 def worst_first(results: Results) -> list[str]:
     """Sort images by the reference's headline metric at the starting point.
 
-    The worst images come first, before them those without a value.
+    Images without a value come first, then the worst ones.
     """
     point = start_point(results)
     metric = results.headline
