@@ -40,6 +40,12 @@ def test_docstrings_do_not_begin_sentences_with_question_words(summary):
     assert "a sentence begins with" in message
 
 
+def test_comments_do_not_begin_with_question_words():
+    assert "'What'" in messages("x = 1  # What the file holds\n")[0]
+    assert "'Where'" in messages("// Where the pointer is.\n", ".js")[0]
+    assert messages("x = 1  # Why not the name? See below.\n") == []
+
+
 def test_the_first_line_of_a_docstring_has_at_most_80_characters():
     assert messages(f'"""{"x" * 80}"""\n') == []
     assert "81 characters" in messages(f'"""{"x" * 81}"""\n')[0]

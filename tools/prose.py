@@ -64,6 +64,9 @@ QUESTION_WORDS = r"(?:What|Where|Who|Whose|Whoever|Whatever|Wherever|How (?:much
 SENTENCE = re.compile(r"(?:\A|(?<=[.!?])\s|\n\n|\n(?=[-*|#]))[-*|#>\d.\s]*(" + QUESTION_WORDS + r"[^.?!]*[.?!]?)")
 
 
+COMMENT = re.compile(r"(?:^|\s)(?:#|//|/\*)\s+(" + QUESTION_WORDS + r"[^?\n]*)$", re.MULTILINE)
+
+
 class Finding(NamedTuple):
     """Place and description of one finding."""
 
@@ -78,6 +81,9 @@ def findings(text: str, suffix: str) -> Iterator[Finding]:
     for pattern, (phrase, instead) in PATTERNS.items():
         for match in pattern.finditer(text):
             yield Finding(_line(text, match.start()), f"{_one_line(match[0])!r} ({phrase}); write: {instead}")
+    if suffix in (".py", ".js", ".css", ".toml", ".yml"):
+        for match in COMMENT.finditer(text):
+            yield _question_word(_line(text, match.start(1)), match[1])
     if suffix == ".py":
         for line, docstring in docstrings(text):
             yield from _docstring_findings(line, docstring)
@@ -106,8 +112,11 @@ def _question_words(text: str, first_line: int) -> Iterator[Finding]:
     """Yield the sentences, other than questions, that begin with a question word."""
     for match in SENTENCE.finditer(text):
         if not match[1].endswith("?"):
-            line = first_line + text.count("\n", 0, match.start(1))
-            yield Finding(line, f"a sentence begins with {match[1].split()[0]!r}; begin with the subject")
+            yield _question_word(first_line + text.count("\n", 0, match.start(1)), match[1])
+
+
+def _question_word(line: int, sentence: str) -> Finding:
+    return Finding(line, f"a sentence begins with {sentence.split()[0]!r}; begin with the subject")
 
 
 def _long_lines(page: str) -> Iterator[Finding]:
