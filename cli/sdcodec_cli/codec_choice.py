@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, fields
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +25,6 @@ PACKAGES = {  # modules and packages of the extra `eval`
     "pytorch_msssim": "pytorch-msssim",
     "skimage": "scikit-image",
 }
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -42,10 +43,50 @@ def positive_integers(ctx: click.Context, param: click.Parameter, value: str | N
     return found
 
 
-def codec_options(command: Command) -> Command:
-    """Add the options that choose codecs to a command."""
+@dataclass(frozen=True)
+class CodecChoice:
+    """Values of the options that choose the codecs.
+
+    crop: side of the centre crop in pixels; None for whole images.
+    """
+
+    codecs: tuple[str, ...]
+    added: tuple[str, ...]
+    downscale: tuple[int, ...]
+    model: str
+    device: str
+    precision: str
+    crop: int | None
+
+    def specs(self) -> tuple[CodecSpec, ...]:
+        """Return the codecs of a run: --codecs, then --codec, then --downscale."""
+        from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, parse
+
+        own = {spec.label: spec for spec in map(parse, self.added)}
+        if len(own) < len(self.added):
+            raise OptionError("two --codec options have the same label; give them different labels")
+        specs = [own.pop(name) if name in own else parse(name) for name in self.codecs] + list(own.values())
+        common = {"model": self.model, "device": self.device, "precision": self.precision}
+        specs = [CodecSpec(s.label, s.target, {**common, **s.options}) if s.target == "sdcodec" else s for s in specs]
+        smaller = [
+            CodecSpec(f"{s.label}-down{n}", s.target, {**s.options, "downscale": n})
+            for n in dict.fromkeys(self.downscale)
+            for s in specs
+            if s.target in CLASSIC and n > 1
+        ]
+        return (*specs, *smaller)
+
+
+def codec_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of CodecChoice to a command, which receives it as `chosen`."""
+
+    @wraps(command)
+    def gathered(**values: Any) -> None:
+        choice = {field.name: values.pop(field.name) for field in fields(CodecChoice)}
+        command(chosen=CodecChoice(**choice), **values)
+
     return with_parameters(
-        command,
+        gathered,
         click.option(
             "--codecs",
             callback=names,
@@ -81,27 +122,6 @@ def codec_options(command: Command) -> Command:
             "--crop", type=click.IntRange(min=1), metavar="SIDE", help="Use the centre crop of SIDE x SIDE pixels."
         ),
     )
-
-
-def codec_specs(
-    names: tuple[str, ...], added: tuple[str, ...], downscale: tuple[int, ...], model: str, device: str, precision: str
-) -> tuple[CodecSpec, ...]:
-    """Return the codecs of a run: --codecs, then --codec, then --downscale."""
-    from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, parse
-
-    own = {spec.label: spec for spec in map(parse, added)}
-    if len(own) < len(added):
-        raise OptionError("two --codec options have the same label; give them different labels")
-    specs = [own.pop(name) if name in own else parse(name) for name in names] + list(own.values())
-    common = {"model": model, "device": device, "precision": precision}
-    specs = [CodecSpec(s.label, s.target, {**common, **s.options}) if s.target == "sdcodec" else s for s in specs]
-    smaller = [
-        CodecSpec(f"{s.label}-down{n}", s.target, {**s.options, "downscale": n})
-        for n in dict.fromkeys(downscale)
-        for s in specs
-        if s.target in CLASSIC and n > 1
-    ]
-    return (*specs, *smaller)
 
 
 def require_eval_packages() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from sdcodec.files import atomic_write, refuse_existing
-from sdcodec_cli.codec_choice import codec_options, codec_specs, require_eval_packages
+from sdcodec_cli.codec_choice import CodecChoice, codec_options, require_eval_packages
 
 
 @click.command(no_args_is_help=True)
@@ -23,20 +23,14 @@ from sdcodec_cli.codec_choice import codec_options, codec_specs, require_eval_pa
 )
 @click.option("-o", "--output", required=True, metavar="OUTPUT", help="Image file to write: png, webp, avif or jpeg.")
 @codec_options
-@click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Pictures per row.  [default: 3]")
+@click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Images per row.  [default: 3]")
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def compare(
     picture: Path,
     budget: int,
     output: str,
-    codecs: tuple[str, ...],
-    added: tuple[str, ...],
-    downscale: tuple[int, ...],
-    model: str,
-    device: str,
-    precision: str,
-    crop: int | None,
+    chosen: CodecChoice,
     columns: int | None,
     force: bool,
     quiet: bool,
@@ -54,8 +48,8 @@ def compare(
     from sdcodec.pixels import to_image_file
     from sdcodec_eval.comparison import compare as run
 
-    specs = codec_specs(codecs, added, downscale, model, device, precision)
-    comparison = run(picture, budget, specs, crop)
+    specs = chosen.specs()
+    comparison = run(picture, budget, specs, chosen.crop)
     sheet = comparison.picture(columns or min(3, len(specs) + 1))
     atomic_write(output, to_image_file(sheet, Path(output).suffix[1:].lower()), force=force)
     if not quiet:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from os.path import lexists
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -46,10 +47,19 @@ def file_arguments(command: Command) -> Command:
     )
 
 
-def conversion_options(command: Command) -> Command:
-    """Add the common options of `encode` and `decode` to a command."""
+def conversion_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the common options of `encode` and `decode` to a command.
+
+    The command receives `device`, `precision`, `max_pixels`, and the others as `options`, an OutputOptions.
+    """
+
+    @wraps(command)
+    def gathered(**values: Any) -> None:
+        options = {field.name: values.pop(field.name) for field in fields(OutputOptions)}
+        command(options=OutputOptions(**options), **values)
+
     return with_parameters(
-        command,
+        gathered,
         click.option(
             "--device",
             type=click.Choice(["auto", "cpu", "cuda", "mps"]),

@@ -88,10 +88,7 @@ def decode(
     device: str,
     precision: str,
     max_pixels: int,
-    force: bool,
-    skip_existing: bool,
-    verbose: bool,
-    quiet: bool,
+    options: OutputOptions,
 ) -> None:
     """Decode .sdc files to images.
 
@@ -106,7 +103,6 @@ def decode(
       sdcodec decode - -o - < photo.sdc > photo.png
       sdcodec decode photo.sdc -o photo.png --denoise 4
     """
-    options = OutputOptions(force, skip_existing, verbose, quiet)
     if denoise is None and (strength is not None or seed is not None or offload):
         raise click.UsageError("--strength, --seed and --offload need --denoise.")
     extension = _extension(output, image_format)
@@ -134,8 +130,8 @@ def decode(
         image = codec.decode(data, max_pixels=max_pixels, denoise=denoise or 0, strength=strength, seed=seed or 0)
         seconds = time.perf_counter() - start
         result = to_image_file(image, extension)
-        write_bytes(job.target, result, force=force)
+        write_bytes(job.target, result, force=options.force)
         line = f"{display_name(job.target)}: {image.width} x {image.height}, {seconds:.2f} s"
-        return line + (f", {len(data)} -> {len(result)} bytes, model {codec.name}" if verbose else "")
+        return line + (f", {len(data)} -> {len(result)} bytes, model {codec.name}" if options.verbose else "")
 
     convert(jobs, work, options, label="decoding")

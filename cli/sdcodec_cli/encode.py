@@ -106,10 +106,7 @@ def encode(
     device: str,
     precision: str,
     max_pixels: int,
-    force: bool,
-    skip_existing: bool,
-    verbose: bool,
-    quiet: bool,
+    options: OutputOptions,
 ) -> None:
     """Encode images to .sdc files.
 
@@ -124,7 +121,6 @@ def encode(
       sdcodec encode photos/*.jpg -o encoded/ -q 70 --metadata exif,icc
       convert photo.tif png:- | sdcodec encode - -o - --bpp 0.2 > photo.sdc
     """
-    options = OutputOptions(force, skip_existing, verbose, quiet)
     if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
         raise click.UsageError("-q, --bytes and --bpp exclude each other.")
     if mode == "palette" and (quality is not None or effort):
@@ -158,9 +154,9 @@ def encode(
             max_pixels=max_pixels,
         )
         seconds = time.perf_counter() - start
-        write_bytes(job.target, encoded.data, force=force)
+        write_bytes(job.target, encoded.data, force=options.force)
         line = f"{display_name(job.target)}: {len(encoded.data)} bytes, {encoded.bpp:.4g} bpp, {seconds:.2f} s"
-        if verbose:
+        if options.verbose:
             if not isinstance(source, str):
                 source.seek(0)
             original = read_picture(source, metadata=metadata, max_pixels=max_pixels)

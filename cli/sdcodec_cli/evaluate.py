@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from sdcodec_cli.codec_choice import codec_options, codec_specs, names, positive_integers, require_eval_packages
+from sdcodec_cli.codec_choice import CodecChoice, codec_options, names, positive_integers, require_eval_packages
 from sdcodec_cli.messages import say_error
 
 DEFAULT_BUDGETS = "2500,5000,10000,20000"
@@ -64,13 +64,7 @@ DEFAULT_BUDGETS = "2500,5000,10000,20000"
 def evaluate(
     inputs: tuple[Path, ...],
     out: Path,
-    codecs: tuple[str, ...],
-    added: tuple[str, ...],
-    downscale: tuple[int, ...],
-    model: str,
-    device: str,
-    precision: str,
-    crop: int | None,
+    chosen: CodecChoice,
     budgets: tuple[int, ...],
     qualities: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -113,14 +107,14 @@ def evaluate(
     from sdcodec_eval.run import evaluate as run
     from sdcodec_eval.tables import bd_rate_table, means_table
 
-    specs = codec_specs(codecs, added, downscale, model, device, precision)
+    specs = chosen.specs()
     if not budgets and not qualities:
         budgets = tuple(int(part) for part in DEFAULT_BUDGETS.split(","))
     plan = Plan(
         specs,
         budgets=budgets,
         qualities=common_qualities(specs, qualities) if qualities else {},
-        crop=crop,
+        crop=chosen.crop,
         metrics=metrics,
         vgg_weights=lpips_vgg_weights,
         unreachable=unreachable,
