@@ -2,7 +2,7 @@
 
 python tools/prose.py [FILE ...]
 
-Without arguments, check all files of the repository except those listed as pending in pyproject.toml, [tool.prose].
+Without arguments, check the files listed as `only` in pyproject.toml, [tool.prose], or all files of the repository.
 Print one line per finding; the exit status is 1 if there is one.
 """
 
@@ -137,10 +137,11 @@ def _one_line(text: str) -> str:
 
 
 def repository_files() -> list[Path]:
-    """Return the files to check: all text files of the repository but pending ones."""
+    """Return the text files to check."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    pending = {path for pattern in settings["tool"].get("prose", {}).get("pending", []) for path in ROOT.glob(pattern)}
-    return [path for path in sorted(ROOT.rglob("*")) if _is_text(path) and path not in pending | OWN]
+    patterns = settings["tool"].get("prose", {}).get("only", ["**/*"])
+    found = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    return [path for path in sorted(found - OWN) if _is_text(path)]
 
 
 def _is_text(path: Path) -> bool:
