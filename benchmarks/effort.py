@@ -1,7 +1,7 @@
 """What each effort gains and costs: BD-rate against effort 0 by PSNR and perceptual metrics, and encoding time in multiples.
 
-    python benchmarks/effort.py FOLDER [--model tiny|taef2] [--efforts 0 1 2 ...] [--qualities 25 45 65] [--count 12] [--side 256]
-                                [--vgg FILE] [--lpips WEIGHT] [--reach STEPS]
+    python benchmarks/effort.py FOLDER [--model NAME|taef2] [--efforts 0 1 2 ...] [--qualities 25 45 65] [--count 12] [--side 256]
+                                [--vgg FILE] [--taef2 FILE.py] [--lpips WEIGHT] [--reach STEPS]
 
 FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles, evenly
 spread. Real files. Time is that of the processor, one thread, so that a busy machine counts little. LPIPS is given twice: as it
@@ -94,6 +94,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default=store.DEFAULT)
     parser.add_argument("--bundle", type=Path, default=Path("taef2-bundle"), help="where taef2's is made")
+    parser.add_argument("--taef2", type=Path, help="loader of TAEF2's weights")
     parser.add_argument("--efforts", type=int, nargs="+", default=list(range(len(EFFORTS))))
     parser.add_argument("--qualities", type=float, nargs="+", default=[20, 35, 50, 65])
     parser.add_argument("--count", type=int, default=12)
@@ -103,7 +104,11 @@ def main() -> int:
     parser.add_argument("--reach", type=float)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    codec = taef2_model.codec(options.bundle) if options.model == "taef2" else Codec(options.model, device="cpu")
+    codec = (
+        taef2_model.codec(options.bundle, options.taef2)
+        if options.model == "taef2"
+        else Codec(options.model, device="cpu")
+    )
     autoencoder = codec._model.autoencoder
     for setting, value in (("refinement_lpips", options.lpips), ("refinement_reach", options.reach)):
         if value is not None:

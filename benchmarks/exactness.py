@@ -19,7 +19,7 @@ CHILD = """
 import contextlib, json, sys
 import numpy as np, torch
 import sdcodec
-from sdcodec import blocks
+from sdcodec import grid
 options = json.loads(sys.argv[1])
 torch.set_num_threads(options.get("threads", 2))
 torch.set_default_dtype(getattr(torch, options.get("default", "float32")))
@@ -32,7 +32,7 @@ with autocast:
         data = open(name, "rb").read()
         codec = sdcodec.Codec.for_file(data, device="cpu", precision=options.get("precision", "auto"))
         batch = options.get("batch", 1)
-        many = blocks.decode(codec._model, [codec._parsed(data, 2**28)] * batch, codec.device)
+        many = grid.decode(codec._model, [codec._parsed(data, 2**28)] * batch)
         assert all(np.array_equal(many[0], other) for other in many)
         codec.decode_batch([data] * batch)
         digests.append(codec.symbols_sha256(data))

@@ -1,11 +1,11 @@
 """The experiment of 2022 against what came after it: bytes for latents at equal squared error.
 
-    python benchmarks/experiment_2022.py FOLDER [--spaces tiny taef2 taef2-pca4] [--count 4] [--side 512]
-    [--colours 256] [--fit MINUTES]
+    python benchmarks/experiment_2022.py FOLDER [--spaces base taef2 taef2-pca4] [--count 4] [--side 512]
+    [--colours 256] [--taef2 FILE.py] [--fit MINUTES]
 
 For each picture the palette mode's payload is made; then, with the quantiser whose error is the same (interpolated between half
 steps of quality), come the bytes of the same latents by deflate of the plain symbols, by their zero-order entropy per channel
-(ideal, nothing else sent), by the adaptive prior and by the fitted one: `tiny` has its own; for taef2, --fit trains one on the
+(ideal, nothing else sent), by the adaptive prior and by the fitted one: `base` has its own; for taef2, --fit trains one on the
 pictures of FOLDER that are not measured. taef2-pca4 stands in for a space of four channels, as Stable Diffusion's has: the four
 principal components of TAEF2's latents, over the pictures measured. Errors are in the model's steps at quality 50.
 """
@@ -28,11 +28,11 @@ import taef2_model
 from effort import crops
 from sdcodec import Codec
 from sdcodec.bundles.loading import load
-from sdcodec.palette import MIDDLE, OFFSET_BITS, VALUE_BITS, Palettised, palettised
+from sdcodec.constants import MEAN_BITS
+from sdcodec.palette.vectors import MIDDLE, OFFSET_BITS, VALUE_BITS, Palettised, palettised
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
-from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
 from sdcodec.priors.protocol import Prior
 from sdcodec.priors.sources import Coder
 from sdcodec.training.prior_fit import FitConfig, fit_prior
@@ -55,11 +55,10 @@ class Space:
 def space_of(codec: Codec, name: str, pixels: list[NDArray[np.uint8]], priors: dict[str, Prior]) -> Space:
     """The latents of a bundle."""
     model = codec._model
-    middle = model.gain[MIDDLE][:, None, None]
+    middle = model.quantiser.gain[MIDDLE][:, None, None]
     pictures = [codec._latents([read_picture(own)])[0] * middle for own in pixels]
-    return Space(
-        name, pictures, model.gain / model.gain[MIDDLE], {"adaptive": _adaptive(model.autoencoder.channels), **priors}
-    )
+    gains = model.quantiser.gain / model.quantiser.gain[MIDDLE]
+    return Space(name, pictures, gains, {"adaptive": _adaptive(model.autoencoder.channels), **priors})
 
 
 def principal_components(space: Space, count: int) -> Space:
@@ -80,17 +79,17 @@ def principal_components(space: Space, count: int) -> Space:
 
 def _adaptive(channels: int) -> Prior:
     tensors, tables = adaptive_prior_tensors(channels)
-    return AdaptivePrior(tensors, tables, CPU)
+    return AdaptivePrior(adaptive_config(channels), tensors, tables, CPU)
 
 
-def deflated(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
+def deflated(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
     """Plain symbols, one byte each where they fit, two where not, as zlib packs them."""
     symbols = steps.round()
     kind = np.int8 if symbols.abs().max() < 128 else np.int16
     return len(zlib.compress(symbols.numpy().astype(kind).tobytes(), 9)), symbols
 
 
-def zero_order(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
+def zero_order(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
     """The entropy of each channel's symbols, by their own frequencies, which nobody has sent."""
     symbols = steps.round()
     bits = 0.0
@@ -103,9 +102,9 @@ def zero_order(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
 def by_prior(prior: Prior) -> Method:
     """Real bytes, of one block of up to 64x64."""
 
-    def coded(steps: Tensor, half_steps: int) -> tuple[float, Tensor]:
-        coder = Coder(steps[None], prior.hyper_latents(steps[None], half_steps), prior.tables)
-        values = prior.walk((1, *steps.shape[1:]), half_steps, coder)
+    def coded(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
+        coder = Coder(steps[None], prior.hyper_latents(steps[None], quality_index), prior.tables)
+        values = prior.walk((1, *steps.shape[1:]), quality_index, coder)
         [block] = coder.finish()
         return len(block), values[0].float() / (1 << MEAN_BITS)
 
@@ -115,9 +114,9 @@ def by_prior(prior: Prior) -> Method:
 def at_error(method: Method, steps: Tensor, wanted: float, gains: Tensor) -> float:
     """Bytes at a mean squared error, log-linear between the two half steps of quality around it."""
 
-    def tried(half_steps: int) -> tuple[float, float]:
-        gain = gains[half_steps][:, None, None]
-        size, decoded = method(steps * gain, half_steps)
+    def tried(quality_index: int) -> tuple[float, float]:
+        gain = gains[quality_index][:, None, None]
+        size, decoded = method(steps * gain, quality_index)
         return float((decoded / gain - steps).square().mean()), size
 
     low, high = 0, len(gains) - 1  # coarse, fine
@@ -175,11 +174,12 @@ def compare(space: Space, colours: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--spaces", nargs="+", default=["taef2-pca4", "taef2", "tiny"])
+    parser.add_argument("--spaces", nargs="+", default=["taef2-pca4", "taef2", "base"])
     parser.add_argument("--count", type=int, default=4)
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--colours", type=int, default=256)
     parser.add_argument("--bundle", type=Path, default=Path("taef2-bundle"), help="where TAEF2's is made")
+    parser.add_argument("--taef2", type=Path, help="loader of TAEF2's weights")
     parser.add_argument("--fit", type=float, default=0.0, help="minutes of training of a prior for TAEF2")
     options = parser.parse_args()
     pixels = crops(options.folder, options.count, options.side)
@@ -187,10 +187,10 @@ def main() -> int:
         print(f"{options.folder}: no validation pictures of {options.side} pixels a side", file=sys.stderr)
         return 1
     if any(name.startswith("taef2") for name in options.spaces):
-        codec = taef2_model.codec(options.bundle)
+        codec = taef2_model.codec(options.bundle, options.taef2)
         if options.fit:
             fitted = fit_prior(codec._bundle, [options.folder], FitConfig(minutes=options.fit), say=print)
-            codec = taef2_model.codec(fitted.bundle.folder)
+            codec = taef2_model.codec(fitted.bundle.folder, options.taef2)
         kinds = {entry.kind: entry for entry in reversed(codec._bundle.priors)}
         learned = (
             {"fitted": load(codec._bundle, kinds["learned"], CPU, torch.float32).prior} if "learned" in kinds else {}
@@ -200,9 +200,9 @@ def main() -> int:
             compare(principal_components(whole, 4), options.colours)
         if "taef2" in options.spaces:
             compare(whole, options.colours)
-    if "tiny" in options.spaces:
-        codec = Codec("tiny", device="cpu", precision="float32")
-        compare(space_of(codec, "tiny", pixels, {"learned": codec._model.prior}), options.colours)
+    if "base" in options.spaces:
+        codec = Codec("base", device="cpu", precision="float32")
+        compare(space_of(codec, "base", pixels, {"learned": codec._model.prior}), options.colours)
     return 0
 
 

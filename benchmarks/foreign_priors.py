@@ -38,18 +38,19 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import Codec, blocks
+from sdcodec import Codec, grid
 from sdcodec.bundles import calibration, loading, store
-from sdcodec.bundles.writing import write_bundle
-from sdcodec.coding.tables import gaussian_tables
+from sdcodec.bundles.writing import adaptive_prior, write_bundle
+from sdcodec.coding.tables import gaussian_tables, scales
+from sdcodec.modes.latents import filed
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.protocol import Prior
 from sdcodec.priors.rounding import Rounding
 from sdcodec.priors.sources import Coder, Decoder
-from sdcodec.training.export import prior_tensors, scales
+from sdcodec.training.export import prior_tensors
 from sdcodec.training.prior_fit import FitConfig, fit_prior, prior_config
 from sdcodec.training.prior_network import PriorNetwork
 from sdcodec_eval.metrics import lpips, psnr
@@ -71,7 +72,7 @@ class Foreign:
         with torch.inference_mode():
             return self._network.encode(images).float().clone()
 
-    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode(self, latents: Tensor, quality_index: int) -> Tensor:
         with torch.inference_mode():
             return self._network.decode(latents).float().clamp(0, 1)
 
@@ -156,18 +157,13 @@ def _make(network: Any, folder: Path, photographs: Path) -> None:
     autoencoder: Any = Foreign(network)
     pictures = calibration.pictures_from(next(p for p in sorted([photographs, *photographs.rglob("*")]) if _holds(p)))
     gain, inverse_gain = calibration.gain_rows(calibration.measure(autoencoder, pictures), autoencoder.factor)
-    tensors, tables = adaptive_prior_tensors(autoencoder.channels)
     write_bundle(
         folder,
         name="foreign",
         autoencoder="foreign",
         configuration={"latent_channels": autoencoder.channels, "factor": autoencoder.factor},
         weights={name: value.contiguous() for name, value in network.state_dict().items()},
-        prior="adaptive",
-        prior_tensors=tensors,
-        tables=tables,
-        gain=gain,
-        inverse_gain=inverse_gain,
+        prior=adaptive_prior(autoencoder.channels, gain, inverse_gain),
         description={},
     )
 
@@ -184,8 +180,8 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
     rows: list[Row] = []
     nothing = (float("nan"),) * 2
     for quality in options.quality:
-        half_steps = round(2 * quality)
-        steps = latents * any_codec._model.gain[half_steps][:, None, None]
+        quality_index = round(2 * quality)
+        steps = latents * any_codec._model.quantiser.gain[quality_index][:, None, None]
         whole = steps.round()
         error = float((whole - steps).square().mean())
         if not options.priors_only:
@@ -194,8 +190,8 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
             }
             rows += [(source.name, quality, name, size, error, *nothing) for name, size in others.items()]
         for name, codec in codecs.items():
-            [coded] = blocks.code(codec._model, latents[None], half_steps, Rounding())
-            data = codec._filed(picture, half_steps, coded).to_bytes()
+            [coded] = grid.code(codec._model, latents[None], quality_index, Rounding())
+            data = filed(codec._envelope(picture), quality_index, coded).to_bytes()
             symbols = codec.symbols(data)
             own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
             figures = nothing
@@ -260,9 +256,9 @@ def _timing() -> None:
     for channels in (4, 32):
         random = torch.Generator().manual_seed(0)
         steps = 2 * torch.nn.functional.avg_pool2d(torch.randn(1, channels, 66, 66, generator=random), 3, stride=1)
-        adaptive = AdaptivePrior(*adaptive_prior_tensors(channels), torch.device("cpu"))
+        adaptive = AdaptivePrior(adaptive_config(channels), *adaptive_prior_tensors(channels), torch.device("cpu"))
         network = PriorNetwork(prior_config(channels, FitConfig()), 0.0)
-        learned = LearnedPrior(prior_tensors(network), gaussian_tables(scales()), torch.device("cpu"))
+        learned = LearnedPrior(network.config, prior_tensors(network), gaussian_tables(scales()), torch.device("cpu"))
         for name, prior in (("adaptive", adaptive), ("learned", learned)):
             encoding, decoding = (min(times) for times in zip(*(_timed(prior, steps) for _ in range(3)), strict=True))
             print(f"64x64x{channels}, {name}: encoding {encoding:.3f} s, decoding {decoding:.3f} s")

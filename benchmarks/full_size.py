@@ -200,11 +200,9 @@ def make_bundle(folder: Path, model: str, dtype: Any) -> dict[str, int]:
     from sdcodec.autoencoders import diffusers
     from sdcodec.bundles import writing
     from sdcodec.denoisers.unet import HIDDEN_STATES, POOLED, UNET_PREFIX, build_unet
-    from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
     vae, unet, prediction, turbo = MODELS[model]
     weights = _random(diffusers.build("AutoencoderKL", vae), dtype)
-    tensors, tables = adaptive_prior_tensors(4)
     step = torch.logspace(0.5, -1.5, 201)[:, None].expand(-1, 4)
     bundle = writing.write_bundle(
         folder,
@@ -212,11 +210,7 @@ def make_bundle(folder: Path, model: str, dtype: Any) -> dict[str, int]:
         autoencoder="diffusers",
         configuration={"family": "AutoencoderKL", "latent_channels": 4, "factor": 8, "arguments": vae},
         weights=weights,
-        prior="adaptive",
-        prior_tensors=tensors,
-        tables=tables,
-        gain=1 / step,
-        inverse_gain=step,
+        prior=writing.adaptive_prior(4, 1 / step, step),
         description={"licence": "none: random weights"},
     )
     denoiser = {UNET_PREFIX + k: v for k, v in _random(build_unet("UNet2DConditionModel", unet), dtype).items()}

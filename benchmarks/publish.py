@@ -1,6 +1,6 @@
 """What a run of `sdcodec eval` has found, into the documentation: its tables and plots, and a table into Markdown pages.
 
-    python benchmarks/publish.py RESULTS docs/results/kodak-crops README.md sdcodec/bundles/tiny/README.md
+    python benchmarks/publish.py RESULTS docs/results/kodak-crops README.md sdcodec/bundles/base/README.md
 
 Copies CSV, JSON and plots, none of the pictures. In each page the lines between `<!-- NAME -->` and `<!-- end NAME -->`
 become the table of means (NAME is the last part of the folder), so that no figure is typed by hand. Below it, on whole Kodak,

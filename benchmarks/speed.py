@@ -1,6 +1,6 @@
 """Warm speed on the CPU, as ratios to WebP's and AVIF's encoders in the same run.
 
-    python benchmarks/speed.py IMAGE... [--rounds 9] [--model tiny] [--precision auto]
+    python benchmarks/speed.py IMAGE... [--rounds 9] [--model base] [--precision auto]
 
 Whole functions, from a PIL image of 512x512 to bytes and back. Everything is timed in turn within a round, and the
 figures are medians over rounds and images, so that noise of a shared machine falls on all alike.

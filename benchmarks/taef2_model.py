@@ -1,6 +1,6 @@
 """TAEF2, FLUX.2's tiny autoencoder, as a bundle: real latents of a foreign autoencoder to measure with.
 
-Its weights and its definition lie beside the repository (see `shared/data/README.md` there); it is no part of the package.
+Its weights are no part of the package: a loader, FILE.py with a function `load()`, gives the PyTorch module with its weights.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from sdcodec import Codec
 from sdcodec.autoencoders.diffusers import DiffusersAutoencoder
 from sdcodec.bundles import calibration, loading, writing
 from sdcodec.bundles.store import MANIFEST
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
-SHARED = Path(__file__).parents[2] / "shared"
 CHANNELS, FACTOR = 32, 8
 
 
@@ -39,11 +37,11 @@ class Taef2Autoencoder:
         return self.network.encoder(images)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode(self, latents: Tensor, quality_index: int) -> Tensor:
         """And back."""
-        return self.decode_with_gradient(latents, half_steps)
+        return self.decode_with_gradient(latents, quality_index)
 
-    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """Differentiable."""
         return self.unclamped(latents).clamp(0, 1)
 
@@ -52,44 +50,40 @@ class Taef2Autoencoder:
         return self.network.decoder(latents)
 
 
-def network() -> nn.Module:
-    """The published weights in their module."""
-    path = SHARED / "tools" / "taef2.py"
+def network(path: Path | None) -> nn.Module:
+    """Load the published weights with the loader in `path`."""
+    if path is None:
+        raise SystemExit("--taef2 is missing; give the file of TAEF2's loader")
     specification = importlib.util.spec_from_file_location("taef2", path)
     if specification is None or specification.loader is None or not path.exists():
-        raise SystemExit(f"{path} is missing: TAEF2 lies beside the repository")
+        raise SystemExit(f"{path}: no such Python file; give the file of TAEF2's loader")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return cast(nn.Module, module.load())
 
 
-def _load(
-    configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
-) -> Taef2Autoencoder:
-    return Taef2Autoencoder(network().to(device))
+def codec(folder: Path, loader: Path | None) -> Codec:
+    """Load the bundle in `folder`, made there if it is missing: calibrated quantiser steps, adaptive prior."""
+    model = network(loader)
 
+    def load(
+        configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
+    ) -> Taef2Autoencoder:
+        return Taef2Autoencoder(model.to(device))
 
-def codec(folder: Path) -> Codec:
-    """The bundle in `folder`, made there where it is not yet: calibrated steps, adaptive prior."""
-    loading.AUTOENCODERS["taef2"] = _load
+    loading.AUTOENCODERS["taef2"] = load
     if not (folder / MANIFEST).exists():
-        model = network()
         autoencoder = cast(DiffusersAutoencoder, Taef2Autoencoder(model))  # it has what the calibration uses
         gain, inverse_gain = calibration.gain_rows(
             calibration.measure(autoencoder, calibration.made_pictures()), FACTOR
         )
-        tensors, tables = adaptive_prior_tensors(CHANNELS)
         writing.write_bundle(
             folder,
             name="taef2",
             autoencoder="taef2",
             configuration={"latent_channels": CHANNELS, "factor": FACTOR},
             weights={"none": torch.zeros(1)},
-            prior="adaptive",
-            prior_tensors=tensors,
-            tables=tables,
-            gain=gain,
-            inverse_gain=inverse_gain,
+            prior=writing.adaptive_prior(CHANNELS, gain, inverse_gain),
             description={"origin": "madebyollin/taesd", "licence": "MIT"},
         )
     return Codec(folder, device="cpu", precision="float32")

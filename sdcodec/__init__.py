@@ -7,8 +7,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
-from functools import lru_cache
+import threading
 from typing import TYPE_CHECKING, Any
 
 from sdcodec.bundles import store
@@ -26,12 +27,10 @@ from sdcodec.errors import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
-    from sdcodec.bundles.store import Bundle, PriorEntry
-    from sdcodec.codec import DEFAULT_QUALITY, Codec, Encoded
+    from sdcodec.codec import DEFAULT_QUALITY, Codec
+    from sdcodec.encoded import Encoded
     from sdcodec.pixels import ImageSource
 
 __all__ = [
@@ -55,10 +54,16 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # PyTorch takes a second to import: `sdcodec --help` and `sdcodec info` do without.
-    if name in ("Codec", "Encoded", "DEFAULT_QUALITY"):
+    if name in ("Codec", "DEFAULT_QUALITY"):
         from sdcodec import codec
 
         return getattr(codec, name)
+    if name == "Encoded":
+        from sdcodec.encoded import Encoded
+
+        return Encoded
+    if name == "__version__":
+        return importlib.metadata.version("sdcodec")
     raise AttributeError(f"module 'sdcodec' has no attribute {name!r}")
 
 
@@ -76,21 +81,24 @@ def encode(
     metadata: frozenset[str] = frozenset(),
     max_pixels: int | None = None,
 ) -> bytes:
-    """One picture to the bytes of an `.sdc` file; see `Codec.encode` for the arguments and errors.
+    """Encode an image to the bytes of an `.sdc` file; see `Codec.encode` for the arguments and errors.
 
-    The model stays loaded for the next call.
+    The model stays loaded for the next calls of `encode` and `decode`.
     """
-    codec = _codec(os.fspath(model), device, precision)
-    return codec.encode(
-        image,
-        quality=quality,
-        target_bytes=target_bytes,
-        target_bpp=target_bpp,
-        effort=effort,
-        mode=mode,
-        metadata=metadata,
-        max_pixels=max_pixels,
-    ).data
+    return (
+        _codec(model, device, precision)
+        .encode(
+            image,
+            quality=quality,
+            target_bytes=target_bytes,
+            target_bpp=target_bpp,
+            effort=effort,
+            mode=mode,
+            metadata=metadata,
+            max_pixels=max_pixels,
+        )
+        .data
+    )
 
 
 def decode(
@@ -104,31 +112,31 @@ def decode(
     strength: float | None = None,
     seed: int = 0,
 ) -> Image.Image:
-    """The bytes of an `.sdc` file to a PIL image; see `Codec.decode`. The model is found by the fingerprint in the data.
+    """Decode the bytes of an `.sdc` file to a PIL image; see `Codec.decode`. The model is found by the fingerprint in the data.
 
-    Raises FormatError for damaged data, BundleError where the model that wrote it is not there (or is not `model`).
+    Raises FormatError for damaged data, BundleError if the model that wrote it is not installed (or is not `model`).
     """
     from sdcodec.container import Container
 
-    codec = _decoder(store.that_wrote(Container.from_bytes(data).header.fingerprint, model), device, precision)
+    bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
+    codec = _codec(bundle.folder, device, precision)
     return codec.decode(data, max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)
 
 
-@lru_cache(maxsize=2)
-def _codec(model: str, device: str, precision: str) -> Codec:
+KEPT_CODECS = 2  # that `encode` and `decode` keep loaded: models are large
+_kept: dict[tuple[str, bytes, str, str], Codec] = {}  # the last used one last
+_kept_lock = threading.Lock()
+
+
+def _codec(model: str | os.PathLike[str], device: str, precision: str) -> Codec:
+    """Return a Codec of this model as it is on disk now; loaded weights are shared."""
     from sdcodec.codec import Codec
 
-    return Codec(model, device=device, precision=precision)
-
-
-_decoders: dict[tuple[Path, tuple[PriorEntry, ...], str, str], Codec] = {}
-
-
-def _decoder(bundle: Bundle, device: str, precision: str) -> Codec:
-    from sdcodec.codec import Codec
-
-    key = (bundle.folder, bundle.priors, device, precision)  # a fit may have given it another prior since
-    if key not in _decoders:
-        _decoders.clear()  # one at a time: models are large
-        _decoders[key] = Codec(bundle.folder, device=device, precision=precision)
-    return _decoders[key]
+    codec = Codec(model, device=device, precision=precision)
+    key = (os.fspath(model), codec.fingerprint, device, precision)
+    with _kept_lock:
+        _kept.pop(key, None)
+        _kept[key] = codec
+        while len(_kept) > KEPT_CODECS:
+            del _kept[next(iter(_kept))]
+    return codec

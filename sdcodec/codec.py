@@ -1,4 +1,4 @@
-"""Codec: a picture becomes latents, integers, bytes; and back."""
+"""Codec: an image becomes latents, integers and bytes, and back."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,23 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import blocks, hardware, palette, ratecontrol, tiling, windowed
-from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
-from sdcodec.bundles import loading, store
-from sdcodec.container import (
-    HIGHEST_QUALITY,
-    Container,
-    Header,
-    block_count,
-    latent_grid,
-    padded_size,
-)
+from sdcodec import hardware, tiling, windowed
+from sdcodec.bundles import shared, store
+from sdcodec.constants import HIGHEST_QUALITY_INDEX
+from sdcodec.container import Container, Header, padded_size
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.effort import check_effort, effort_of
-from sdcodec.errors import FormatError, ImageError, OptionError
+from sdcodec.encoded import Encoded
+from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
+from sdcodec.model import Model
+from sdcodec.modes.latents import LatentMode
+from sdcodec.modes.protocol import Mode, Request, Source
 from sdcodec.options import check_denoising, check_mode, check_rate
+from sdcodec.palette.mode import PaletteMode
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
     ImageSource,
@@ -42,30 +40,18 @@ from sdcodec.pixels import (
     to_pil,
     unpack_alpha,
 )
-from sdcodec.priors.integer import MEAN_BITS
-from sdcodec.ratecontrol import Setting
 
 DEFAULT_QUALITY = 50.0
-SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # where memory is exhausted
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An encoded picture: the file's bytes, the picture's size in pixels, and the quality 0..100 that was used."""
-
-    data: bytes
-    width: int
-    height: int
-    quality: float
-
-    @property
-    def bpp(self) -> float:
-        """Bits of the whole file per pixel."""
-        return 8 * len(self.data) / (self.width * self.height)
+SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
+LATENTS = LatentMode()
+MODES: dict[str, Mode] = {"latents": LATENTS, "palette": PaletteMode()}
 
 
 class Codec:
-    """A loaded bundle. Reading it takes longer than a picture does: keep the Codec for the next one."""
+    """A loaded model. Its weights are shared with every other Codec of the same model, device and precision.
+
+    A Codec can be used from several threads at once. Pickling stores its model's name, fingerprint and options.
+    """
 
     def __init__(
         self,
@@ -78,25 +64,24 @@ class Codec:
         """
         model: the name of a bundle, or its folder.
         device: auto (CUDA, then MPS, then CPU), cpu, cuda or mps, as PyTorch names them.
-        precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16. What
-            symbols a file decodes to never depends on it.
-        offload: the UNet's weights stay in main memory and go to the GPU layer by layer: slower, for GPUs of few gigabytes.
+        precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16. Symbols of a
+            file never depend on it.
+        offload: keep the UNet's weights in main memory and send them to the GPU layer by layer: slower, for small GPUs.
 
-        Raises BundleError for an unknown or damaged model, OptionError for a device that is not there.
+        Raises BundleError for an unknown or damaged model, OptionError for a device that is not available.
         """
-        bundle = store.find(model)
-        self.name = bundle.name
-        self.fingerprint = bundle.priors[0].fingerprint[: store.FINGERPRINT_BYTES]
+        self._bundle = store.find(model)
+        self._options: dict[str, Any] = {"device": device, "precision": precision, "offload": offload}
+        self.name = self._bundle.name
+        self.fingerprint = self._bundle.priors[0].fingerprint[: store.FINGERPRINT_BYTES]
         self.device = hardware.device(device)
-        self._dtype = hardware.dtype(precision, self.device)
+        self._dtype, self._offload = hardware.dtype(precision, self.device), offload
         if offload and self.device.type == "cpu":
             raise OptionError(
                 "offload spares a GPU's memory, and this runs on the CPU; leave it out, or choose a device"
             )
-        self._bundle, self._offload = bundle, offload
-        with hardware.explained_memory(SMALLER):
-            self._model = loading.load(bundle, bundle.priors[0], self.device, self._dtype)
-        self._with_earlier_priors: dict[bytes, loading.Model] = {}  # by what files name, when one asks for it
+        self._model = self._loaded(self._bundle.priors[0])
+        self._with_earlier_priors: dict[bytes, Model] = {}  # by the fingerprint in a file
 
     @classmethod
     def for_file(
@@ -108,9 +93,9 @@ class Codec:
         precision: str = "auto",
         offload: bool = False,
     ) -> Codec:
-        """The Codec that decodes `data`: found by the fingerprint in it, among all bundles or in the one that is given.
+        """Find the Codec that decodes `data`, by the fingerprint in it, among all bundles or in the given one.
 
-        Raises FormatError for damaged data and BundleError where no bundle fits.
+        Raises FormatError for damaged data and BundleError if no bundle fits.
         """
         bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
         return cls(bundle.folder, device=device, precision=precision, offload=offload)
@@ -127,55 +112,32 @@ class Codec:
         metadata: frozenset[str] = frozenset(),
         max_pixels: int | None = None,
     ) -> Encoded:
-        """One picture to the bytes of an `.sdc` file.
+        """Encode an image to the bytes of an `.sdc` file.
 
         image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
-        quality: 0..100 in half steps (default 50). Or target_bytes: the best quality whose file is at most so long, and
-            where quality 0 is longer, that with more latents rounded to nothing; or target_bpp: the same in bits per pixel.
-        effort: 0..9, how much time goes into a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by
-            gradient descent, twice the steps a level. By default 6 with the models that ship in pictures of up to
-            2**19 pixels, 4 up to 2**20, else 0. Files of every effort decode alike.
+        quality: 0..100 in steps of 0.5 (default 50). Or target_bytes: the highest quality whose file has at most so many bytes;
+            below the size of quality 0, more latents are rounded to zero. Or target_bpp: the same in bits per pixel.
+        effort: 0..9, the time spent on a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by gradient
+            descent, with twice the steps a level. Default: 6 with `base` up to 2**19 pixels, 4 up to 2**20, else 0.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with target_bytes or
             target_bpp as many as fit; it has no quality and no effort.
-        metadata: what to keep of "icc", "exif" and "xmp".
+        metadata: kinds to keep, of "icc", "exif" and "xmp".
 
-        Raises ImageError for what is no image, BudgetError for a budget that cannot be met, OptionError, NotEnoughMemoryError.
+        Raises ImageError for unreadable images, BudgetError for a budget that cannot be met, OptionError, NotEnoughMemoryError.
         """
         check_rate(quality, target_bytes, target_bpp)
         check_mode(mode, quality, effort)
         check_effort(effort)
         picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
-        plan = effort_of(effort, self._model.autoencoder, width * height)
-        if target_bpp is not None:
-            target_bytes = math.floor(target_bpp * width * height / 8)
+        request = Request(
+            quality_index=_quality_index(quality),
+            budget=target_bytes if target_bpp is None else math.floor(target_bpp * width * height / 8),
+            effort=effort_of(effort, self._model.autoencoder, width * height),
+        )
         [latents] = self._latents([picture])
-        if mode == "palette":
-            return self._palettised(picture, latents, target_bytes)
-        if target_bytes is None:
-            half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
-            latents = self._refined(picture, latents, half_steps, plan.iterations)
-            data = self._coded(picture, latents, Setting(half_steps, plan.rounding))
-            return Encoded(data, width, height, half_steps / 2)
-        count = block_count(width, height, self._model.autoencoder.factor)
-        empty = self._container(picture, 0, (b"",) * count, self._no_deviations())
-        overhead = len(empty.to_bytes())
-
-        def best_setting(latents: Tensor, near: int | None = None) -> Setting:
-            return ratecontrol.best_setting(
-                target_bytes,
-                width * height,
-                plan.rounding,
-                lambda s: overhead + blocks.estimated_bytes(self._model, latents, s.half_steps, s.rounding),
-                near,
-            )
-
-        setting = best_setting(latents)
-        if plan.iterations:
-            latents = self._refined(picture, latents, setting.half_steps, plan.iterations, target_bytes - overhead)
-            setting = best_setting(latents, setting.half_steps)
-        data, setting = ratecontrol.coded_within(target_bytes, setting, lambda s: self._coded(picture, latents, s))
-        return Encoded(data, width, height, setting.half_steps / 2)
+        with hardware.explained_memory(SMALLER):
+            return MODES[mode].encode(self._model, self._source(picture, latents), self._envelope(picture), request)
 
     def decode(
         self,
@@ -186,57 +148,46 @@ class Codec:
         strength: float | None = None,
         seed: int = 0,
     ) -> Image.Image:
-        """The bytes of an `.sdc` file to a PIL image, RGB or RGBA; kept metadata is in its `info`.
+        """Decode the bytes of an `.sdc` file to a PIL image, RGB or RGBA; kept metadata is in its `info`.
 
-        denoise: steps of the bundle's UNet that clean the latents first (0: none; 1 to 4 for turbo models). Where the error
-            lies below what the UNet was trained on, nothing is done.
-        strength: what the measured deviation of the latents' error is multiplied by (None: 1).
-        seed: of the noise that turbo models add. Same seed and device: same pixels.
+        denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below what the
+            UNet was trained on, nothing is done.
+        strength: factor on the measured deviation of the latents' error (None: 1).
+        seed: of the noise that turbo models add. The same seed and device give the same pixels.
 
-        Raises FormatError for damaged data, BundleError where another model wrote it or the model has no UNet, ImageError
+        Raises FormatError for damaged data, BundleError if another model wrote it or the model has no UNet, ImageError
         beyond max_pixels, NotEnoughMemoryError, OptionError.
         """
-        return self.decode_batch([data], max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)[0]
-
-    def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
-        """What the autoencoder makes of a picture, RGB, when its latents are not quantised: the ceiling of every quality.
-
-        Decoders that depend on quality are given the highest. Raises ImageError for what is no image.
-        """
-        picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
-        height, width = picture.rgb.shape[:2]
-        # Gains and their inverses are learned apart: their product is not one.
-        scale = self._model.gain[HIGHEST_QUALITY] * self._model.inverse_gain[HIGHEST_QUALITY]
-        latents = self._latents([picture]) * scale[:, None, None]
-        pixels = self._pixels(
-            latents, Header(self.fingerprint, HIGHEST_QUALITY, width, height, factor=self._model.autoencoder.factor)
-        )
-        return Image.fromarray(pixels[0])
+        check_denoising(denoise, strength, seed)
+        container = self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS)
+        latents = self._decoded_latents([container])
+        if denoise:
+            latents = self._denoised(latents, [container], denoise, strength, seed)
+        [pixels] = self._pixels(latents, container.header)
+        return to_pil(_picture(pixels, container))
 
     def encode_batch(
         self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
     ) -> list[Encoded]:
-        """As `encode` at one quality, several pictures of one size at once: what a GPU wants. Refining goes one by one.
+        """Encode several images at one quality; those of one size go through the networks together.
 
-        Raises as `encode`.
+        Refinement takes them one by one. Raises as `encode`.
         """
         check_rate(quality, None, None)
         check_effort(effort)
-        half_steps = round(2 * (DEFAULT_QUALITY if quality is None else quality))
         pictures = [read_picture(image) for image in images]
-        encoded = []
-        for group in _of_one_size(pictures):
+        encoded: dict[int, Encoded] = {}
+        for group in tiling.alike(picture.rgb.shape[:2] for picture in pictures):
             chosen = [pictures[i] for i in group]
             height, width = chosen[0].rgb.shape[:2]
             plan = effort_of(effort, self._model.autoencoder, width * height)
-            latents = self._latents(chosen)
-            for own, picture in zip(latents, chosen, strict=True):
-                own.copy_(self._refined(picture, own, half_steps, plan.iterations))
-            coded = blocks.code(self._model, latents, half_steps, plan.rounding, self._measures_error)
-            for i, picture, result in zip(group, chosen, coded, strict=True):
-                data = self._filed(picture, half_steps, result).to_bytes()
-                encoded.append((i, Encoded(data, width, height, half_steps / 2)))
-        return [result for _, result in sorted(encoded, key=lambda pair: pair[0])]
+            sources = [self._source(own, latents) for own, latents in zip(chosen, self._latents(chosen), strict=True)]
+            envelopes = [self._envelope(own) for own in chosen]
+            request = Request(_quality_index(quality), None, plan)
+            with hardware.explained_memory(SMALLER):
+                results = LATENTS.encode_batch(self._model, sources, envelopes, request)
+            encoded |= dict(zip(group, results, strict=True))
+        return [encoded[i] for i in range(len(pictures))]
 
     def decode_batch(
         self,
@@ -247,184 +198,115 @@ class Codec:
         strength: float | None = None,
         seed: int = 0,
     ) -> list[Image.Image]:
-        """As `decode`, several files at once; those of one size and quality go through the autoencoder together.
+        """Decode several files; those of one size and quality go through the autoencoder together.
 
-        The UNet takes them one by one, each from the same seed: what needs most memory is no more than for one picture.
+        The UNet takes them one by one, each from the same seed, so that memory stays that of one image. Raises as `decode`.
         """
         check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
-        headers = [container.header for container in containers]
         images: dict[int, Image.Image] = {}
-        for group in tiling.alike((h.fingerprint, h.width, h.height, h.quality) for h in headers):
-            latents = self._decoded_latents([containers[i] for i in group])
+        for group in tiling.alike(_batch_key(container) for container in containers):
+            chosen = [containers[i] for i in group]
+            latents = self._decoded_latents(chosen)
             if denoise:
-                deviations = [self._deviations(containers[i]) for i in group]
-                latents = self._denoised(latents, deviations, denoise, 1.0 if strength is None else strength, seed)
-            for i, pixels in zip(group, self._pixels(latents, headers[group[0]]), strict=True):
+                latents = self._denoised(latents, chosen, denoise, strength, seed)
+            for i, pixels in zip(group, self._pixels(latents, chosen[0].header), strict=True):
                 images[i] = to_pil(_picture(pixels, containers[i]))
         return [images[i] for i in range(len(files))]
 
-    def symbols(self, data: bytes) -> NDArray[np.int32]:
-        """The decoded integers of a file, `[C, h, w]`.
+    def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+        """Return the image, RGB, after the autoencoder without quantisation: the upper bound of every quality.
 
-        Symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file, what `palette.Palettised.values` says.
-        Raises FormatError for damaged data, BundleError where another model wrote it, ImageError for more pixels than usual.
+        Decoders that depend on quality are given the highest. Raises ImageError for unreadable images.
+        """
+        picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
+        height, width = picture.rgb.shape[:2]
+        highest, factor = HIGHEST_QUALITY_INDEX, self._model.autoencoder.factor
+        # Gains and their inverses are learned apart: their product is not one.
+        scale = self._model.quantiser.gain[highest] * self._model.quantiser.inverse_gain[highest]
+        latents = self._latents([picture]) * scale[:, None, None]
+        pixels = self._pixels(latents, Header(self.fingerprint, highest, width, height, factor=factor))
+        return Image.fromarray(pixels[0])
+
+    def symbols(self, data: bytes) -> NDArray[np.int32]:
+        """Return the decoded integers of a file, `[C, h, w]`, the same on every machine.
+
+        They are symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file, `Palettised.values`.
+        Raises FormatError for damaged data, BundleError if another model wrote it, ImageError for too many pixels.
         """
         container = self._parsed(data, DEFAULT_MAX_PIXELS)
-        if container.palette is not None:
-            return self._palette(container).values()
-        return blocks.decode(self._model_of(container), [container], self.device)[0]
+        return _mode_of(container).integers(self._model_of(container), container)
 
     def symbols_sha256(self, data: bytes) -> str:
-        """A digest of `symbols` as little-endian int32, in hexadecimal: equal wherever the file is decoded."""
+        """Return the SHA-256 of `symbols` as little-endian int32, in hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.symbols(data), dtype="<i4").tobytes()).hexdigest()
 
-    # Pictures and latents
+    # Images and latents
 
     @hardware.explained_memory(SMALLER)
     def _latents(self, pictures: Sequence[Picture]) -> Tensor:
-        """Pictures of one size → latents `[B, C, h, w]`, float32; sides padded by edge replication."""
-        model = self._model.autoencoder
-        pixels = np.stack([_padded(_visible(picture), model.factor) for picture in pictures])
-        return windowed.encode(model, pixels, self.device)
+        """Return the latents of pictures of one size, float32 `[B, C, h, w]`."""
+        pixels = np.stack([self._padded(picture) for picture in pictures])
+        return windowed.encode(self._model.autoencoder, pixels, self.device)
 
     @hardware.explained_memory(SMALLER)
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
-        """Latents `[B, C, h, w]` → uint8 `[B, H, W, 3]`, cropped to the picture."""
-        pixels = windowed.decode(self._model.autoencoder, latents, header.quality)
+        """Return the pixels of latents `[B, C, h, w]`, uint8 `[B, H, W, 3]`, cropped to the image."""
+        pixels = windowed.decode(self._model.autoencoder, latents, header.quality_index)
         return pixels[:, : header.height, : header.width]
 
+    def _padded(self, picture: Picture) -> NDArray[np.uint8]:
+        """Return the visible pixels `[H, W, 3]`, edges repeated up to multiples of 4 latents."""
+        rgb = picture.rgb if picture.alpha is None else smooth_hidden_colour(picture.rgb, picture.alpha)
+        missing = [(0, padded_size(side, self._model.autoencoder.factor) - side) for side in rgb.shape[:2]]
+        return np.pad(rgb, (*missing, (0, 0)), mode="edge") if any(after for _, after in missing) else rgb
+
+    def _source(self, picture: Picture, latents: Tensor) -> Source:
+        height, width = picture.rgb.shape[:2]
+        return Source(latents, self._padded(picture), height, width)
+
+    def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
+        """Return the latents `[B, C, h, w]` of containers of one size, quality, prior and mode."""
+        return _mode_of(containers[0]).decode(self._model_of(containers[0]), containers)
+
+    # Denoising
+
     def _denoised(
-        self, latents: Tensor, deviations: Sequence[Tensor], steps: int, strength: float, seed: int
+        self, latents: Tensor, containers: Sequence[Container], steps: int, strength: float | None, seed: int
     ) -> Tensor:
-        """Dequantised latents `[B, C, h, w]` and each picture's deviations of the error `[C]` → cleaner latents."""
+        """Denoise dequantised latents `[B, C, h, w]`, image by image."""
         with hardware.explained_memory(
             "decode without denoising, with precision float16 or bfloat16, or on another device"
         ):
-            unet = self._denoiser
-            each = zip(latents[:, None], deviations, strict=True)
-            return torch.cat([denoised(own, error, unet, steps, strength, seed) for own, error in each])
+            unet, factor = self._denoiser, 1.0 if strength is None else strength
+            each = zip(latents[:, None], map(self._deviations, containers), strict=True)
+            return torch.cat([denoised(own, error, unet, steps, factor, seed) for own, error in each])
 
     @functools.cached_property
     def _denoiser(self) -> Denoiser:
-        """The bundle's UNet, read when it is asked for the first time."""
-        return loading.load_denoiser(self._bundle, self.device, self._dtype, self._offload)
+        """The bundle's UNet, read at its first use. Raises BundleError if the bundle has none."""
+        if self._model.load_denoiser is None:
+            raise BundleError(
+                f"the model {self.name!r} has no UNet to denoise with; "
+                "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
+            )
+        return self._model.load_denoiser()
 
     def _deviations(self, container: Container) -> Tensor:
-        """Of the latents' error, `[C]`: as measured, or where the file does not say, what rounding leaves."""
-        if container.deviations is None or not self._measures_error:
-            return error_levels.uniform_deviations(self._model_of(container).inverse_gain[container.header.quality])
-        return error_levels.unpack_deviations(container.deviations, self._model.autoencoder.channels)
+        """Return the standard deviation of the latents' error, `[C]`: as measured, or else that of rounding."""
+        model = self._model_of(container)
+        if container.deviations is None or not model.measures_error:
+            return error_levels.uniform_deviations(model.quantiser.inverse_gain[container.header.quality_index])
+        return error_levels.unpack_deviations(container.deviations, model.autoencoder.channels)
 
-    # Latents and bytes
+    # Files and models
 
-    @hardware.explained_memory(SMALLER)
-    def _refined(
-        self, picture: Picture, latents: Tensor, half_steps: int, iterations: int, budget: int | None = None
-    ) -> Tensor:
-        """Latents `[C, h, w]` moved to where the file is better (`sdcodec.refinement`); budget: bytes for the blocks."""
-        if not iterations:
-            return latents
-        if not isinstance(self._model.autoencoder, DifferentiableAutoencoder):
-            raise OptionError(f"the model {self.name!r} has no gradient to refine by; choose an effort from 0 to 3")
-        from sdcodec.refinement import Refiner  # LPIPS comes with it
-
-        pixels = (
-            torch.from_numpy(_padded(_visible(picture), self._model.autoencoder.factor))
-            .to(self.device)
-            .permute(2, 0, 1)
-            .float()
-            .div_(255)
-        )
-        height, width = picture.rgb.shape[:2]
-        bits = (
-            None if budget is None else 8.0 * (budget - 2 * block_count(width, height, self._model.autoencoder.factor))
-        )
-        return Refiner(self._model, half_steps, pixels, (height, width)).run(latents, iterations, bits)
-
-    def _coded(self, picture: Picture, latents: Tensor, setting: Setting) -> bytes:
-        [coded] = blocks.code(self._model, latents[None], setting.half_steps, setting.rounding, self._measures_error)
-        return self._filed(picture, setting.half_steps, coded).to_bytes()
-
-    @property
-    def _measures_error(self) -> bool:
-        """Whether files carry the deviation of their latents' error."""
-        return self._bundle.denoiser is not None and self._bundle.denoiser.wants_measured_error
-
-    def _no_deviations(self) -> bytes | None:
-        """As long as what a file will say of the error."""
-        return bytes(error_levels.groups(self._model.autoencoder.channels)) if self._measures_error else None
-
-    def _model_of(self, container: Container) -> loading.Model:
-        """The autoencoder with that prior of the bundle which the file was coded with."""
-        wanted, earlier = container.header.fingerprint, self._with_earlier_priors
-        if wanted == self.fingerprint:
-            return self._model
-        if wanted not in earlier:
-            entry = self._bundle.prior_for(wanted)
-            assert entry is not None  # `_parsed` has looked
-            earlier[wanted] = loading.with_prior(self._model.autoencoder, self._bundle, entry, self.device)
-        return earlier[wanted]
-
-    def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
-        """Containers of one size, quality and prior → latents `[B, C, h, w]`."""
-        model = self._model_of(containers[0])
-        coded = [container for container in containers if container.palette is None]
-        symbols = iter(blocks.decode(model, coded, self.device) if coded else ())
-        dequantised = [
-            _dequantised(next(symbols), model.inverse_gain[container.header.quality], MEAN_BITS)
-            if container.palette is None
-            else _dequantised(self._palette(container).values(), model.inverse_gain[palette.MIDDLE], palette.VALUE_BITS)
-            for container in containers
-        ]
-        return torch.stack(dequantised)
-
-    # The experiment of 2022
-
-    def _palettised(self, picture: Picture, latents: Tensor, target_bytes: int | None) -> Encoded:
-        """A file of as many colours as fit into `target_bytes`, at most 256."""
-        height, width = picture.rgb.shape[:2]
-        steps = (latents * self._model.gain[palette.MIDDLE][:, None, None]).cpu().numpy()
-        quality = 0
-
-        def coded(colours: int) -> bytes:
-            nonlocal quality
-            chosen = palette.palettised(steps, colours)
-            error = torch.from_numpy(chosen.values() / (1 << palette.VALUE_BITS) - steps).square_().mean((1, 2))
-            quality = palette.quality_of_error(float(error.mean()), self._model.gain)
-            deviations = None
-            if self._measures_error:
-                deviations = error_levels.pack_deviations(
-                    error * self._model.inverse_gain[palette.MIDDLE].cpu().square()
-                )
-            container = self._container(picture, quality, (), deviations)
-            return replace(container, palette=chosen.to_bytes()).to_bytes()
-
-        data = coded(palette.MOST_COLOURS)
-        if target_bytes is not None and len(data) > target_bytes:
-            data = ratecontrol.most_within(target_bytes, palette.MOST_COLOURS - 1, coded)
-        return Encoded(data, width, height, quality / 2)
-
-    def _palette(self, container: Container) -> palette.Palettised:
-        header = container.header
-        height, width = latent_grid(header.width, header.height, header.factor)
-        assert container.palette is not None
-        return palette.Palettised.from_bytes(container.palette, self._model.autoencoder.channels, height, width)
-
-    # Files
-
-    def _filed(self, picture: Picture, half_steps: int, coded: blocks.CodedLatents) -> Container:
-        squared = coded.squared_error
-        deviations = None if squared is None else error_levels.pack_deviations(squared)
-        return self._container(picture, half_steps, coded.blocks, deviations)
-
-    def _container(
-        self, picture: Picture, half_steps: int, coded: tuple[bytes, ...], deviations: bytes | None
-    ) -> Container:
+    def _envelope(self, picture: Picture) -> Container:
+        """Return the picture's file without its latents and quality."""
         height, width = picture.rgb.shape[:2]
         alpha = None if picture.alpha is None else pack_alpha(picture.alpha)
-        header = Header(self.fingerprint, half_steps, width, height, factor=self._model.autoencoder.factor)
-        return Container(header, coded, alpha, picture.icc, picture.exif, picture.xmp, deviations=deviations)
+        header = Header(self.fingerprint, 0, width, height, factor=self._model.autoencoder.factor)
+        return Container(header, (), alpha, picture.icc, picture.exif, picture.xmp)
 
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
@@ -432,35 +314,61 @@ class Codec:
         if self._bundle.prior_for(header.fingerprint) is None:
             raise store.other_model(header.fingerprint, self._bundle)
         if header.factor != self._model.autoencoder.factor:
-            raise FormatError(f"damaged: a latent of {self.name!r} does not stand for {header.factor} pixels a side")
+            raise FormatError(
+                f"damaged: latents at 1/{header.factor} of the size; the model {self.name!r} has them at "
+                f"1/{self._model.autoencoder.factor}"
+            )
         if header.width * header.height > max_pixels:
             raise ImageError(
                 f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise --max-pixels (max_pixels)"
             )
         return container
 
+    def _model_of(self, container: Container) -> Model:
+        """Return the model with the prior that a file was coded with."""
+        wanted = container.header.fingerprint
+        if wanted == self.fingerprint:
+            return self._model
+        if wanted not in self._with_earlier_priors:
+            entry = self._bundle.prior_for(wanted)
+            assert entry is not None  # `_parsed` has checked
+            self._with_earlier_priors[wanted] = self._loaded(entry)
+        return self._with_earlier_priors[wanted]
 
-def _dequantised(symbols: NDArray[np.int32], inverse_gain: Tensor, bits: int) -> Tensor:
-    """Integers `[C, h, w]` that count in 2**-bits steps → latents, float32; `inverse_gain` `[C]`."""
-    return torch.from_numpy(symbols).to(inverse_gain.device).float().mul_(inverse_gain[:, None, None] / (1 << bits))
+    @hardware.explained_memory(SMALLER)
+    def _loaded(self, entry: store.PriorEntry) -> Model:
+        return shared.load(self._bundle, entry, self.device, self._dtype, self._offload)
+
+    def __getstate__(self) -> dict[str, Any]:
+        bundle = self._bundle
+        model = bundle.folder.name if store.is_installed(bundle) else str(bundle.folder.resolve())
+        return {"model": model, "fingerprint": bundle.priors[0].fingerprint, "options": self._options}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["model"], **state["options"])  # type: ignore[misc]
+        found, wanted = self._bundle.priors[0].fingerprint, state["fingerprint"]
+        if found != wanted:
+            raise BundleError(
+                f"the model {state['model']!r} has the fingerprint {found.hex()[:8]} here, the pickled Codec had "
+                f"{wanted.hex()[:8]}; install the same model"
+            )
 
 
-def _visible(picture: Picture) -> NDArray[np.uint8]:
-    return picture.rgb if picture.alpha is None else smooth_hidden_colour(picture.rgb, picture.alpha)
+def _quality_index(quality: float | None) -> int:
+    return round(2 * (DEFAULT_QUALITY if quality is None else quality))
 
 
-def _padded(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """`[H, W, 3]` with sides up to the next multiple of 4 latents, edges repeated."""
-    height, width = pixels.shape[:2]
-    missing = ((0, padded_size(height, factor) - height), (0, padded_size(width, factor) - width), (0, 0))
-    return np.pad(pixels, missing, mode="edge") if any(after for _, after in missing) else pixels
+def _mode_of(container: Container) -> Mode:
+    return MODES["latents" if container.palette is None else "palette"]
+
+
+def _batch_key(container: Container) -> tuple[bytes, int, int, int, bool]:
+    """Equal for files that can be decoded together."""
+    header = container.header
+    return header.fingerprint, header.width, header.height, header.quality_index, container.palette is None
 
 
 def _picture(pixels: NDArray[np.uint8], container: Container) -> Picture:
     height, width = pixels.shape[:2]
     alpha = None if container.alpha is None else unpack_alpha(container.alpha, width, height)
     return Picture(pixels, alpha, container.icc, container.exif, container.xmp)
-
-
-def _of_one_size(pictures: Sequence[Picture]) -> list[list[int]]:
-    return tiling.alike([picture.rgb.shape[:2] for picture in pictures])

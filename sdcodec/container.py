@@ -6,6 +6,7 @@ import binascii
 import zlib
 from dataclasses import dataclass, field
 
+from sdcodec.constants import HIGHEST_QUALITY_INDEX
 from sdcodec.errors import FormatError, UnsupportedVersionError
 
 MAGIC = b"\x89SDC"
@@ -14,7 +15,6 @@ FACTORS = (8, 16, 32, 4)  # pixels a latent, by the two lowest bits of the flags
 GRID_MULTIPLE = 4  # pictures are padded to multiples of this many latents
 BLOCK_LATENTS = 64  # latents along a side of a block that is coded on its own
 SIZE_LIMIT = 1 << 24
-HIGHEST_QUALITY = 200  # half steps
 
 CHUNK_NAMES = {
     "L": "latents",
@@ -29,13 +29,13 @@ CHUNK_NAMES = {
 
 @dataclass(frozen=True)
 class Header:
-    """What every file says first. `quality` counts half steps (0..200 for 0..100); `fingerprint` is 4 bytes.
+    """Header of a file. `quality_index` is 0..200, twice the quality; `fingerprint` is 4 bytes.
 
     Sizes are in pixels; a latent stands for `factor` x `factor` of them, one of FACTORS.
     """
 
     fingerprint: bytes
-    quality: int
+    quality_index: int
     width: int
     height: int
     version: int = VERSION
@@ -83,7 +83,7 @@ class Container:
         """The file's bytes."""
         header = self.header
         flags = FACTORS.index(header.factor)
-        parts = [MAGIC, bytes([header.version << 4 | flags]), header.fingerprint, bytes([header.quality])]
+        parts = [MAGIC, bytes([header.version << 4 | flags]), header.fingerprint, bytes([header.quality_index])]
         parts += [_leb128(header.width), _leb128(header.height)]
         for chunk in self.chunks():
             parts += [chunk.tag.encode("ascii"), _leb128(len(chunk.payload)), chunk.payload]
@@ -163,13 +163,13 @@ def _read_header(reader: _Reader) -> Header:
     flags = version_and_flags & 0x0F
     if flags >= len(FACTORS):
         raise UnsupportedVersionError("flags of a later version are set: a newer sdcodec may read it")
-    fingerprint, quality = reader.take(4), reader.take(1)[0]
+    fingerprint, quality_index = reader.take(4), reader.take(1)[0]
     width, height = reader.leb128(), reader.leb128()
-    if quality > HIGHEST_QUALITY:
-        raise FormatError(f"damaged: quality {quality / 2:g} is above {HIGHEST_QUALITY // 2}")
+    if quality_index > HIGHEST_QUALITY_INDEX:
+        raise FormatError(f"damaged: quality {quality_index / 2:g} is above {HIGHEST_QUALITY_INDEX // 2}")
     if not (1 <= width <= SIZE_LIMIT and 1 <= height <= SIZE_LIMIT):
         raise FormatError(f"damaged: {width}x{height} is no size of a picture")
-    return Header(fingerprint, quality, width, height, version_and_flags >> 4, FACTORS[flags])
+    return Header(fingerprint, quality_index, width, height, version_and_flags >> 4, FACTORS[flags])
 
 
 def _pack_blocks(blocks: tuple[bytes, ...]) -> bytes:

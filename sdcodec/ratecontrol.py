@@ -7,14 +7,14 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.errors import BudgetError
 from sdcodec.priors.rounding import Rounding
 
-HIGHEST = 200  # half steps
 TYPICAL_SLOPE = 0.016  # growth of log(bytes) a half step, on photographs
 FIRST_GUESS = (-4.6, 0.016)  # log(bytes a pixel) at quality 0, and its growth a half step
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
-# How far thresholds are raised at quality 0 where that is still too large. At 1, `tiny`'s files are half as long and its
+# How far thresholds are raised at quality 0 where that is still too large. At 1, files are half as long and the
 # pictures a blur; beyond, nothing is left to save.
 MOST_RAISED = 1.0
 RAISES = 128  # steps in which they are raised so far
@@ -25,7 +25,7 @@ CORRECTIONS = 7  # such steps at most, where the estimate was short
 class Setting:
     """What decides how long a picture's file gets: the quality in half steps, and how latents are rounded."""
 
-    half_steps: int
+    quality_index: int
     rounding: Rounding
 
     def lower(self, by: float) -> Setting:
@@ -40,9 +40,9 @@ def best_setting(
 
     `near`: where the search begins, in half steps. Raises BudgetError where even that is too large.
     """
-    half_steps = largest_within(budget, pixels, lambda tried: estimate(Setting(tried, rounding)), near)
-    if half_steps is not None:
-        return Setting(half_steps, rounding)
+    quality_index = largest_within(budget, pixels, lambda tried: estimate(Setting(tried, rounding)), near)
+    if quality_index is not None:
+        return Setting(quality_index, rounding)
     raised = [Setting(0, rounding.lower(-MOST_RAISED * raises / RAISES)) for raises in range(1, RAISES + 1)]
     least = estimate(raised[-1])
     if least > budget:
@@ -58,8 +58,8 @@ def coded_within(budget: int, setting: Setting, coded: Callable[[Setting], bytes
     data = coded(setting)
     corrections = 0
     while len(data) > budget:  # the estimate was a few bytes short
-        if setting.half_steps > 0:
-            setting = replace(setting, half_steps=setting.half_steps - 1)
+        if setting.quality_index > 0:
+            setting = replace(setting, quality_index=setting.quality_index - 1)
         elif corrections < CORRECTIONS:
             setting, corrections = setting.lower(-MOST_RAISED / RAISES), corrections + 1
         else:
@@ -95,13 +95,13 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float], n
     target = math.log(budget)
     seen: dict[int, float] = {}
 
-    def excess(half_steps: int) -> float:
+    def excess(quality_index: int) -> float:
         """Logarithm of the size over the budget; above zero does not fit."""
-        if half_steps not in seen:
-            seen[half_steps] = math.log(max(1.0, estimate(half_steps))) - target
-        return seen[half_steps]
+        if quality_index not in seen:
+            seen[quality_index] = math.log(max(1.0, estimate(quality_index))) - target
+        return seen[quality_index]
 
-    low, high = -1, HIGHEST + 1  # fits (or is below everything), does not fit (or is above everything)
+    low, high = -1, QUALITY_LEVELS  # fits (or is below everything), does not fit (or is above everything)
     guess = round((target - math.log(pixels) - FIRST_GUESS[0]) / FIRST_GUESS[1]) if near is None else near
     while high - low > 1:
         guess = min(max(guess, low + 1), high - 1)
@@ -143,7 +143,7 @@ def too_few(budget: int, smallest: int) -> BudgetError:
 
 def _slope(seen: dict[int, float]) -> float:
     """Growth of the logarithm a half step between the two points nearest to the budget."""
-    nearest = sorted(seen, key=lambda half_steps: abs(seen[half_steps]))[:2]
+    nearest = sorted(seen, key=lambda quality_index: abs(seen[quality_index]))[:2]
     if len(nearest) < 2:
         return TYPICAL_SLOPE
     a, b = nearest

@@ -8,7 +8,6 @@ the decoder of the bundle, which has to be differentiable, and LPIPS.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -16,12 +15,10 @@ from torch import Tensor
 
 from sdcodec import tiling
 from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
-from sdcodec.bundles.loading import Model
-from sdcodec.container import BLOCK_LATENTS
+from sdcodec.grid import Recorded, record
+from sdcodec.model import Model
 from sdcodec.perceptual.lpips import LPIPS
-from sdcodec.priors.integer import MEAN_BITS
 from sdcodec.priors.rounding import further_bits
-from sdcodec.priors.sources import Recorder
 
 MSE_SCALE = 255.0**2 / 400  # distortion per pixel: MSE of 8-bit values / 400 + the autoencoder's weight * LPIPS
 # Bits that a squared error of one step is worth, to begin with: 6 / ln 2 = 8.7 for the best quantiser of a smooth density
@@ -34,30 +31,20 @@ RATE, BETAS, DAMPING = 0.07, (0.8, 0.95), 5.0
 FALL = 0.8  # by which the rate has fallen at the end
 # AlexNet looks every fourth pixel: descent would find patterns that please at one phase only. Offsets (rows, columns).
 SHIFTS = tuple((5 * i % 4, (5 * i // 4 + i) % 4) for i in range(16))
-WINDOW_LATENTS = 64  # side of what is differentiated at once: 1.5 GB with `tiny`
+WINDOW_LATENTS = 64  # side of what is differentiated at once: 1.5 GB with an earlier embedded model
 BLEND_MARGIN = 8  # latents around a window where a decoder has global operations
-
-
-@dataclass(frozen=True)
-class _State:
-    """One walk: what is decoded, what it costs, what the prior expected."""
-
-    decoded: Tensor  # `[C, h, w]` in steps
-    means: Tensor
-    indices: Tensor
-    bits: float
 
 
 class Refiner:
     """One picture and quality; `run` gives better latents for it."""
 
-    def __init__(self, model: Model, half_steps: int, picture: Tensor, visible: tuple[int, int]) -> None:
+    def __init__(self, model: Model, quality_index: int, picture: Tensor, visible: tuple[int, int]) -> None:
         """`picture` `[3, H, W]` in [0, 1], padded to whole latents; of it the first `visible` rows and columns count."""
         assert isinstance(model.autoencoder, DifferentiableAutoencoder)  # codec.py has asked
-        self._model, self._half_steps = model, half_steps
+        self._model, self._quality_index = model, quality_index
         self._autoencoder = model.autoencoder
         self._picture, self._visible = picture, visible
-        self._inverse_gain = model.inverse_gain[half_steps][:, None, None]
+        self._inverse_gain = model.quantiser.inverse_gain[quality_index][:, None, None]
         self._lpips = _lpips(picture.device)
 
     def run(self, latents: Tensor, iterations: int, budget: float | None = None) -> Tensor:
@@ -65,7 +52,7 @@ class Refiner:
 
         `budget`: about how many bits there are; None for as many as the latents that come in take.
         """
-        gain = self._model.gain[self._half_steps][:, None, None]
+        gain = self._model.quantiser.gain[self._quality_index][:, None, None]
         at_first, reach = latents * gain, self._autoencoder.refinement_reach
         leaf = torch.nn.Parameter(at_first.clone())
         optimiser = torch.optim.Adam([leaf], lr=RATE, betas=BETAS, eps=DAMPING)
@@ -89,22 +76,11 @@ class Refiner:
         gained = start_weight * (before - after) + start.bits - state.bits
         return leaf.detach() / gain if gained > 0 else latents
 
-    def _walk(self, steps: Tensor) -> _State:
-        """Quantises as the encoder will, block by block."""
-        decoded, means = torch.empty_like(steps), torch.empty_like(steps)
-        indices = torch.empty_like(steps, dtype=torch.int64)
-        bits, prior = 0.0, self._model.prior
-        for rows, columns in tiling.blocks(steps.shape[1], steps.shape[2], BLOCK_LATENTS):
-            block = steps[None, :, rows, columns]
-            recorder = Recorder(block, prior.hyper_latents(block, self._half_steps), prior.tables)
-            values = prior.walk((1, block.shape[2], block.shape[3]), self._half_steps, recorder)
-            decoded[:, rows, columns] = values[0].float() / (1 << MEAN_BITS)
-            means[:, rows, columns] = recorder.means.view(block.shape)[0]
-            indices[:, rows, columns] = recorder.indices.view(block.shape)[0]
-            bits += recorder.bits
-        return _State(decoded, means, indices, bits)
+    def _walk(self, scaled_latents: Tensor) -> Recorded:
+        """Quantise as the encoder will."""
+        return record(self._model, scaled_latents, self._quality_index)
 
-    def _slope_of_bits(self, steps: Tensor, state: _State) -> Tensor:
+    def _slope_of_bits(self, steps: Tensor, state: Recorded) -> Tensor:
         """Bits a step, `[C, h, w]`: of the expected cost with uniform noise before rounding, for which it is exact.
 
         With u uniform in ±1/2 the symbol is floor or ceiling of the distance, with the fraction as the probability, so that
@@ -115,7 +91,7 @@ class Refiner:
         ceiling = away.abs().floor_().long().add_(1).clamp_(max=further.shape[1] - 1)
         return further[state.indices, ceiling].mul_(away.sign())
 
-    def _weight(self, state: _State) -> float:
+    def _weight(self, state: Recorded) -> float:
         """Bits a unit of distortion is worth, from what noise in the coded latents does to the decoded picture."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(state.decoded.shape, generator=generator).to(state.decoded.device)
@@ -155,7 +131,7 @@ class Refiner:
         """A window of the decoded picture and of the original, `[1, 3, H, W]`; alike where nothing is visible."""
         w, f = window, self._autoencoder.factor
         part = (decoded * self._inverse_gain)[None, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
-        whole = self._autoencoder.decode_with_gradient(part, self._half_steps)
+        whole = self._autoencoder.decode_with_gradient(part, self._quality_index)
         top, left = f * (w.top - w.seen_top), f * (w.left - w.seen_left)
         height, width = f * (w.bottom - w.top), f * (w.right - w.left)
         shown = whole[:, :, top : top + height, left : left + width]

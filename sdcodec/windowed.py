@@ -10,7 +10,7 @@ from torch import Tensor
 from sdcodec import tiling
 from sdcodec.autoencoders.protocol import Autoencoder
 
-# Side of what a network with a finite reach computes at once, without its margin; with `tiny` 24 megapixels need 1.5 GB.
+# Side of what a network with a finite reach computes at once, without its margin; with `base` 24 megapixels need 1.5 GB.
 WINDOW_PIXELS = 1280
 # Side of what a network with global operations sees at once; a photograph of the size that these were trained on is whole.
 BLENDED_PIXELS = 768
@@ -42,22 +42,22 @@ def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.de
     return latents
 
 
-def decode(autoencoder: Autoencoder, latents: Tensor, half_steps: int) -> NDArray[np.uint8]:
+def decode(autoencoder: Autoencoder, latents: Tensor, quality_index: int) -> NDArray[np.uint8]:
     """Float32 latents `[B, C, h, w]` and the quality in half steps → uint8 `[B, fh, fw, 3]`."""
     f = autoencoder.factor
     batch, _, height, width = latents.shape
     pixels = np.empty((batch, f * height, f * width, 3), np.uint8)
     if autoencoder.margin is None:
-        _decode_blended(autoencoder, latents, half_steps, pixels)
+        _decode_blended(autoencoder, latents, quality_index, pixels)
         return pixels
     for w in tiling.windows(height, width, WINDOW_PIXELS // f, autoencoder.margin):
         seen = latents[:, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
-        images = autoencoder.decode(seen, half_steps)[:, :, *_counted(w, f)]
+        images = autoencoder.decode(seen, quality_index)[:, :, *_counted(w, f)]
         pixels[:, f * w.top : f * w.bottom, f * w.left : f * w.right] = _levels(images)
     return pixels
 
 
-def _decode_blended(autoencoder: Autoencoder, latents: Tensor, half_steps: int, pixels: NDArray[np.uint8]) -> None:
+def _decode_blended(autoencoder: Autoencoder, latents: Tensor, quality_index: int, pixels: NDArray[np.uint8]) -> None:
     """Fills `pixels` band by band: of one row of windows, what the next row fades into is carried over."""
     f = autoencoder.factor
     batch, _, height, width = latents.shape
@@ -67,7 +67,7 @@ def _decode_blended(autoencoder: Autoencoder, latents: Tensor, half_steps: int, 
         band[:, :, : carried.shape[2]] = carried
         for columns in _fading(width, f):
             seen = latents[:, :, rows.seen_start : rows.seen_end, columns.seen_start : columns.seen_end]
-            images = autoencoder.decode(seen, half_steps) * _weights(rows, columns, f, latents.device)
+            images = autoencoder.decode(seen, quality_index) * _weights(rows, columns, f, latents.device)
             band[:, :, :, f * columns.seen_start : f * columns.seen_end] += images
         overlap = 2 * f * (rows.seen_end - rows.end)  # the next row of windows begins so far above this one's end
         done, carried = band[:, :, : band.shape[2] - overlap], band[:, :, band.shape[2] - overlap :]

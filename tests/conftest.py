@@ -15,21 +15,20 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sdcodec import effort
-from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.bundles.store import read_manifest
-from sdcodec.bundles.writing import add_prior
+from sdcodec.bundles.writing import adaptive_prior, add_prior
 from sdcodec.perceptual.trunks import VGG16
 from sdcodec.perceptual.vgg import POSITIONS
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.config import PriorConfig
 from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.prior_network import PriorConfig
 from sdcodec_eval.codecs.registry import parse
 from sdcodec_eval.pictures import Source
 from sdcodec_eval.plan import Plan
 from sdcodec_eval.run import evaluate
 
-SMALL = TinyConfig(
+SMALL = ConvConfig(
     latent_channels=8,
     encoder_width_4=16,
     encoder_width_8=16,
@@ -39,7 +38,6 @@ SMALL = TinyConfig(
     decoder_width_4=16,
     decoder_blocks_4=1,
     decoder_width_2=8,
-    block="plain",
 )
 SMALL_PRIOR = PriorConfig(latent_channels=8, hyper_channels=4, width=16, middle=16, blocks=1, hyper_context=8)
 
@@ -79,6 +77,7 @@ def random_model() -> TrainingModel:
         for name, parameter in model.named_parameters():
             if "prior" in name and parameter.ndim > 1 and "values" not in name:
                 parameter.mul_(2.0)
+        model.encoder.direct.weight.mul_(0.3)  # else it outweighs the network
         for step in model.prior.hyper_passes:  # which begin with zeros
             step.head.weight.normal_(std=0.1)
             step.head.bias.normal_(std=0.1)
@@ -116,12 +115,15 @@ def adaptive_bundle(random_bundle: Path, tmp_path: Path) -> Path:
     """A copy of `random_bundle` that encodes with an adaptive prior; the learned one comes second."""
     folder = tmp_path / "adaptive"
     shutil.copytree(random_bundle, folder)
+    with_adaptive_prior(folder)
+    return folder
+
+
+def with_adaptive_prior(folder: Path) -> None:
+    """Put an adaptive prior first in a copy of `random_bundle`."""
     bundle = read_manifest(folder)
     stored = load_file(folder / bundle.priors[0].file)
-    prior_tensors, tables = adaptive_prior_tensors(SMALL.latent_channels)
-    gains = {name: stored[name] for name in ("gain", "inverse_gain")}
-    add_prior(bundle, prior="adaptive", prior_tensors=prior_tensors, tables=tables, **gains)
-    return folder
+    add_prior(bundle, adaptive_prior(SMALL.latent_channels, stored["gain"], stored["inverse_gain"]))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import torch
 
 from sdcodec.errors import BundleError, FormatError
 from sdcodec.priors.adaptive import AdaptivePrior
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
 from sdcodec.priors.lattices import LATTICES, lattice
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 
 def prior(channels: int) -> AdaptivePrior:
-    return AdaptivePrior(*adaptive_prior_tensors(channels), CPU)
+    return AdaptivePrior(adaptive_config(channels), *adaptive_prior_tensors(channels), CPU)
 
 
 def smooth(batch: int, channels: int, height: int, width: int, size: float = 2.0, seed: int = 0) -> torch.Tensor:
@@ -111,10 +111,10 @@ def test_a_fresh_process_decodes_the_same():
     program = f"""
 import hashlib, torch
 from sdcodec.priors.adaptive import AdaptivePrior
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
+from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
 from sdcodec.priors.sources import Decoder
 cpu = torch.device("cpu")
-own = AdaptivePrior(*adaptive_prior_tensors(4), cpu)
+own = AdaptivePrior(adaptive_config(4), *adaptive_prior_tensors(4), cpu)
 values = own.walk((1, 16, 16), 0, Decoder([bytes.fromhex("{block.hex()}")], own.tables, cpu))
 print(hashlib.sha256(values.numpy().tobytes()).hexdigest())
 """
@@ -190,4 +190,4 @@ def test_a_missing_tensor_is_named():
     tensors, tables = adaptive_prior_tensors(4)
     del tensors["size_edges"]
     with pytest.raises(BundleError, match="size_edges"):
-        AdaptivePrior(tensors, tables, CPU)
+        AdaptivePrior(adaptive_config(4), tensors, tables, CPU)

@@ -92,7 +92,7 @@ def test_the_budget_is_met_and_used(codec):
     for target in np.linspace(low + 20, high - 20, 5).astype(int):
         encoded = codec.encode(pixels, target_bytes=int(target))
         assert len(encoded.data) <= target
-        assert len(codec.encode(pixels, quality=encoded.quality + 1.5).data) > target
+        assert len(codec.encode(pixels, quality=min(100, encoded.quality + 1.5)).data) > target
 
 
 def test_bits_per_pixel_are_bytes(codec):
@@ -108,13 +108,13 @@ def test_an_ample_budget_takes_the_best_quality(codec):
 
 @pytest.mark.parametrize("effort", [0, 4])
 def test_a_budget_below_quality_0_is_met_by_rounding_more_to_nothing(effort):
-    tiny, pixels = sdcodec.Codec(store.DEFAULT, device="cpu", precision="float32"), photograph(256, 256)
-    lowest = len(tiny.encode(pixels, quality=0).data)
+    base, pixels = sdcodec.Codec(store.DEFAULT, device="cpu", precision="float32"), photograph(256, 256)
+    lowest = len(base.encode(pixels, quality=0).data)
     budget = round(0.8 * lowest)
-    encoded = tiny.encode(pixels, target_bytes=budget, effort=effort)
+    encoded = base.encode(pixels, target_bytes=budget, effort=effort)
     assert 0.7 * lowest < len(encoded.data) <= budget
     assert encoded.quality == 0
-    assert tiny.decode(encoded.data).size == (256, 256)
+    assert base.decode(encoded.data).size == (256, 256)
 
 
 def test_a_budget_that_cannot_be_met_is_an_error_with_a_figure(codec):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from sdcodec.coding.rangecoder import SYMBOL_LIMIT, SymbolDecoder, SymbolEncoder
-from sdcodec.coding.tables import TOTAL, FrequencyTables, blended_tables, gaussian_tables
+from sdcodec.coding.tables import TOTAL, FrequencyTables, blended_tables, gaussian_tables, scales
 from sdcodec.errors import BundleError, FormatError
-from sdcodec.training.export import scales
 
 TABLES = gaussian_tables(scales())
 

@@ -121,9 +121,9 @@ def test_a_file_without_latents_is_refused():
         Container.from_bytes(with_checksum(body[: body.index(b"L\x07")]))
 
 
-@pytest.mark.parametrize("change", [{"quality": 201}, {"width": 0}, {"height": (1 << 24) + 1}])
+@pytest.mark.parametrize("change", [{"quality_index": 201}, {"width": 0}, {"height": (1 << 24) + 1}])
 def test_headers_out_of_range_are_refused(change):
-    header = Header(**{"fingerprint": b"abcd", "quality": 1, "width": 1, "height": 1} | change)
+    header = Header(**{"fingerprint": b"abcd", "quality_index": 1, "width": 1, "height": 1} | change)
     with pytest.raises(FormatError, match="damaged"):
         Container.from_bytes(Container(header, (b"",)).to_bytes())
 

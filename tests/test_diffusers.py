@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -120,7 +121,7 @@ def test_quality_orders_sizes_and_errors(codecs, family):
         data = codec.encode(picture.rgb, quality=quality).data
         sizes.append(len(data))
         seen = codec._decoded_latents([Container.from_bytes(data)])[0]
-        weights = codec._model.gain[100][:, None, None]  # how much each channel matters
+        weights = codec._model.quantiser.gain[100][:, None, None]  # how much each channel matters
         errors.append(float(((seen - latents) * weights).square().mean()))
     assert sizes == sorted(sizes) and sizes[-1] > 2 * sizes[0]
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 50
@@ -200,24 +201,18 @@ def test_windows_fade_into_each_other(codecs, family, size, monkeypatch):
     assert faded < 0.6 * seam(windowed.decode(autoencoder, latents, 100), whole)
 
 
-def test_windows_of_trained_networks_leave_no_seam(monkeypatch):
-    """TAEF2, whose group norms see the whole picture: jumps at the seam are hardly larger than elsewhere."""
-    tools = Path(__file__).parents[1] / ".." / "shared" / "tools"
-    if not (tools / "taef2.py").exists():
-        pytest.skip("../shared is not there")
-    monkeypatch.syspath_prepend(str(tools))
-    import taef2
-
-    network = taef2.load()
+def test_windows_of_working_autoencoders_leave_no_seam(monkeypatch):
+    """A transform whose normalisation sees the whole picture: jumps at the seam are hardly larger than elsewhere."""
 
     class Autoencoder:
-        channels, factor, margin = 32, 8, None
+        channels, factor, margin = 48, 8, None
 
         def encode(self, images):
-            return network.encode(images)
+            return F.pixel_unshuffle(F.avg_pool2d(images, 2), 4)
 
-        def decode(self, latents, half_steps):
-            return network.decode(latents)
+        def decode(self, latents, quality_index):
+            images = F.interpolate(F.pixel_shuffle(latents, 4), scale_factor=2, mode="bilinear", antialias=True)
+            return (0.8 * images + 0.2 * (0.5 + 0.25 * F.group_norm(images, 1))).clamp(0, 1)
 
     pixels = photograph(160, 320)[None]
     latents = windowed.encode(Autoencoder(), pixels, CPU)
@@ -225,9 +220,9 @@ def test_windows_of_trained_networks_leave_no_seam(monkeypatch):
     use_windows(monkeypatch, 8, 24)
     faded = windowed.decode(Autoencoder(), latents, 100)
     median = np.median(np.abs(np.diff(faded.astype(float) - whole, axis=2)).mean((0, 1, 3)))
-    assert seam(faded, whole) < 4 * median
+    assert seam(faded, whole) < 2 * median
     use_windows(monkeypatch, 8, 24, fade=0)
-    assert seam(windowed.decode(Autoencoder(), latents, 100), whole) > 6 * median
+    assert seam(windowed.decode(Autoencoder(), latents, 100), whole) > 4 * median
 
 
 def test_windows_leave_no_trace_in_convolutions_alone(codecs, monkeypatch):
@@ -253,7 +248,7 @@ def test_no_network_sees_more_than_a_window_of_a_large_picture(codecs, monkeypat
             seen.append(max(images.shape[2:]))
             return torch.zeros(len(images), self.channels, *(side // self.factor for side in images.shape[2:]))
 
-        def decode(self, latents, half_steps):
+        def decode(self, latents, quality_index):
             seen.append(self.factor * max(latents.shape[2:]))
             return torch.full((len(latents), 3, *(side * self.factor for side in latents.shape[2:])), 0.5)
 
@@ -303,8 +298,9 @@ def test_weights_are_stored_as_they_were_or_as_asked(tmp_path, monkeypatch):
         assert codec.decode(codec.encode(photograph(64, 64)).data).size == (64, 64)
 
 
-def test_values_that_are_no_numbers_are_an_error_not_a_picture(home):
-    codec = sdcodec.Codec(home / "sd1", device="cpu", precision="float32")
+def test_values_that_are_no_numbers_are_an_error_not_a_picture(home, tmp_path):
+    own = shutil.copytree(home / "sd1", tmp_path / "own")  # weights of one folder are shared
+    codec = sdcodec.Codec(own, device="cpu", precision="float32")
     codec._model.autoencoder._family.network.encoder.conv_in.weight.fill_(float("inf"))
     with pytest.raises(BundleError, match="overflow in float32"):
         codec.encode(photograph(64, 64))
@@ -370,8 +366,8 @@ def test_the_fingerprint_names_the_geometry(home, family):
 
     tensors, (channels, factor) = load_file(home / family / "prior.safetensors"), GEOMETRY[family]
     found = store.read_manifest(home / family).priors[0].fingerprint
-    assert fingerprint(tensors, {"latent_channels": channels, "factor": factor}) == found
-    assert fingerprint(tensors, {"latent_channels": channels, "factor": 4}) != found
+    assert fingerprint(tensors, channels, factor) == found
+    assert fingerprint(tensors, channels, 4) != found
 
 
 def test_the_second_decoder_reads_the_geometry(codecs):
@@ -383,7 +379,7 @@ def test_the_second_decoder_reads_the_geometry(codecs):
 def test_a_file_with_another_geometry_than_its_model_is_damaged(codecs):
     container = Container.from_bytes(codecs["dc"].encode(photograph(64, 64)).data)
     header = container.header.__class__(container.header.fingerprint, 100, 64, 64, factor=16)
-    with pytest.raises(FormatError, match="does not stand for 16"):
+    with pytest.raises(FormatError, match="latents at 1/16 of the size"):
         codecs["dc"].decode(Container(header, container.blocks).to_bytes())
 
 

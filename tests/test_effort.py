@@ -17,6 +17,7 @@ from sdcodec import refinement
 from sdcodec.bundles import store
 from sdcodec.coding.tables import FrequencyTables, gaussian_tables
 from sdcodec.effort import EFFORTS, HIGHEST
+from sdcodec.model import Model
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.priors.rounding import PLAIN, Rounding
 
@@ -29,7 +30,7 @@ def codec(random_bundle):
 
 
 @pytest.fixture(scope="module")
-def tiny():
+def base():
     return sdcodec.Codec(store.DEFAULT, device="cpu", precision="float32")
 
 
@@ -46,25 +47,25 @@ def crop(crops):
     return crops[0]
 
 
-def refiner(codec, pixels, half_steps):
+def refiner(codec, pixels, quality_index):
     [latents] = codec._latents([sdcodec.codec.read_picture(pixels)])
     picture = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-    return refinement.Refiner(codec._model, half_steps, picture, pixels.shape[:2]), latents
+    return refinement.Refiner(codec._model, quality_index, picture, pixels.shape[:2]), latents
 
 
-def measured(refiner, latents, half_steps):
+def measured(refiner, latents, quality_index):
     """Bits and distortion, as the refiner counts them, without shifts."""
-    state = refiner._walk(latents * refiner._model.gain[half_steps][:, None, None])
+    state = refiner._walk(latents * refiner._model.quantiser.gain[quality_index][:, None, None])
     return state.bits, refiner._distortion(state.decoded, (0, 0), gradient=False)[0]
 
 
 @pytest.mark.parametrize("effort", [1, 3, 4])
-def test_files_of_every_effort_are_ordinary(tiny, crop, effort):
-    data = tiny.encode(crop[:64, :65], quality=30, effort=effort).data
-    assert data != tiny.encode(crop[:64, :65], quality=30, effort=0).data
+def test_files_of_every_effort_are_ordinary(base, crop, effort):
+    data = base.encode(crop[:64, :65], quality=30, effort=effort).data
+    assert data != base.encode(crop[:64, :65], quality=30, effort=0).data
     found = reference_decoder.decode(data, store.SHIPPED / store.DEFAULT / "prior.safetensors")
-    assert np.array_equal(found, tiny.symbols(data))
-    assert tiny.decode(data).size == (65, 64)
+    assert np.array_equal(found, base.symbols(data))
+    assert base.decode(data).size == (65, 64)
 
 
 def test_small_pictures_are_refined_where_no_effort_is_named(codec, monkeypatch):
@@ -93,17 +94,17 @@ def test_refining_is_deterministic(codec):
     assert codec.encode(pixels, effort=4).data == codec.encode(pixels, effort=4).data
 
 
-def test_refining_moves_latents_no_farther_than_the_model_says(tiny, crop):
-    refine, latents = refiner(tiny, crop, 80)
-    moved = ((refine.run(latents, 8) - latents) * tiny._model.gain[80][:, None, None]).abs()
-    reach = tiny._model.autoencoder.refinement_reach
+def test_refining_moves_latents_no_farther_than_the_model_says(base, crop):
+    refine, latents = refiner(base, crop, 80)
+    moved = ((refine.run(latents, 8) - latents) * base._model.quantiser.gain[80][:, None, None]).abs()
+    reach = base._model.autoencoder.refinement_reach
     assert 0.99 * reach < float(moved.max()) < 1.001 * reach
 
 
 @pytest.mark.parametrize("effort", [2, 5])
 @pytest.mark.parametrize("target", [500, 1200])
-def test_budgets_hold_at_every_effort_and_are_used(tiny, crop, effort, target):
-    encoded = tiny.encode(crop, target_bytes=target, effort=effort)
+def test_budgets_hold_at_every_effort_and_are_used(base, crop, effort, target):
+    encoded = base.encode(crop, target_bytes=target, effort=effort)
     assert 0.96 * target < len(encoded.data) <= target
 
 
@@ -124,7 +125,7 @@ def test_refining_needs_a_gradient(codec, monkeypatch):
         channels, factor, margin = codec._model.autoencoder.channels, 8, codec._model.autoencoder.margin
         encode, decode = codec._model.autoencoder.encode, codec._model.autoencoder.decode
 
-    model = sdcodec.codec.loading.Model(Opaque(), codec._model.prior, codec._model.gain, codec._model.inverse_gain)
+    model = Model(Opaque(), codec._model.quantiser, codec._model.prior)
     monkeypatch.setattr(codec, "_model", model)
     with pytest.raises(sdcodec.OptionError, match="effort from 0 to 3"):
         codec.encode(photograph(32, 32), effort=4)
@@ -166,10 +167,11 @@ def test_further_bits_are_differences_of_costs():
     assert not tables.further_bits[0].any()
 
 
-@pytest.mark.parametrize("half_steps", [50, 120])
-def test_weighing_bits_makes_files_smaller(tiny, crops, half_steps):
+@pytest.mark.parametrize("quality_index", [50, 120])
+def test_weighing_bits_makes_files_smaller(base, crops, quality_index):
     sizes = [
-        sum(len(tiny.encode(own, quality=half_steps / 2, effort=effort).data) for own in crops) for effort in range(4)
+        sum(len(base.encode(own, quality=quality_index / 2, effort=effort).data) for own in crops)
+        for effort in range(4)
     ]
     assert sizes == sorted(sizes, reverse=True) and sizes[3] < 0.99 * sizes[0]
 
@@ -178,28 +180,27 @@ def test_weighing_bits_makes_files_smaller(tiny, crops, half_steps):
 
 
 @pytest.mark.parametrize(("iterations", "least"), [(2, 0.995), (8, 0.99)])
-def test_refining_lowers_bits_and_distortion_together(tiny, crop, iterations, least):
-    by, latents = refiner(tiny, crop, 90)
+def test_refining_lowers_bits_and_distortion_together(base, crop, iterations, least):
+    by, latents = refiner(base, crop, 90)
     bits, distortion = measured(by, latents, 90)
-    weight = by._weight(by._walk(latents * tiny._model.gain[90][:, None, None]))
+    weight = by._weight(by._walk(latents * base._model.quantiser.gain[90][:, None, None]))
     refined_bits, refined_distortion = measured(by, by.run(latents, iterations), 90)
     assert refined_bits < 1.03 * bits
     assert refined_bits + weight * refined_distortion < least * (bits + weight * distortion)
 
 
-def test_refining_keeps_latents_that_it_cannot_make_better(tiny, crop, monkeypatch):
-    by, latents = refiner(tiny, crop, 90)
+def test_refining_keeps_latents_that_it_cannot_make_better(base, crop, monkeypatch):
+    by, latents = refiner(base, crop, 90)
     monkeypatch.setattr(refinement, "RATE", 50.0)
     assert by.run(latents, 1) is latents
 
 
-def test_refining_shows_in_the_decoded_picture(crops):
-    tiny = sdcodec.Codec("tiny", device="cpu", precision="float32")  # the efforts' settings were chosen on it
+def test_refining_shows_in_the_decoded_picture(base, crops):
     lpips = LPIPS()
 
     def size_and_distance(effort: int) -> tuple[int, float]:
-        files = [tiny.encode(own, quality=45, effort=effort).data for own in crops]
-        decoded = np.stack([np.array(tiny.decode(data)) for data in files])
+        files = [base.encode(own, quality=45, effort=effort).data for own in crops]
+        decoded = np.stack([np.array(base.decode(data)) for data in files])
         images, originals = (
             torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 for pixels in (decoded, np.stack(crops))
         )
@@ -210,10 +211,10 @@ def test_refining_shows_in_the_decoded_picture(crops):
     assert refined < 0.85 * plain
 
 
-def test_what_is_padded_does_not_count(tiny, crop, monkeypatch):
-    monkeypatch.setattr(tiny._model.autoencoder, "refinement_lpips", 0.0)  # which looks over the edge
-    by, latents = refiner(tiny, crop, 90)
-    decoded = by._walk(latents * tiny._model.gain[90][:, None, None]).decoded
+def test_what_is_padded_does_not_count(base, crop, monkeypatch):
+    monkeypatch.setattr(base._model.autoencoder, "refinement_lpips", 0.0)  # which looks over the edge
+    by, latents = refiner(base, crop, 90)
+    decoded = by._walk(latents * base._model.quantiser.gain[90][:, None, None]).decoded
     by._visible = (96, 8)
     before, gradient = by._distortion(decoded, (0, 0), gradient=True)
     by._picture[:, :, 8:] = 0
@@ -225,10 +226,10 @@ def test_what_is_padded_does_not_count(tiny, crop, monkeypatch):
     assert nothing == 0 and not gradient.any()
 
 
-def test_pictures_of_several_windows_are_refined(tiny, crop, monkeypatch):
-    by, latents = refiner(tiny, crop, 90)
-    decoded = by._walk(latents * tiny._model.gain[90][:, None, None]).decoded
-    monkeypatch.setattr(tiny._model.autoencoder, "refinement_lpips", 0.0)
+def test_pictures_of_several_windows_are_refined(base, crop, monkeypatch):
+    by, latents = refiner(base, crop, 90)
+    decoded = by._walk(latents * base._model.quantiser.gain[90][:, None, None]).decoded
+    monkeypatch.setattr(base._model.autoencoder, "refinement_lpips", 0.0)
     whole, gradient = by._distortion(decoded, (0, 0), gradient=True)
     monkeypatch.setattr(refinement, "WINDOW_LATENTS", 8)
     parts, own = by._distortion(decoded, (0, 0), gradient=True)

@@ -113,19 +113,19 @@ def test_models_are_listed_and_shown(added, monkeypatch):
     monkeypatch.setenv("SDCODEC_HOME", str(added))
     listed = invoke("models", "list")
     shipped = [bundle.name for bundle in store.installed() if store.is_shipped(bundle)]
-    assert [line.split()[0] for line in listed.splitlines()] == [*shipped, "sd15"] and "tiny" in shipped
+    assert [line.split()[0] for line in listed.splitlines()] == [*shipped, "sd15"] and "base" in shipped
     assert "4 channels at 1/8, AutoencoderKL, prior adaptive" in listed and "CreativeML Open RAIL-M" in listed
     rows = [json.loads(line) for line in invoke("models", "list", "--json").splitlines()]
     assert rows[-1]["unet"] is False and rows[-1]["folder"] == str(added / "sd15")
     shown = invoke("models", "show", "sd15")
     assert rows[-1]["fingerprints"][0] in shown and "licence" in shown
-    assert json.loads(invoke("models", "show", "tiny", "--json"))["description"]["licence"] == "Apache-2.0"
+    assert json.loads(invoke("models", "show", "base", "--json"))["description"]["licence"] == "Apache-2.0"
 
 
 def test_a_broken_model_does_not_keep_others_from_being_listed(added, home):
     shutil.copytree(added, home)
     (home / "sd15" / "bundle.json").write_text("{}")
-    assert "tiny" in invoke("models", "list")
+    assert "base" in invoke("models", "list")
     invoke("models", "remove", "sd15", "--yes")
     assert not (home / "sd15").exists()
 
@@ -134,7 +134,7 @@ def test_only_added_models_are_removed_and_only_when_meant(added, home):
     shutil.copytree(added, home)
     invoke("models", "remove", "sd15", status=2)  # nobody is there to be asked
     assert (home / "sd15").is_dir()
-    assert "these are: sd15" in invoke("models", "remove", "tiny", "--yes", status=1)
+    assert "these are: sd15" in invoke("models", "remove", "base", "--yes", status=1)
     assert "none of the models" in invoke("models", "remove", "../home", "--yes", status=1)
     invoke("models", "remove", "sd15", "--yes")
     assert not (home / "sd15").exists()
@@ -159,7 +159,7 @@ def test_listing_does_without_pytorch(added, monkeypatch):
 
 
 def test_names_are_checked_before_anything_is_read(home, source):
-    for name in ("", "a/b", "..", ".hidden", "a b", "-x", "tiny"):
+    for name in ("", "a/b", "..", ".hidden", "a b", "-x", "base"):
         with pytest.raises(OptionError):
             importing.add(name, "nowhere")
     assert not home.exists()
@@ -229,7 +229,7 @@ def test_a_scale_other_than_declared_is_refused(home, tmp_path):
         def encode(self, images):
             return torch.zeros(1, 4, images.shape[2] // 16, images.shape[3] // 16)
 
-        def decode(self, latents, half_steps):
+        def decode(self, latents, quality_index):
             return torch.zeros(1, 3, 128, 128)
 
     with pytest.raises(BundleError, match=r"declares 4 channels at 1/8, but 128 pixels became 4 channels of 8 x 8"):

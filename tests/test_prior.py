@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from sdcodec.coding.tables import gaussian_tables
+from conftest import SMALL_PRIOR
+from sdcodec.coding.tables import gaussian_tables, scales
 from sdcodec.errors import BundleError
 from sdcodec.priors.integer import scaled
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.passes import PASSES, PASSES_IN_PARTS, pass_lines, pass_masks
 from sdcodec.priors.sources import Coder, CostEstimator, Decoder
-from sdcodec.training.export import prior_tensors, quality_rows, scales
+from sdcodec.training.export import prior_tensors, quality_rows
 
 TABLES = gaussian_tables(scales())
 CPU = torch.device("cpu")
@@ -20,7 +21,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def prior(random_model):
-    return LearnedPrior(prior_tensors(random_model.prior), TABLES, CPU)
+    return LearnedPrior(SMALL_PRIOR, prior_tensors(random_model.prior), TABLES, CPU)
 
 
 def latents(batch: int, height: int = 16, width: int = 24, seed: int = 0) -> torch.Tensor:
@@ -28,17 +29,17 @@ def latents(batch: int, height: int = 16, width: int = 24, seed: int = 0) -> tor
     return 6 * torch.randn(batch, 8, height, width, generator=generator)
 
 
-def encoded(prior, steps, half_steps):
-    coder = Coder(steps, prior.hyper_latents(steps, half_steps), TABLES)
-    decoded = prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, coder)
+def encoded(prior, steps, quality_index):
+    coder = Coder(steps, prior.hyper_latents(steps, quality_index), TABLES)
+    decoded = prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), quality_index, coder)
     return decoded, coder.finish()
 
 
-@pytest.mark.parametrize("half_steps", [0, 77, 200])
-def test_decoding_mirrors_encoding(prior, half_steps):
+@pytest.mark.parametrize("quality_index", [0, 77, 200])
+def test_decoding_mirrors_encoding(prior, quality_index):
     steps = latents(3)
-    written, blocks = encoded(prior, steps, half_steps)
-    read = prior.walk((3, 16, 24), half_steps, Decoder(blocks, TABLES, CPU))
+    written, blocks = encoded(prior, steps, quality_index)
+    read = prior.walk((3, 16, 24), quality_index, Decoder(blocks, TABLES, CPU))
     assert torch.equal(read, written)
 
 
@@ -163,14 +164,14 @@ def test_a_missing_tensor_is_named(random_model):
     tensors = prior_tensors(random_model.prior)
     del tensors["hyper_mean"]
     with pytest.raises(BundleError, match="hyper_mean"):
-        LearnedPrior(tensors, TABLES, CPU)
+        LearnedPrior(SMALL_PRIOR, tensors, TABLES, CPU)
 
 
 def test_sums_beyond_what_float32_holds_are_refused(random_model):
     tensors = prior_tensors(random_model.prior)
     tensors["pass0.head.bias"] = tensors["pass0.head.bias"] + (1 << 24)
     with pytest.raises(BundleError, match=r"2\*\*24"):
-        LearnedPrior(tensors, TABLES, CPU)
+        LearnedPrior(SMALL_PRIOR, tensors, TABLES, CPU)
 
 
 def test_passes_are_four():

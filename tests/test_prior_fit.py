@@ -14,12 +14,13 @@ from conftest import photograph, save_photographs
 from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.bundles import store
 from sdcodec.bundles.store import read_manifest
+from sdcodec.coding.tables import scales
 from sdcodec.errors import TrainingError
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.sources import Coder, Decoder
 from sdcodec.training import prior_fit
-from sdcodec.training.export import prior_tensors, scales
+from sdcodec.training.export import prior_tensors
 from sdcodec.training.prior_fit import FitConfig, fit_prior, prior_config, train_prior
 from sdcodec_cli.main import main
 
@@ -111,7 +112,7 @@ def test_fitted_priors_of_every_width_code_their_latents(channels):
     config = FitConfig(steps=2, width=16, hyper_channels=4, crop=8, batch=2)
     network, _ = train_prior(latents, gain, config, CPU, np.inf, lambda _: None)
     _, tables = adaptive_prior_tensors(channels)
-    prior = LearnedPrior(prior_tensors(network), tables, CPU)
+    prior = LearnedPrior(network.config, prior_tensors(network), tables, CPU)
     steps = latents[0][None] * gain[120][:, None, None]
     coder = Coder(steps, prior.hyper_latents(steps, 120), tables)
     written = prior.walk((1, 16, 16), 120, coder)
@@ -145,7 +146,7 @@ def test_latents_come_from_the_middle_in_multiples_of_four(adaptive_bundle, tmp_
         def encode(self, images):
             return torch.nn.functional.avg_pool2d(images, 8)
 
-        def decode(self, latents, half_steps):
+        def decode(self, latents, quality_index):
             raise NotImplementedError
 
     found = prior_fit.cached_latents(Mean(), [tmp_path / "pictures"], QUICK, CPU, np.inf, lambda _: None)

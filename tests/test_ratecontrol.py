@@ -16,9 +16,9 @@ PIXELS = 512 * 512
 def curve(base: float, slope: float, bend: float = 0.0):
     calls: list[int] = []
 
-    def estimate(half_steps: int) -> float:
-        calls.append(half_steps)
-        return 24 + base * math.exp(slope * half_steps + bend * math.sin(half_steps / 20))
+    def estimate(quality_index: int) -> float:
+        calls.append(quality_index)
+        return 24 + base * math.exp(slope * quality_index + bend * math.sin(quality_index / 20))
 
     return estimate, calls
 
@@ -56,13 +56,13 @@ def test_the_ends_are_reached():
 
 def size(setting: Setting) -> float:
     """Of a file, 524 bytes at quality 0 with plain rounding, 207 with thresholds raised as far as they go."""
-    return 24 + 500 * math.exp(0.016 * setting.half_steps + setting.rounding.lowered)
+    return 24 + 500 * math.exp(0.016 * setting.quality_index + setting.rounding.lowered)
 
 
 @pytest.mark.parametrize("budget", [210, 300, 523])
 def test_below_quality_0_thresholds_are_raised_as_little_as_fits(budget):
     setting = best_setting(budget, PIXELS, PLAIN, size)
-    assert setting.half_steps == 0 and -MOST_RAISED <= setting.rounding.lowered < 0
+    assert setting.quality_index == 0 and -MOST_RAISED <= setting.rounding.lowered < 0
     assert 0.98 * budget < size(setting) <= budget
 
 
@@ -83,6 +83,6 @@ def test_files_longer_than_estimated_are_made_to_fit(setting):
     budget = round(size(setting)) - 10
     data, found = coded_within(budget, setting, coded)
     assert 0.99 * budget < len(data) <= budget
-    assert (found.half_steps, found.rounding.lowered) < (setting.half_steps, 0.0)
+    assert (found.quality_index, found.rounding.lowered) < (setting.quality_index, 0.0)
     with pytest.raises(BudgetError):
         coded_within(20, setting, coded)

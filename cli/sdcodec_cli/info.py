@@ -48,7 +48,7 @@ def _describe(name: str, symbols: bool) -> dict[str, Any]:
         "version": header.version,
         "fingerprint": header.fingerprint.hex(),
         "model": name_of(header.fingerprint),
-        "quality": header.quality / 2,
+        "quality": header.quality_index / 2,
         "width": header.width,
         "height": header.height,
         "bpp": 8 * len(data) / (header.width * header.height),

@@ -150,11 +150,11 @@ class DiffusersAutoencoder:
         return self._finite((raw - self._offset) * self._multiplier)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode(self, latents: Tensor, quality_index: int) -> Tensor:
         """Float32 `[B, C, h, w]` → float32 `[B, 3, fh, fw]` in [0, 1], whatever the quality. Raises BundleError."""
         return self._finite(self.unclamped(latents)).clamp_(0, 1)
 
-    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """As `decode`, and differentiable in the latents."""
         return self._finite(self.unclamped(latents)).clamp(0, 1)
 
@@ -214,11 +214,6 @@ def load(
         autoencoder = DiffusersAutoencoder(family, device, dtype, bool(configuration.get("force_upcast")))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise misfit("autoencoder", error) from error
-    if (autoencoder.channels, autoencoder.factor) != (configuration["latent_channels"], configuration["factor"]):
-        raise BundleError(
-            f"the configuration declares {configuration['latent_channels']} channels at 1/{configuration['factor']}, the "
-            f"autoencoder has {autoencoder.channels} at 1/{autoencoder.factor}; add the model again"
-        )
     return autoencoder
 
 

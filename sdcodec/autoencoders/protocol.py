@@ -22,7 +22,7 @@ class Autoencoder(Protocol):
         """`[B, 3, H, W]` in [0, 1], sides multiples of `factor` → float32 latents `[B, C, H/f, W/f]`."""
         ...
 
-    def decode(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode(self, latents: Tensor, quality_index: int) -> Tensor:
         """Float32 latents `[B, C, h, w]` and the quality in half steps → float32 images `[B, 3, fh, fw]` in [0, 1]."""
         ...
 
@@ -41,6 +41,6 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
     refinement_lpips: float
     quick_to_refine: bool
 
-    def decode_with_gradient(self, latents: Tensor, half_steps: int) -> Tensor:
+    def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """As `decode`, and differentiable in the latents."""
         ...

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.autoencoders.diffusers import DiffusersAutoencoder
+from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.errors import BundleError, ImageError
 from sdcodec.pixels import read_picture
 
-HALF_STEPS = 201
 SIDE = 256  # pixels of a calibration picture; a multiple of every factor
 MADE_PICTURES, MOST_PICTURES = 8, 16
 PROBED_PICTURES = 2  # of these the decoder's gradient is taken, the expensive part
@@ -79,7 +79,7 @@ def gain_rows(statistics: Statistics, factor: int) -> tuple[Tensor, Tensor]:
     per_pixel = len(relative) / factor**2
     coarsest = _scale_for(LOWEST_BPP / per_pixel, weighted)
     finest = _scale_for(min(HIGHEST_BPP / per_pixel, MOST_BITS), weighted)
-    scale = coarsest + (finest - coarsest) * np.arange(HALF_STEPS) / (HALF_STEPS - 1)
+    scale = coarsest + (finest - coarsest) * np.arange(QUALITY_LEVELS) / (QUALITY_LEVELS - 1)
     mantissa, exponent = np.frexp(np.exp2(-(relative + scale[:, None])))
     gain = np.ldexp(np.round(mantissa * 2**GAIN_BITS), exponent - GAIN_BITS)
     return torch.from_numpy(gain).float(), torch.from_numpy(1 / gain).float()

@@ -17,11 +17,10 @@ from torch import Tensor
 from sdcodec import hardware
 from sdcodec.autoencoders import diffusers
 from sdcodec.bundles import calibration, diffusers_folder, origin, store
-from sdcodec.bundles.writing import add_denoiser, write_bundle
+from sdcodec.bundles.writing import adaptive_prior, add_denoiser, write_bundle
 from sdcodec.container import FACTORS
 from sdcodec.denoisers.importing import import_unet
 from sdcodec.errors import BundleError, OptionError
-from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 
 KEPT_EXACT = "bn."  # statistics, not weights: FLUX.2's latents are scaled with them
 LICENCE_FILE = "LICENCE.txt"
@@ -63,7 +62,7 @@ def add(
     check_geometry(autoencoder)
     pictures = calibration.made_pictures() if calibrate is None else calibration.pictures_from(calibrate)
     gain, inverse_gain = calibration.gain_rows(calibration.measure(autoencoder, pictures), autoencoder.factor)
-    prior_tensors, tables = adaptive_prior_tensors(autoencoder.channels)
+    prior = adaptive_prior(autoencoder.channels, gain, inverse_gain)
     work = target.with_name(f".{name}-{secrets.token_hex(4)}")
     try:
         bundle = write_bundle(
@@ -79,11 +78,7 @@ def add(
                 "arguments": _arguments(network),
             },
             weights=weights,
-            prior="adaptive",
-            prior_tensors=prior_tensors,
-            tables=tables,
-            gain=gain,
-            inverse_gain=inverse_gain,
+            prior=prior,
             description=_description(found, weights, None if calibrate is None else len(pictures)),
         )
         if unet:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,76 +12,93 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from sdcodec.autoencoders.conv import ConvAutoencoder, ConvConfig
 from sdcodec.autoencoders.protocol import Autoencoder
-from sdcodec.autoencoders.tiny import TinyAutoencoder, TinyConfig
 from sdcodec.bundles.store import Bundle, PriorEntry
 from sdcodec.coding.tables import FrequencyTables
+from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.errors import BundleError
-from sdcodec.priors.adaptive import AdaptivePrior
+from sdcodec.model import Model, Quantiser
+from sdcodec.priors.adaptive import AdaptiveConfig, AdaptivePrior
+from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.protocol import Prior
+from sdcodec.shapes import check_shapes
 
 Loader = TypeVar("Loader")
+Config = TypeVar("Config")
 PRIOR_PREFIX, TABLES_PREFIX = "prior.", "tables."
 
 
-@dataclass(frozen=True)
-class Model:
-    """A bundle in memory. `gain` and `inverse_gain` are float32 `[201, C]`: steps per unit of latent, and back."""
-
-    autoencoder: Autoencoder
-    prior: Prior
-    gain: Tensor
-    inverse_gain: Tensor
-
-
 def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype) -> Model:
-    """Reads the weights. Raises BundleError where files are missing, damaged, or not what the fingerprint says."""
+    """Read a bundle's autoencoder and one of its priors, without its UNet.
+
+    Raises BundleError if files are missing, damaged, or do not fit the manifest: its configurations and fingerprint.
+    """
+    autoencoder = load_autoencoder(bundle, device, dtype)
+    prior, quantiser = load_prior(bundle, entry, device)
+    return Model(autoencoder, quantiser, prior)
+
+
+def load_autoencoder(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Autoencoder:
+    """Read a bundle's autoencoder. Raises BundleError as `load`."""
     weights = read_tensors(bundle.folder / bundle.autoencoder_file)
     autoencoder = _choose(AUTOENCODERS, bundle.autoencoder, bundle)(bundle.configuration, weights, device, dtype)
-    return with_prior(autoencoder, bundle, entry, device)
+    if (autoencoder.channels, autoencoder.factor) != (bundle.channels, bundle.factor):
+        raise BundleError(
+            f"{bundle.folder}: the configuration declares {bundle.channels} channels at 1/{bundle.factor}, the autoencoder "
+            f"has {autoencoder.channels} at 1/{autoencoder.factor}; add the model again"
+        )
+    return autoencoder
 
 
-def with_prior(autoencoder: Autoencoder, bundle: Bundle, entry: PriorEntry, device: torch.device) -> Model:
-    """The bundle's autoencoder, loaded before, with one of its priors. Raises BundleError as `load`."""
-    tensors = read_tensors(bundle.folder / entry.file)
-    found = fingerprint(tensors, bundle.configuration)
+def load_prior(bundle: Bundle, entry: PriorEntry, device: torch.device) -> tuple[Prior, Quantiser]:
+    """Read one of a bundle's priors and its quantiser. Raises BundleError as `load`."""
+    path = bundle.folder / entry.file
+    tensors = read_tensors(path)
+    found = fingerprint(tensors, bundle.channels, bundle.factor)
     if found != entry.fingerprint:
         raise BundleError(
-            f"{bundle.folder / entry.file}: fingerprint {found.hex()[:8]}, the manifest says "
-            f"{entry.fingerprint.hex()[:8]}; the model {bundle.name!r} is damaged, install it again"
+            f"{path}: fingerprint {found.hex()[:8]}, the manifest says {entry.fingerprint.hex()[:8]}; "
+            f"the model {bundle.name!r} is damaged, install it again"
         )
-    prior = _choose(PRIORS, entry.kind, bundle)(tensors, device)
-    return Model(autoencoder, prior, tensors["gain"].to(device), tensors["inverse_gain"].to(device))
+    rows = (QUALITY_LEVELS, bundle.channels)
+    other = {name: value for name, value in tensors.items() if not name.startswith((PRIOR_PREFIX, TABLES_PREFIX))}
+    check_shapes("quantiser", {"gain": rows, "inverse_gain": rows}, other)
+    own, tables = prior_parts(tensors)
+    prior = _choose(PRIORS, entry.kind, bundle)(entry.configuration, own, tables, device)
+    if prior.channels != bundle.channels:
+        raise BundleError(
+            f"{path}: a prior for {prior.channels} channels, the autoencoder has {bundle.channels}; install the model again"
+        )
+    return prior, Quantiser(tensors["gain"].to(device), tensors["inverse_gain"].to(device))
 
 
 def load_denoiser(bundle: Bundle, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Denoiser:
-    """Reads a bundle's UNet. Raises BundleError where it has none, or one that is damaged or unknown."""
+    """Read a bundle's UNet. Raises BundleError if it is damaged or unknown."""
     entry = bundle.denoiser
-    if entry is None:
-        raise BundleError(
-            f"the model {bundle.name!r} has no UNet to denoise with; "
-            "decode without denoising, or add a model that has one: sdcodec models add NAME --from FOLDER --unet"
-        )
+    assert entry is not None  # its callers have asked
     loader = _choose(DENOISERS, entry.kind, bundle)
     return loader(entry.configuration, read_tensors(bundle.folder / entry.file), device, dtype, offload)
 
 
 def prior_parts(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], FrequencyTables]:
-    """A prior's file: the tensors of the prior by its own names, and the frozen tables."""
+    """Split a prior's file: the tensors of the prior by its own names, and the frozen tables. Raises BundleError."""
+    tables = {TABLES_PREFIX + name for name in ("radii", "frequencies")}
+    if missing := sorted(tables - set(tensors)):
+        raise BundleError(f"the prior has no tensor {missing[0]!r}; the bundle is incomplete, install it again")
     own = {name.removeprefix(PRIOR_PREFIX): value for name, value in tensors.items() if name.startswith(PRIOR_PREFIX)}
     radii, frequencies = (tensors[TABLES_PREFIX + name].numpy() for name in ("radii", "frequencies"))
     return own, FrequencyTables.from_arrays(radii, frequencies)
 
 
-def fingerprint(tensors: Mapping[str, Tensor], configuration: Mapping[str, Any]) -> bytes:
-    """SHA-256 over what decides the meaning of symbols: integer prior, tables, gains, geometry of the latents.
+def fingerprint(tensors: Mapping[str, Tensor], channels: int, factor: int) -> bytes:
+    """Return the SHA-256 of all that decides the meaning of symbols: integer prior, tables, gains, shape of the latents.
 
-    Left out is what may be trained further without harm to files: the encoder's part of the prior (`analyse...`), the
-    decoder and its inverse gains.
+    Left out are parts that can be trained further without harm to files: the encoder's part of the prior (`analyse...`) and
+    the decoder with its inverse gains.
     """
-    channels, factor = configuration["latent_channels"], configuration.get("factor", 8)  # of `tiny`, 8 is implied
     digest = hashlib.sha256(f"latents {channels} at 1/{factor}\n".encode())
     for name in sorted(tensors):
         if name.startswith(PRIOR_PREFIX + "analyse") or name == "inverse_gain":
@@ -109,14 +125,24 @@ def _choose(loaders: Mapping[str, Loader], name: str, bundle: Bundle) -> Loader:
     return loaders[name]
 
 
-def _tiny(
+def configured(part: str, kind: Callable[..., Config], values: Mapping[str, Any]) -> Config:
+    """Build a configuration from a manifest's values. Raises BundleError for other names, missing ones, or no integers."""
+    try:
+        config = kind(**values)
+    except TypeError as error:
+        raise BundleError(
+            f"the {part}'s configuration is of another version ({error}); install the model again"
+        ) from error
+    if wrong := [name for name, value in values.items() if type(value) is not int or value < 0]:
+        raise BundleError(f"the {part}'s configuration has no whole number for {wrong[0]!r}; install the model again")
+    return config
+
+
+def _conv(
     configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> Autoencoder:
-    try:
-        config = TinyConfig(**configuration)
-    except TypeError as error:
-        raise BundleError(f"the configuration of the autoencoder is of another version: {error}") from error
-    return TinyAutoencoder(config, weights, device, dtype)
+    own = {name: value for name, value in configuration.items() if name != "factor"}
+    return ConvAutoencoder(configured("autoencoder", ConvConfig, own), weights, device, dtype)
 
 
 def _diffusers(
@@ -127,12 +153,16 @@ def _diffusers(
     return diffusers.load(configuration, weights, device, dtype)
 
 
-def _learned(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
-    return LearnedPrior(*prior_parts(tensors), device)
+def _learned(
+    configuration: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device
+) -> Prior:
+    return LearnedPrior(configured("prior", PriorConfig, configuration), tensors, tables, device)
 
 
-def _adaptive(tensors: Mapping[str, Tensor], device: torch.device) -> Prior:
-    return AdaptivePrior(*prior_parts(tensors), device)
+def _adaptive(
+    configuration: Mapping[str, Any], tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device
+) -> Prior:
+    return AdaptivePrior(configured("prior", AdaptiveConfig, configuration), tensors, tables, device)
 
 
 def _unet(
@@ -147,24 +177,14 @@ def _unet(
     return unet_denoiser(configuration, tensors, device, dtype, offload)
 
 
-def _latent_unet(
-    configuration: Mapping[str, Any],
-    tensors: Mapping[str, Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-    offload: bool,
-) -> Denoiser:
-    from sdcodec.denoisers.latent_unet import latent_unet_denoiser  # only who denoises waits for it
-
-    return latent_unet_denoiser(configuration, tensors, device, dtype)  # too small to be worth offloading
-
-
 AUTOENCODERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype], Autoencoder]] = {
-    "tiny": _tiny,
+    "conv": _conv,
     "diffusers": _diffusers,
 }
-PRIORS: dict[str, Callable[[Mapping[str, Tensor], torch.device], Prior]] = {"adaptive": _adaptive, "learned": _learned}
+PRIORS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], FrequencyTables, torch.device], Prior]] = {
+    "adaptive": _adaptive,
+    "learned": _learned,
+}
 DENOISERS: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor], torch.device, torch.dtype, bool], Denoiser]] = {
     "unet": _unet,
-    "latent-unet": _latent_unet,
 }

@@ -7,13 +7,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdcodec.errors import BundleError
 
-LAYOUT = 1  # version of what a bundle folder looks like
+LAYOUT = 2  # version of the folder's layout; 1 was never released, and benchmarks/convert_bundle.py converts it
 MANIFEST = "bundle.json"
 SHIPPED = Path(__file__).parent
 DEFAULT = "base"  # what encodes where no model is named
@@ -31,6 +31,7 @@ class PriorEntry:
     kind: str
     file: str
     fingerprint: bytes
+    configuration: dict[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,6 @@ class DenoiserEntry:
     kind: str
     file: str
     configuration: dict[str, Any]
-
-    @property
-    def wants_measured_error(self) -> bool:
-        """Whether files say how large the latents' error is; a UNet made for one quantiser knows it from the quality."""
-        return self.configuration.get("error") != "rounding"
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,16 @@ class Bundle:
     priors: tuple[PriorEntry, ...]
     description: dict[str, Any]
     denoiser: DenoiserEntry | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the latents."""
+        return int(self.configuration["latent_channels"])
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent, along a side."""
+        return int(self.configuration["factor"])
 
     def prior_for(self, fingerprint: bytes) -> PriorEntry | None:
         """The prior whose fingerprint begins with these bytes."""
@@ -86,13 +92,17 @@ def read_manifest(folder: Path) -> Bundle:
     try:
         if values["layout"] != LAYOUT:
             raise BundleError(
-                f"{path}: layout {values['layout']} of a bundle; this version reads {LAYOUT}, a newer one may read it"
+                f"{path}: bundle layout {values['layout']}, this version reads {LAYOUT}; "
+                + ("install a newer sdcodec" if values["layout"] > LAYOUT else "add or train the model again")
             )
-        priors = tuple(PriorEntry(p["class"], p["file"], bytes.fromhex(p["fingerprint"])) for p in values["priors"])
+        priors = tuple(
+            PriorEntry(p["class"], p["file"], bytes.fromhex(p["fingerprint"]), p["configuration"])
+            for p in values["priors"]
+        )
         autoencoder, denoiser = values["autoencoder"], values.get("denoiser")
         if not priors or any(len(entry.fingerprint) != 32 for entry in priors):
             raise BundleError(f"{path}: a prior or its fingerprint is missing; the model is damaged, install it again")
-        return Bundle(
+        bundle = Bundle(
             folder=folder,
             name=values["name"],
             autoencoder=autoencoder["class"],
@@ -102,6 +112,8 @@ def read_manifest(folder: Path) -> Bundle:
             description=values.get("description", {}),
             denoiser=denoiser and DenoiserEntry(denoiser["class"], denoiser["file"], denoiser["configuration"]),
         )
+        _ = bundle.channels, bundle.factor  # every autoencoder's configuration has them
+        return bundle
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: incomplete ({error}); the model is damaged, install it again") from error
 
@@ -168,6 +180,12 @@ def installed() -> list[Bundle]:
 def is_shipped(bundle: Bundle) -> bool:
     """Whether it came with this program, and goes with it only."""
     return bundle.folder.parent == SHIPPED
+
+
+def is_installed(bundle: Bundle) -> bool:
+    """Return whether the bundle is found by its name: it came with this program, or was added to the user's models."""
+    folder = bundle.folder.resolve()
+    return any(folder == (place / folder.name).resolve() for place in (SHIPPED, home()))
 
 
 def remove(name: str) -> Path:

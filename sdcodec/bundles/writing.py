@@ -1,10 +1,11 @@
-"""Writing a bundle folder: what training, and importing from elsewhere, end with."""
+"""Write a bundle folder: the last step of training and of importing."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,35 @@ from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint, re
 from sdcodec.bundles.store import LAYOUT, MANIFEST, Bundle, read_manifest
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.errors import BundleError, OutputError
+from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
 
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
 DENOISER_FILE = "denoiser.safetensors"
+
+
+@dataclass(frozen=True)
+class NewPrior:
+    """A prior to be stored: its class in `sdcodec.bundles.loading`, configuration, tensors and tables, and the quantiser."""
+
+    kind: str
+    configuration: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    tables: FrequencyTables
+    gain: Tensor
+    inverse_gain: Tensor
+
+    def stored(self) -> dict[str, Tensor]:
+        """Return the tensors of the prior's file."""
+        tensors = {PRIOR_PREFIX + key: value for key, value in self.tensors.items()}
+        tensors |= {TABLES_PREFIX + key: torch.from_numpy(value) for key, value in self.tables.to_arrays().items()}
+        tensors |= {"gain": self.gain.float(), "inverse_gain": self.inverse_gain.float()}
+        return {key: value.cpu().contiguous() for key, value in tensors.items()}
+
+
+def adaptive_prior(channels: int, gain: Tensor, inverse_gain: Tensor) -> NewPrior:
+    """Return the adaptive prior for latents of so many channels, with a quantiser."""
+    tensors, tables = adaptive_prior_tensors(channels)
+    return NewPrior("adaptive", asdict(adaptive_config(channels)), tensors, tables, gain, inverse_gain)
 
 
 def write_bundle(
@@ -26,41 +53,37 @@ def write_bundle(
     *,
     name: str,
     autoencoder: str,
-    configuration: dict[str, Any],
+    configuration: Mapping[str, Any],
     weights: Mapping[str, Tensor],
-    prior: str,
-    prior_tensors: Mapping[str, Tensor],
-    tables: FrequencyTables,
-    gain: Tensor,
-    inverse_gain: Tensor,
-    description: dict[str, Any],
+    prior: NewPrior,
+    description: Mapping[str, Any],
 ) -> Bundle:
-    """Writes weights first and the manifest last, so that a folder with a manifest is complete.
+    """Write a bundle folder, weights first and the manifest last: a folder with a manifest is complete.
 
-    `autoencoder` and `prior` name classes of `sdcodec.bundles.loading`; `description` is free: licence, figures, origin.
+    `autoencoder` names a class of `sdcodec.bundles.loading`; its `configuration` has `latent_channels` and `factor`.
+    `description` is free: licence, figures, origin.
     """
-    tensors = _prior_file(prior_tensors, tables, gain, inverse_gain)
+    tensors = prior.stored()
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / AUTOENCODER_FILE, dict(weights))
     _replace(folder / PRIOR_FILE, tensors)
+    identity = fingerprint(tensors, configuration["latent_channels"], configuration["factor"])
     manifest = {
         "layout": LAYOUT,
         "name": name,
-        "autoencoder": {"class": autoencoder, "file": AUTOENCODER_FILE, "configuration": configuration},
-        "priors": [{"class": prior, "file": PRIOR_FILE, "fingerprint": fingerprint(tensors, configuration).hex()}],
-        "description": description,
+        "autoencoder": {"class": autoencoder, "file": AUTOENCODER_FILE, "configuration": dict(configuration)},
+        "priors": [_prior_entry(prior.kind, PRIOR_FILE, identity, prior.configuration)],
+        "description": dict(description),
     }
     return _write_manifest(folder, manifest)
 
 
-def add_denoiser(
-    bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any], *, kind: str = "unet"
-) -> Bundle:
-    """Gives a bundle the UNet that `sdcodec.denoisers.importing` read, in the place of an earlier one; files stay valid.
+def add_denoiser(bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any]) -> Bundle:
+    """Add the UNet that `sdcodec.denoisers.importing` read, replacing an earlier one; files stay valid.
 
-    `kind` names a class of `sdcodec.bundles.loading`. Raises BundleError where it is made for latents of another kind.
+    Raises BundleError if the UNet is made for latents with another number of channels.
     """
-    channels = bundle.configuration["latent_channels"]
+    channels = bundle.channels
     if configuration["latent_channels"] != channels:
         raise BundleError(
             f"the UNet is made for {configuration['latent_channels']} latent channels, the model {bundle.name!r} has "
@@ -68,32 +91,22 @@ def add_denoiser(
         )
     _replace(bundle.folder / DENOISER_FILE, dict(tensors))
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
-    manifest["denoiser"] = {"class": kind, "file": DENOISER_FILE, "configuration": configuration}
+    manifest["denoiser"] = {"class": "unet", "file": DENOISER_FILE, "configuration": configuration}
     return _write_manifest(bundle.folder, manifest)
 
 
-def add_prior(
-    bundle: Bundle,
-    *,
-    prior: str,
-    prior_tensors: Mapping[str, Tensor],
-    tables: FrequencyTables,
-    gain: Tensor,
-    inverse_gain: Tensor,
-) -> Bundle:
-    """Puts a prior before the bundle's others: it encodes from now on; files coded with the others still decode.
+def add_prior(bundle: Bundle, prior: NewPrior) -> Bundle:
+    """Put a prior before the bundle's others: it encodes from now on; files coded with the others still decode.
 
-    Its file is called after its fingerprint. A prior that the bundle has already only moves to the front. Nothing of the
-    manifest but its list of priors changes. Raises BundleError where the folder cannot be read, OutputError where nothing
-    can be written into it.
+    Its file is named after its fingerprint. A prior that the bundle has already only moves to the front. Raises BundleError
+    if the folder cannot be read, OutputError if it cannot be written.
     """
-    tensors = _prior_file(prior_tensors, tables, gain, inverse_gain)
-    identity = fingerprint(tensors, bundle.configuration).hex()
+    tensors = prior.stored()
+    identity = fingerprint(tensors, bundle.channels, bundle.factor)
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
-    known = [entry for entry in manifest["priors"] if entry["fingerprint"] == identity]
-    entry = (
-        known[0] if known else {"class": prior, "file": f"prior-{identity[:8]}.safetensors", "fingerprint": identity}
-    )
+    known = [entry for entry in manifest["priors"] if entry["fingerprint"] == identity.hex()]
+    file = f"prior-{identity.hex()[:8]}.safetensors"
+    entry = known[0] if known else _prior_entry(prior.kind, file, identity, prior.configuration)
     try:
         _replace(bundle.folder / entry["file"], tensors)
         manifest["priors"] = [entry, *(other for other in manifest["priors"] if other is not entry)]
@@ -105,27 +118,21 @@ def add_prior(
 
 
 def keep_priors(bundle: Bundle, source: Bundle) -> Bundle:
-    """Puts the priors of `source` that `bundle` lacks behind its own: files coded with them decode with its decoder.
+    """Put the priors of `source` that `bundle` lacks behind its own: files coded with them decode with its decoder.
 
-    Their latents have to mean to that decoder what they meant to the one of `source`.
+    The latents of both bundles have to mean the same to that decoder.
     """
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
     for entry in source.priors:
-        identity = entry.fingerprint.hex()
         if bundle.prior_for(entry.fingerprint) is None:
-            file = f"prior-{identity[:8]}.safetensors"
+            file = f"prior-{entry.fingerprint.hex()[:8]}.safetensors"
             _replace(bundle.folder / file, read_tensors(source.folder / entry.file))
-            manifest["priors"].append({"class": entry.kind, "file": file, "fingerprint": identity})
+            manifest["priors"].append(_prior_entry(entry.kind, file, entry.fingerprint, entry.configuration))
     return _write_manifest(bundle.folder, manifest)
 
 
-def _prior_file(
-    prior_tensors: Mapping[str, Tensor], tables: FrequencyTables, gain: Tensor, inverse_gain: Tensor
-) -> dict[str, Tensor]:
-    tensors = {PRIOR_PREFIX + key: value for key, value in prior_tensors.items()}
-    tensors |= {TABLES_PREFIX + key: torch.from_numpy(value) for key, value in tables.to_arrays().items()}
-    tensors |= {"gain": gain.float(), "inverse_gain": inverse_gain.float()}
-    return {key: value.cpu().contiguous() for key, value in tensors.items()}
+def _prior_entry(kind: str, file: str, identity: bytes, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    return {"class": kind, "file": file, "fingerprint": identity.hex(), "configuration": dict(configuration)}
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:

@@ -9,11 +9,17 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from sdcodec.constants import SCALE_COUNT, SCALE_MAX, SCALE_MIN
 from sdcodec.errors import BundleError
 
 TOTAL = 1 << 16  # what the frequencies of a table add up to
 RADIUS_SIGMAS = 6.0  # a Gaussian leaves 2e-9 outside
 RADIUS_LIMIT = 768
+
+
+def scales() -> NDArray[np.float64]:
+    """Return the standard deviations that the frozen tables stand for, `[64]`, in quantiser steps."""
+    return np.geomspace(SCALE_MIN, SCALE_MAX, SCALE_COUNT)
 
 
 def escape_bits(excess: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -42,11 +42,6 @@ def uniform_deviations(inverse_gain: Tensor) -> Tensor:
     return inverse_gain.double().cpu() / math.sqrt(12)
 
 
-def rounding_level(inverse_gain: Tensor) -> Tensor:
-    """The sigma of what rounding alone leaves, `[..., C]` → `[...]`: root of the mean over channels of step² / 12."""
-    return inverse_gain.square().mean(-1).div(12).sqrt()
-
-
 def _group(channels: int, total: int) -> Tensor:
     return torch.arange(channels) * total // channels
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.coding.tables import FrequencyTables
-from sdcodec.errors import BundleError
-from sdcodec.priors.integer import MEAN_BITS, MEAN_LIMIT
+from sdcodec.constants import MEAN_BITS, MEAN_LIMIT, SCALE_COUNT
 from sdcodec.priors.lattices import LATTICES, Lattice, lattice
 from sdcodec.priors.protocol import SymbolSource
-from sdcodec.priors.sources import Quantiser
+from sdcodec.priors.sources import SymbolQuantiser
+from sdcodec.shapes import check_shapes
 
 WEIGHT_BITS = 10  # weights of neighbours count in 2**-10
 SIZE_BITS = 12  # expected sizes of symbols count in 2**-12 of a step
@@ -96,32 +96,48 @@ def surroundings(values: Tensor, sizes: Tensor, place: Lattice) -> Surroundings:
     )
 
 
-class AdaptivePrior:
-    """Built from the tensors that `sdcodec.priors.adaptive_tables` makes for a number of channels."""
+@dataclass(frozen=True)
+class AdaptiveConfig:
+    """Channels of the latents, and number of sets of weights."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device) -> None:
-        """Raises BundleError where a tensor is missing."""
+    latent_channels: int
+    regimes: int
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the name and shape of every tensor that the prior reads."""
+        parameters = 1 + LATTICE_COUNT + 2 * self.latent_channels
+        return {
+            "mean_weights": (self.regimes, LATTICE_COUNT, 3),
+            "size_weights": (self.regimes, LATTICE_COUNT, 5),
+            "size_edges": (SCALE_COUNT - 1,),
+            "side_middle": (parameters,),
+            "side_table": (parameters,),
+        }
+
+
+class AdaptivePrior:
+    """The adaptive prior of a configuration; `sdcodec.priors.adaptive_tables` makes its tensors."""
+
+    def __init__(
+        self, config: AdaptiveConfig, tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device
+    ) -> None:
+        """Raises BundleError if tensors do not fit the configuration."""
+        check_shapes("prior", config.tensor_shapes(), tensors)
         self.tables = tables
         self.device = device
-        try:
-            self._mean_weights = tensors["mean_weights"].to(device).long()  # [regimes, 7, 3]
-            self._size_weights = tensors["size_weights"].to(device).long()  # [regimes, 7, 5]
-            self._edges = tensors["size_edges"].to(device).long()  # [63]
-            self._side_middle = tensors["side_middle"].to(device).long()  # [8 + 2C]
-            self._side_table = tensors["side_table"].to(device).long()  # [8 + 2C]
-        except KeyError as error:
-            raise BundleError(
-                f"the prior lacks the tensor {error}; the bundle is incomplete, install it again"
-            ) from error
-        self.regimes = self._mean_weights.shape[0]
-        self.channels = (self._side_table.shape[0] - 1 - LATTICE_COUNT) // 2
+        self.channels, self.regimes = config.latent_channels, config.regimes
+        self._mean_weights = tensors["mean_weights"].to(device).long()
+        self._size_weights = tensors["size_weights"].to(device).long()
+        self._edges = tensors["size_edges"].to(device).long()
+        self._side_middle = tensors["side_middle"].to(device).long()
+        self._side_table = tensors["side_table"].to(device).long()
 
     @torch.no_grad()
-    def walk(self, shape: tuple[int, int, int], half_steps: int, source: SymbolSource) -> Tensor:
+    def walk(self, shape: tuple[int, int, int], quality_index: int, source: SymbolSource) -> Tensor:
         """The parameters first, then seven passes of symbols, coarse to fine.
 
         `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a step,
-        int64 `[B, C, h, w]`. `half_steps` says nothing here: the parameters do.
+        int64 `[B, C, h, w]`. `quality_index` says nothing here: the parameters do.
         """
         batch = shape[0]
         middle = (self._side_middle << MEAN_BITS).expand(batch, -1)
@@ -158,7 +174,7 @@ class AdaptivePrior:
     # The encoder's side
 
     @torch.no_grad()
-    def hyper_latents(self, steps: Tensor, half_steps: int) -> Tensor:
+    def hyper_latents(self, steps: Tensor, quality_index: int) -> Tensor:
         """Latents in steps `[B, C, h, w]` → the parameters that code each item best, float `[B, 8 + 2C]`."""
         return torch.cat([self._fitted(own[None]) for own in steps.float()]).float()
 
@@ -211,7 +227,7 @@ class AdaptivePrior:
         return lattice_costs, channel_costs
 
 
-class _OffsetCosts(Quantiser):
+class _OffsetCosts(SymbolQuantiser):
     """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -5 to 5."""
 
     def __init__(self, steps: Tensor, prior: AdaptivePrior) -> None:

@@ -8,16 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdcodec.coding.tables import FrequencyTables, gaussian_mixture_tables
-from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS
+from sdcodec.coding.tables import FrequencyTables, gaussian_mixture_tables, scales
+from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS, AdaptiveConfig
 
-SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64  # standard deviations of the tables, in steps
 SPREAD = 0.25  # standard deviation of the logarithm of a symbol's true scale around the predicted one
 
-# Found by `sdcodec.training.adaptive_weights` on latents of photographs: nine regimes of an autoencoder whose channels are of
-# about one size (TAEF2, FLUX.2's), then six of one whose channels are not (`tiny`), each from fine steps to coarse ones. In a
-# regime there are, for each lattice, the weights of (beside, over, across) in 1/1024, and of (1, own, every, level, bend) in
-# 1/4096.
+# Found by `benchmarks/adaptive_weights.py` on latents of photographs: nine regimes of an autoencoder whose channels have
+# about the same size (TAEF2, FLUX.2's), then six of one whose channels have not (an earlier embedded model), each from fine
+# quantiser steps to coarse ones. A regime has, for each lattice, the weights of (beside, over, across) in 1/1024, and of
+# (1, own, every, level, bend) in 1/4096.
 # fmt: off
 _MEAN_WEIGHTS = (
     ((0, 0, 0), (0, 0, 178), (220, 209, 0), (197, 174, 47), (0, 0, 225), (263, 227, 0), (230, 188, 44)),
@@ -71,9 +70,14 @@ _SIZE_WEIGHTS = (
 # fmt: on
 
 
+def adaptive_config(channels: int) -> AdaptiveConfig:
+    """Return the configuration for latents of so many channels."""
+    return AdaptiveConfig(channels, len(_MEAN_WEIGHTS))
+
+
 def adaptive_prior_tensors(channels: int) -> tuple[dict[str, Tensor], FrequencyTables]:
     """The tensors of `AdaptivePrior` and its tables for latents of so many channels. For making a bundle."""
-    sigmas = np.geomspace(SCALE_MIN, SCALE_MAX, SCALE_COUNT)
+    sigmas = scales()
     edges = np.sqrt(sigmas[:-1] * sigmas[1:]) * math.sqrt(2 / math.pi) * (1 << SIZE_BITS)
 
     def nearest(sigma: float) -> int:

@@ -14,11 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ACTIVATION_BITS = 5  # an activation of 1.0 is the integer 32
-ACTIVATION_LIMIT = 127
-RATIO_BITS = 24  # fixed-point multipliers that depend on quality count in 2**-24
-MEAN_BITS = 4  # means and dequantised symbols count in 1/16 of a step
-MEAN_LIMIT = 1 << 19
+from sdcodec.constants import ACTIVATION_LIMIT, RATIO_BITS
 
 
 @dataclass(frozen=True)
@@ -36,9 +32,9 @@ class IntegerLayer:
     kernel: int
     in_int8: bool
 
-    def sums(self, columns: Tensor, half_steps: int) -> Tensor:
+    def sums(self, columns: Tensor, quality_index: int) -> Tensor:
         """Int8 `[B, in * kernel * kernel, N]` → float32 `[B, out, N]` before the shift, whole numbers below 2**24."""
-        row = self.bias[half_steps if self.bias.shape[0] > 1 else 0]
+        row = self.bias[quality_index if self.bias.shape[0] > 1 else 0]
         if self.in_int8:
             each = [torch._int_mm(self.weight, own) for own in columns]
             products = (each[0][None] if len(each) == 1 else torch.stack(each)).float()
@@ -46,9 +42,9 @@ class IntegerLayer:
             products = torch.matmul(self.weight.float(), columns.float())
         return products.add_(row[:, None])
 
-    def shifted(self, columns: Tensor, half_steps: int) -> Tensor:
+    def shifted(self, columns: Tensor, quality_index: int) -> Tensor:
         """The sums divided by 2**shift and rounded down."""
-        return self.divided(self.sums(columns, half_steps))
+        return self.divided(self.sums(columns, quality_index))
 
     def divided(self, sums: Tensor) -> Tensor:
         """Divides by 2**shift and rounds down, in place: exact in float32, since the divisor is a power of two."""

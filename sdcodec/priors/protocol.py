@@ -28,15 +28,16 @@ class Prior(Protocol):
     """Integers ↔ probabilities. `walk` is the same code for encoding and decoding, so the two cannot part ways."""
 
     tables: FrequencyTables
+    channels: int
 
-    def hyper_latents(self, steps: Tensor, half_steps: int) -> Tensor:
+    def hyper_latents(self, steps: Tensor, quality_index: int) -> Tensor:
         """Encoder's side: latents in steps `[B, C, h, w]` → side information in steps, not rounded.
 
         `[B, Z, h/4, w/4]` hyper-latents, or `[B, P]` parameters: as many numbers an item as `walk` asks `source.hyper` for.
         """
         ...
 
-    def walk(self, shape: tuple[int, int, int], half_steps: int, source: SymbolSource) -> Tensor:
+    def walk(self, shape: tuple[int, int, int], quality_index: int, source: SymbolSource) -> Tensor:
         """Goes through the passes for `shape` = (B, h, w) latents, asking `source` for symbols.
 
         Returns the dequantised symbols in 1/16 of a step, int64 `[B, C, h, w]`.

@@ -1,4 +1,4 @@
-"""Who stands on the other side of a prior's walk: a quantiser that counts or codes, or an entropy decoder."""
+"""Symbol sources of a prior's walk: quantisers that estimate, record or code, and the entropy decoder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ from torch import Tensor
 
 from sdcodec.coding.rangecoder import SymbolDecoder, SymbolEncoder
 from sdcodec.coding.tables import FrequencyTables
-from sdcodec.priors.integer import MEAN_BITS
+from sdcodec.constants import MEAN_ONE
 from sdcodec.priors.rounding import PLAIN, Rounding
 
 
-class Quantiser(ABC):
-    """Rounds given latents to symbols around the prior's means, and hands on what it has rounded."""
+class SymbolQuantiser(ABC):
+    """A source that rounds given latents to symbols around the prior's means, and passes the symbols on."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
-        """`steps` `[B, C, h, w]` latents and `hyper` side information, `[B, Z, h/4, w/4]` or `[B, P]`, both float in steps."""
-        self._steps, self._hyper = steps.flatten(1), hyper.flatten(1)
+    def __init__(
+        self, scaled_latents: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN
+    ) -> None:
+        """
+        scaled_latents: `[B, C, h, w]`, float, in quantiser steps.
+        hyper: side information in steps, float, `[B, Z, h/4, w/4]` or `[B, P]`.
+        """
+        self.scaled_latents = scaled_latents
+        self._flat, self._hyper = scaled_latents.flatten(1), hyper.flatten(1)
         self._tables, self._rounding = tables, rounding
         self._coded = 0
 
@@ -32,58 +38,62 @@ class Quantiser(ABC):
     def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
         self._coded += positions.numel()
-        return self._rounded(self._steps[:, positions], means, tables, self._rounding)
+        return self._rounded(self._flat[:, positions], means, tables, self._rounding)
 
     def _rounded(self, values: Tensor, means: Tensor, tables: Tensor, rounding: Rounding) -> Tensor:
-        away = values - means.float() / (1 << MEAN_BITS)
-        symbols = rounding.symbols(away, tables, self._tables, self._coded / self._steps.shape[1])
+        away = values - means.float() / MEAN_ONE
+        symbols = rounding.symbols(away, tables, self._tables, self._coded / self._flat.shape[1])
         self.take(symbols.cpu().numpy(), tables.cpu().numpy())
         return symbols
 
     @abstractmethod
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
-        """Symbols and table indices `[B, N]` in the order of coding."""
+        """Take symbols and table indices `[B, N]` in coding order."""
 
 
-class CostEstimator(Quantiser):
-    """Adds up ideal code lengths: what rate control asks for."""
+class CostEstimator(SymbolQuantiser):
+    """Adds up ideal code lengths in `bits`, for rate control."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
-        super().__init__(steps, hyper, tables, rounding)
-        self.bits = 0.0
+    bits = 0.0
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+        """See SymbolQuantiser."""
         self.bits += self._tables.log2_cost(symbols.ravel(), tables.ravel())
 
 
 class Recorder(CostEstimator):
-    """Also keeps what the prior expected of every latent: `means` in steps, float32, and `indices` of tables, `[B, C*h*w]`."""
+    """Also records the prior's `means`, float32 in quantiser steps, and table `indices` of all latents, `[B, C*h*w]`."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
-        super().__init__(steps, hyper, tables, rounding)
-        self.means = torch.zeros_like(self._steps)
-        self.indices = torch.zeros_like(self._steps, dtype=torch.int64)
+    def __init__(
+        self, scaled_latents: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN
+    ) -> None:
+        super().__init__(scaled_latents, hyper, tables, rounding)
+        self.means = torch.zeros_like(self._flat)
+        self.indices = torch.zeros_like(self._flat, dtype=torch.int64)
 
     def latents(self, positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
-        self.means[:, positions] = means.float() / (1 << MEAN_BITS)
+        self.means[:, positions] = means.float() / MEAN_ONE
         self.indices[:, positions] = tables
         return super().latents(positions, means, tables)
 
 
-class Coder(Quantiser):
+class Coder(SymbolQuantiser):
     """Codes each item of the batch into bytes of its own."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN) -> None:
-        super().__init__(steps, hyper, tables, rounding)
-        self._encoders = [SymbolEncoder(tables) for _ in range(steps.shape[0])]
+    def __init__(
+        self, scaled_latents: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN
+    ) -> None:
+        super().__init__(scaled_latents, hyper, tables, rounding)
+        self._encoders = [SymbolEncoder(tables) for _ in range(scaled_latents.shape[0])]
 
     def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+        """See SymbolQuantiser."""
         for encoder, own_symbols, own_tables in zip(self._encoders, symbols, tables, strict=True):
             encoder.encode(own_symbols, own_tables)
 
     def finish(self) -> list[bytes]:
-        """The bytes of each item."""
+        """Return the bytes of each item."""
         return [encoder.finish() for encoder in self._encoders]
 
 

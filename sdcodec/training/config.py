@@ -8,22 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
-from sdcodec.autoencoders.tiny import TinyConfig
-from sdcodec.denoisers.latent_unet import LatentUNetConfig
+from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.errors import TrainingError
+from sdcodec.priors.config import PriorConfig
 from sdcodec.training.data import SCALES
-from sdcodec.training.prior_network import PriorConfig
 
 Section = TypeVar("Section")
 
-# What `train_only` may name, and how the names of the parameters begin that are trained then; nothing named: all.
-_DECODER = ("decoder", "inverse_gain")
-PARTS: dict[str, tuple[str, ...]] = {
-    "decoder": _DECODER,
-    "transforms": ("encoder", "prior.analyse", *_DECODER),
-    "denoiser": ("denoiser",),
-    "prior": ("prior",),
-}
+# Parts that `train_only` can name, with the prefixes of their parameters' names.
+PARTS: dict[str, tuple[str, ...]] = {"decoder": ("decoder", "inverse_gain")}
 
 
 @dataclass(frozen=True)
@@ -41,7 +34,7 @@ class TrainingConfig:
 
     data: tuple[str, ...]
     output: str
-    name: str = "tiny"  # what the bundle will be called
+    name: str = "base"  # of the bundle
     steps: int = 12_000
     seed: int = 1
     learning_rate: float = 1e-3
@@ -67,15 +60,8 @@ class TrainingConfig:
     spread_start: int = 2_000  # until here; then the range of qualities widens,
     spread_end: int = 3_500  # and is complete here
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
-    train_only: str = ""  # one of PARTS: everything else stays as it is; files stay valid, but for "prior"
+    train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
-    keep_priors: bool = False  # those of the model that it starts from, so that files of theirs decode still
-    grow_to: int = 0  # latent channels that the model it starts from gets (`sdcodec.training.growth`); 0: as it is
-    # Residual blocks that it gets in each part of its transforms, by their names in [tiny]; those not named stay as they are.
-    deepen_to: dict[str, int] = field(default_factory=dict)
-    grow_hyper_context: int = 0  # its networks that predict hyper-latents from neighbours get this width; 0: none
-    hyper_steps: int = 0  # of these networks alone, before the run (`sdcodec.training.hyper_fit`)
-    revive: bool = False  # after `start_from`: channels that died begin anew with what the reconstruction lacks
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
     scales: tuple[float, float] = SCALES  # half of the crops are from pictures scaled down by a factor between these
     validate_every: int = 500
@@ -84,9 +70,8 @@ class TrainingConfig:
     device: str = "auto"
     autocast: bool = True  # bfloat16, where the hardware is fast at it
     threads: int = 0
-    tiny: TinyConfig = field(default_factory=TinyConfig)
+    autoencoder: ConvConfig = field(default_factory=ConvConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
-    denoiser: LatentUNetConfig = field(default_factory=LatentUNetConfig)
 
 
 def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:
@@ -106,9 +91,8 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         for section in sections:
             target = target.setdefault(section, {})
         target[name] = _toml_value(text)
-    values["tiny"] = _section(TinyConfig, values.get("tiny", {}), path)
+    values["autoencoder"] = _section(ConvConfig, values.get("autoencoder", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
-    values["denoiser"] = _section(LatentUNetConfig, values.get("denoiser", {}), path)
     if isinstance(values.get("crops"), list):  # what is none, is refused with the others
         values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
     if isinstance(values.setdefault("data", []), str):
@@ -118,26 +102,16 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
     if config.train_only and config.train_only not in PARTS:
-        *others, last = PARTS
+        raise TrainingError(f"{path}: train_only = {config.train_only!r}: choose {' or '.join(PARTS)}, or leave it out")
+    if config.train_only and (not config.start_from or config.start_from.endswith(".pt")):
         raise TrainingError(
-            f"{path}: train_only = {config.train_only!r}: choose {', '.join(others)} or {last}, or leave it out"
+            f"{path}: train_only: start_from has to name a model, not a checkpoint; `bundle/` of a run is one"
         )
-    if not config.data:
-        raise TrainingError(f"{path}: data is missing; name folders of photographs")
-    for setting in ("train_only", "keep_priors", "grow_to", "deepen_to", "grow_hyper_context", "hyper_steps"):
-        if getattr(config, setting) and (not config.start_from or config.start_from.endswith(".pt")):
-            raise TrainingError(
-                f"{path}: {setting}: start_from has to name a model, not a checkpoint; `bundle/` of a run is one"
-            )
-    if config.grow_to and (config.train_only or config.keep_priors):
+    if config.prior.latent_channels != config.autoencoder.latent_channels:
         raise TrainingError(
-            f"{path}: grow_to: more channels want a new prior and new transforms; leave out train_only and keep_priors"
+            f"{path}: latent_channels: {config.autoencoder.latent_channels} in [autoencoder] and "
+            f"{config.prior.latent_channels} in [prior]; give both the same"
         )
-    if config.deepen_to and config.train_only in ("prior", "denoiser"):
-        raise TrainingError(f"{path}: deepen_to: the transforms have to be trained; leave out train_only")
-    for setting in ("grow_hyper_context", "hyper_steps"):
-        if getattr(config, setting) and config.train_only not in ("", "prior"):
-            raise TrainingError(f"{path}: {setting}: the prior has to be trained; leave out train_only")
     if not _is_range(config.qualities) or not 0 <= config.qualities[0] <= config.qualities[1] <= 100:
         raise TrainingError(f"{path}: qualities: two numbers from 0 to 100, the smaller first")
     if not _is_range(config.scales) or not 0 < config.scales[0] <= config.scales[1] <= 1:
@@ -198,5 +172,4 @@ _NAMES = {
     float: "a number",
     bool: "true or false",
     tuple: "a list",
-    dict: "a table",
 }

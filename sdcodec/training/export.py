@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -13,30 +12,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdcodec.autoencoders.tiny import TinyConfig
+from sdcodec.autoencoders.conv import FACTOR, ConvConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
-from sdcodec.bundles.store import MANIFEST, Bundle, read_manifest
-from sdcodec.bundles.writing import add_denoiser, keep_priors, write_bundle
-from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables
-from sdcodec.denoisers.error_levels import rounding_level
-from sdcodec.denoisers.latent_unet import LatentUNetConfig
+from sdcodec.bundles.store import Bundle
+from sdcodec.bundles.writing import NewPrior, keep_priors, write_bundle
+from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables, scales
+from sdcodec.constants import ACTIVATION_ONE, MEAN_ONE, QUALITY_LEVELS, RATIO_ONE, SCALE_COUNT, WEIGHT_LIMIT
 from sdcodec.errors import TrainingError
-from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
+from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
-from sdcodec.priors.sources import Quantiser
+from sdcodec.priors.sources import SymbolQuantiser
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.prior_network import SCALE_COUNT, SCALE_MIN, SCALE_RATIO, PriorConfig, PriorNetwork, weight_shift
-
-HALF_STEPS = 201
-ACTIVATION_ONE = 1 << ACTIVATION_BITS
+from sdcodec.training.prior_network import PriorNetwork, weight_shift
 
 
 def quality_rows(knots: Knots) -> Tensor:
     """`[201, channels]` float64: the knots' function at each half step of quality."""
     with torch.no_grad():
         values = knots.values.double().cpu()
-        position = torch.arange(HALF_STEPS, dtype=torch.float64) / (HALF_STEPS - 1) * (values.shape[0] - 1)
+        position = torch.arange(QUALITY_LEVELS, dtype=torch.float64) / (QUALITY_LEVELS - 1) * (values.shape[0] - 1)
         low = position.floor().clamp(max=values.shape[0] - 2).long()
         weight = (position - low)[:, None]
         return values[low] * (1 - weight) + values[low + 1] * weight
@@ -50,7 +45,7 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
         """Stores one layer; `rows` is a bias that quality selects, each value for `repeat` neighbouring outputs."""
         shift = weight_shift(weight).cpu()
         flat = weight.detach().cpu().double().flatten(1)
-        whole = (flat * torch.exp2(shift.double())[:, None]).round().clamp(-127, 127)
+        whole = (flat * torch.exp2(shift.double())[:, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
         total = (
             torch.zeros(1, flat.shape[0], dtype=torch.float64) if bias is None else bias.detach().cpu().double()[None]
         )
@@ -64,7 +59,7 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
         return shift
 
     def ratio(values: Tensor) -> Tensor:
-        return (values * (1 << RATIO_BITS)).round().to(torch.int64)
+        return (values * RATIO_ONE).round().to(torch.int64)
 
     def head(name: str, last: nn.Conv2d, gain: Tensor) -> None:
         """A pass's last layer; its sums are not shifted. `gain` `[201, channels]`: sixteenths of a step in an activation of 1."""
@@ -78,7 +73,7 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
     layer("synthesise_1", prior.synthesise_1.weight, prior.synthesise_1.bias, prior.quality_1, 4)
     layer("synthesise_2", prior.synthesise_2.weight, prior.synthesise_2.bias, prior.quality_2, 4)
     layer("synthesise_3", prior.synthesise_3.weight, prior.synthesise_3.bias, prior.quality_3)
-    sixteenths = 1 << MEAN_BITS
+    sixteenths = MEAN_ONE
     tensors["hyper_mean"] = (quality_rows(prior.hyper_mean) * sixteenths).round().to(torch.int64)
     tensors["hyper_table"] = quality_rows(prior.hyper_scale).round().clamp(0, SCALE_COUNT - 1).to(torch.int64)
     tensors["hyper_multiplier"] = ratio(quality_rows(prior.hyper_input).exp() * ACTIVATION_ONE / sixteenths)
@@ -119,12 +114,7 @@ def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
     }
 
 
-def scales() -> NDArray[np.float64]:
-    """The 64 standard deviations, in steps, that the frozen tables stand for."""
-    return SCALE_MIN * np.exp(SCALE_RATIO * np.arange(SCALE_COUNT))
-
-
-class _Counter(Quantiser):
+class _Counter(SymbolQuantiser):
     """Counts what falls under each table."""
 
     def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
@@ -141,14 +131,16 @@ class _Counter(Quantiser):
 
 
 @torch.no_grad()
-def observed_tables(tensors: dict[str, Tensor], batches: Iterable[tuple[Tensor, int]]) -> FrequencyTables:
+def observed_tables(
+    config: PriorConfig, tensors: dict[str, Tensor], batches: Iterable[tuple[Tensor, int]]
+) -> FrequencyTables:
     """Gaussian tables, drawn towards what falls under each of them in `batches` of (latents in steps, half steps of quality)."""
     base = gaussian_tables(scales())
-    prior = LearnedPrior(tensors, base, torch.device("cpu"))
+    prior = LearnedPrior(config, tensors, base, torch.device("cpu"))
     counts: list[NDArray[np.float64]] | None = None
-    for steps, half_steps in batches:
-        counter = _Counter(steps, prior.hyper_latents(steps, half_steps), base)
-        prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), half_steps, counter)
+    for steps, quality_index in batches:
+        counter = _Counter(steps, prior.hyper_latents(steps, quality_index), base)
+        prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), quality_index, counter)
         counts = counter.counts if counts is None else [a + b for a, b in zip(counts, counter.counts, strict=True)]
     if counts is None:
         raise TrainingError("no images to fit the frequency tables to; give the export a folder of photographs")
@@ -156,114 +148,67 @@ def observed_tables(tensors: dict[str, Tensor], batches: Iterable[tuple[Tensor, 
 
 
 @torch.no_grad()
-def _in_steps(model: TrainingModel, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, int]]:
+def _scaled_latents(model: TrainingModel, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, int]]:
     """Latents of photographs `[N, H, W, 3]` at qualities that cover the range, four photographs a batch."""
     gains = quality_rows(model.gain).exp().float()
     for start in range(0, len(images), 4):
         batch = torch.from_numpy(images[start : start + 4]).permute(0, 3, 1, 2).float() / 255
         latents = model.encoder(batch).float()
-        for half_steps in range((start // 4) % 20, HALF_STEPS, 20):
-            yield latents * gains[half_steps][None, :, None, None], half_steps
+        for quality_index in range((start // 4) % 20, QUALITY_LEVELS, 20):
+            yield latents * gains[quality_index][None, :, None, None], quality_index
 
 
 def export(
     weights: dict[str, Tensor],
-    tiny: TinyConfig,
+    autoencoder: ConvConfig,
     prior: PriorConfig,
     images: NDArray[np.uint8],
     folder: Path,
     name: str,
     description: dict[str, Any],
-    source: Bundle | None = None,
 ) -> Bundle:
-    """Writes a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables.
-
-    `source`: a model whose priors stay behind the new one, so that its files decode with the new decoder.
-    """
-    model = TrainingModel(tiny, prior)
+    """Write a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables."""
+    model = TrainingModel(autoencoder, prior)
     model.load_state_dict(weights)
     model.float().eval()
     tensors = prior_tensors(model.prior)
-    tables = observed_tables(tensors, _in_steps(model, images))
-    bundle = write_bundle(
-        folder,
-        name=name,
-        autoencoder="tiny",
-        configuration=asdict(tiny),
-        weights=_autoencoder_tensors(model),
-        prior="learned",
-        prior_tensors=tensors,
-        tables=tables,
-        gain=quality_rows(model.gain).exp().float(),
-        inverse_gain=quality_rows(model.inverse_gain).exp().float(),
-        description=description,
+    tables = observed_tables(prior, tensors, _scaled_latents(model, images))
+    gain, inverse_gain = (quality_rows(knots).exp().float() for knots in (model.gain, model.inverse_gain))
+    return _written(
+        model, folder, name, NewPrior("learned", asdict(prior), tensors, tables, gain, inverse_gain), description
     )
-    return bundle if source is None else keep_priors(bundle, source)
 
 
-def export_transforms(
+def export_decoder(
     weights: dict[str, Tensor],
-    tiny: TinyConfig,
+    autoencoder: ConvConfig,
     prior: PriorConfig,
     source: Bundle,
     folder: Path,
     description: dict[str, Any],
 ) -> Bundle:
-    """Writes `source` with another decoder, and another encoder where that was trained too.
+    """Write `source` with another decoder.
 
-    Its priors, tables and gains are copied, and with them their fingerprints: files coded before decode with the new decoder.
+    Encoder, priors, tables and gains are copied, and with them the fingerprints: earlier files decode with the new decoder.
     """
-    model = TrainingModel(tiny, prior)
+    model = TrainingModel(autoencoder, prior)
     model.load_state_dict(weights)
     stored = read_tensors(source.folder / source.priors[0].file)
-    tensors, tables = prior_parts(stored)
-    bundle = write_bundle(
+    inverse_gain = quality_rows(model.inverse_gain).exp()
+    kept = NewPrior("learned", source.priors[0].configuration, *prior_parts(stored), stored["gain"], inverse_gain)
+    return keep_priors(_written(model, folder, source.name, kept, description), source)
+
+
+def _written(model: TrainingModel, folder: Path, name: str, prior: NewPrior, description: dict[str, Any]) -> Bundle:
+    return write_bundle(
         folder,
-        name=source.name,
-        autoencoder="tiny",
-        configuration=asdict(tiny),
+        name=name,
+        autoencoder="conv",
+        configuration=asdict(model.autoencoder) | {"factor": FACTOR},
         weights=_autoencoder_tensors(model),
-        prior="learned",
-        prior_tensors=tensors | _analysis_tensors(model.prior),
-        tables=tables,
-        gain=stored["gain"],
-        inverse_gain=quality_rows(model.inverse_gain).exp(),
+        prior=prior,
         description=description,
     )
-    return keep_priors(bundle, source)
-
-
-def export_denoiser(
-    weights: dict[str, Tensor],
-    config: LatentUNetConfig,
-    qualities: tuple[float, float],
-    source: Bundle,
-    folder: Path,
-    description: dict[str, Any],
-) -> Bundle:
-    """Writes `source` with the UNet of a run that trained nothing else: all other files are copied, files stay valid.
-
-    `qualities`: the range that it was trained on; finer steps than there it leaves alone.
-    """
-    prefix = "denoiser."
-    own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-    tensors = {name: (value.float() if name == "step" else value.half()).contiguous() for name, value in own.items()}
-    _check_finite(tensors)
-    inverse_gain = read_tensors(source.folder / source.priors[0].file)["inverse_gain"]
-    low, high = (round(2 * quality) for quality in qualities)
-    sigmas = rounding_level(inverse_gain[low : high + 1].double())
-    configuration = {
-        "latent_channels": config.latent_channels,
-        "network": asdict(config),
-        "sigmas": [float(sigmas.min()), float(sigmas.max())],
-        "error": "rounding",
-        "description": description,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in source.folder.iterdir():
-        if path.suffix == ".safetensors" or path.name == MANIFEST:
-            shutil.copyfile(path, folder / path.name)
-    return add_denoiser(read_manifest(folder), tensors, configuration, kind="latent-unet")
 
 
 def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:

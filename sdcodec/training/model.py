@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sdcodec.autoencoders.tiny import TinyConfig, TinyDecoder, TinyEncoder
-from sdcodec.denoisers.error_levels import rounding_level
-from sdcodec.denoisers.latent_unet import LatentUNet, LatentUNetConfig
+from sdcodec.autoencoders.conv import ConvConfig, ConvDecoder, ConvEncoder
+from sdcodec.priors.config import PriorConfig
 from sdcodec.training.knots import Knots
-from sdcodec.training.prior_network import Coded, PriorConfig, PriorNetwork
+from sdcodec.training.prior_network import Coded, PriorNetwork
 
 BETA_LOWEST, BETA_HIGHEST = 0.03, 16.0
 # The mean squared error of uniform quantisation falls with the square of the gain; measured optima of trained codecs
@@ -35,18 +34,18 @@ class Reconstruction:
 
 
 class TrainingModel(nn.Module):
-    """Images and qualities in, reconstructions and estimated bits out; with a denoiser between quantiser and decoder."""
+    """Images and qualities in, reconstructions and estimated bits out."""
 
-    def __init__(self, tiny: TinyConfig, prior: PriorConfig, denoiser: LatentUNetConfig | None = None) -> None:
+    def __init__(self, autoencoder: ConvConfig, prior: PriorConfig) -> None:
         super().__init__()
-        channels = tiny.latent_channels
-        self.encoder = TinyEncoder(tiny)
-        self.decoder = TinyDecoder(tiny)
+        self.autoencoder = autoencoder
+        channels = autoencoder.latent_channels
+        self.encoder = ConvEncoder(autoencoder)
+        self.decoder = ConvDecoder(autoencoder)
         self.prior = PriorNetwork(prior, GAIN_SLOPE)
         self.gain = Knots(channels, start=math.log(8.0), slope=GAIN_SLOPE)
         self.inverse_gain = Knots(channels, start=-math.log(8.0), slope=-GAIN_SLOPE)
-        self.decoder_bias = Knots(tiny.decoder_width_8)
-        self.denoiser = None if denoiser is None else LatentUNet(denoiser)
+        self.decoder_bias = Knots(autoencoder.decoder_width_8)
 
     def steps(self, images: Tensor, quality: Tensor) -> Tensor:
         """Latents in the quantiser's steps, not rounded, `[B, C, H/8, W/8]`, of what `forward` takes."""
@@ -56,8 +55,5 @@ class TrainingModel(nn.Module):
     def forward(self, images: Tensor, quality: Tensor) -> Reconstruction:
         """`images` `[B, 3, H, W]` in [0, 1], H and W multiples of 32; `quality` `[B]`."""
         coded = self.prior(self.steps(images, quality), quality)
-        inverse_gain = self.inverse_gain(quality).exp()
-        decoded = coded.decoded * inverse_gain[:, :, None, None]
-        if self.denoiser is not None:
-            decoded = self.denoiser(decoded, rounding_level(inverse_gain))
+        decoded = coded.decoded * self.inverse_gain(quality).exp()[:, :, None, None]
         return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)

@@ -1,8 +1,7 @@
-"""What training minimises: bits, and what is wrong with the picture."""
+"""Rate–distortion loss of a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -22,44 +21,15 @@ from sdcodec.training.prior_network import Coded
 
 ERROR_UNIT = 400  # squared error on 0..255 that costs as much as a bit where beta is 1
 
-# Of a model, images `[B, 3, H, W]` in [0, 1], qualities `[B]` and the step: the loss, and the means of its parts.
-Objective = Callable[[TrainingModel, Tensor, Tensor, int], tuple[Tensor, dict[str, Tensor]]]
 
-
-def objective(config: TrainingConfig, device: torch.device) -> Objective:
-    """The loss of a run. Raises TrainingError where it needs VGG-16's weights, and they are not there or no such."""
-    return RateAlone(config, device) if config.train_only == "prior" else RateAndDistortion(config, device)
-
-
-class RateAlone:
-    """Bits per pixel, evened out over qualities: all that a prior changes, so that no picture is decoded."""
+class RateDistortion:
+    """Rate–distortion loss: v · bits per pixel + β · (MSE₂₅₅ / 400 + w · LPIPS + ...), balanced over qualities."""
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
+        """Raises TrainingError if the loss needs VGG-16's weights and their file is missing or unusable."""
         self.config, self.device = config, device
-        # Where the hardware has no bfloat16, emulating it takes many times as long as float32.
+        # On hardware without bfloat16, emulating it takes many times as long as float32.
         self.autocast = config.autocast and hardware.dtype("auto", device) == torch.bfloat16
-
-    def __call__(
-        self, model: TrainingModel, images: Tensor, quality: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-            with torch.no_grad():
-                steps = model.steps(images, quality)
-            coded = model.prior(steps, quality)
-        parts = _rates(coded, images)
-        return self._whole(parts["bpp"], quality, parts)
-
-    def _whole(self, cost: Tensor, quality: Tensor, parts: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
-        even = (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
-        return (cost * even).mean(), {name: value.detach().mean() for name, value in parts.items()}
-
-
-class RateAndDistortion(RateAlone):
-    """v * bits per pixel + beta * (squared errors on 0..255 / 400 + w * LPIPS + ...), evened out over qualities."""
-
-    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
-        super().__init__(config, device)
         self.lpips = LPIPS().to(device, memory_format=torch.channels_last)
         self.vgg_terms = {name: (weight, term.to(device)) for name, (weight, term) in _vgg_terms(config).items()}
 
@@ -85,7 +55,10 @@ class RateAndDistortion(RateAlone):
         for name, (weight, term) in self.vgg_terms.items():
             parts[name] = on_some(term, reconstructed, images, looked_at)
             distortion = distortion + weight * towards_low * parts[name]
-        return self._whole(config.rate_weight * parts["bpp"] + beta_of(quality) * distortion, quality, parts)
+        cost = config.rate_weight * parts["bpp"] + beta_of(quality) * distortion
+        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
+        balance = (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -config.evening
+        return (cost * balance).mean(), {name: value.detach().mean() for name, value in parts.items()}
 
 
 def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,22 +18,21 @@ from sdcodec import hardware
 from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.bundles import loading
 from sdcodec.bundles.store import Bundle
-from sdcodec.bundles.writing import add_prior
+from sdcodec.bundles.writing import NewPrior, add_prior
 from sdcodec.coding.tables import FrequencyTables
+from sdcodec.constants import QUALITY_LEVELS, SCALE_MIN, SCALE_RATIO
 from sdcodec.errors import TrainingError
+from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.passes import GROUPS, PASSES, PASSES_IN_PARTS, pass_masks
 from sdcodec.priors.protocol import Prior
 from sdcodec.priors.sources import CostEstimator
 from sdcodec.training.data import find_images, load_pixels
-from sdcodec.training.export import HALF_STEPS, observed_tables, prior_tensors
+from sdcodec.training.export import observed_tables, prior_tensors
 from sdcodec.training.optim import Optimisers, rate_factor
 from sdcodec.training.prior_network import (
-    ACTIVATION_LIMIT,
-    SCALE_MIN,
-    SCALE_RATIO,
+    LARGEST_ACTIVATION,
     ContextPass,
-    PriorConfig,
     PriorNetwork,
 )
 
@@ -113,10 +112,10 @@ def fit_prior(
     until = math.inf if config.steps else started + CACHE_SHARE * 60 * config.minutes
     training, validation = cached_latents(model.autoencoder, folders, config, on, until, say)
     until = math.inf if config.steps else started + 60 * config.minutes
-    network, steps = train_prior(training, model.gain.cpu(), config, on, until, say)
-    tensors, tables = _exported(network, training, model.gain.cpu(), config)
-    fitted = LearnedPrior(tensors, tables, on)
-    bits, before = (_bits(prior, validation, model.gain) for prior in (fitted, model.prior))
+    network, steps = train_prior(training, model.quantiser.gain.cpu(), config, on, until, say)
+    tensors, tables = _exported(network, training, model.quantiser.gain.cpu(), config)
+    fitted = LearnedPrior(network.config, tensors, tables, on)
+    bits, before = (_bits(prior, validation, model.quantiser.gain) for prior in (fitted, model.prior))
     if only_if_better and bits >= before:
         raise TrainingError(
             f"the fitted prior takes {bits:.4f} bits a latent, the present one {before:.4f}: the model is left as it was; "
@@ -124,11 +123,14 @@ def fit_prior(
         )
     written = add_prior(
         bundle,
-        prior="learned",
-        prior_tensors=tensors,
-        tables=tables,
-        gain=model.gain.cpu(),
-        inverse_gain=model.inverse_gain.cpu(),
+        NewPrior(
+            "learned",
+            asdict(network.config),
+            tensors,
+            tables,
+            model.quantiser.gain.cpu(),
+            model.quantiser.inverse_gain.cpu(),
+        ),
     )
     return Fitted(written, steps, len(training) + len(validation), bits, before)
 
@@ -221,6 +223,7 @@ def prior_config(channels: int, config: FitConfig) -> PriorConfig:
         blocks=config.blocks,
         context_kernel=kernel,
         passes=PASSES_IN_PARTS if kernel >= PARTS_KERNEL else PASSES,
+        hyper_context=0,
         direct_kernel=kernel,
     )
 
@@ -247,10 +250,10 @@ def train_prior(
         torch.manual_seed(config.seed * 1_000_003 + step)
         network.set_quantise(done >= 1 - FINAL_SHARE)
         optimisers.zero_grad()
-        half_steps = _spread_qualities(config.batch)
-        steps = (crops.batch(step, config.batch) * gain[half_steps][:, :, None, None]).to(on)
-        bits = network(steps, half_steps.to(on) / 2).bits / steps[0].numel()
-        loss = (bits / expected[half_steps].to(on)).mean()
+        quality_index = _spread_qualities(config.batch)
+        steps = (crops.batch(step, config.batch) * gain[quality_index][:, :, None, None]).to(on)
+        bits = network(steps, quality_index.to(on) / 2).bits / steps[0].numel()
+        loss = (bits / expected[quality_index].to(on)).mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         if torch.isfinite(norm):
@@ -275,7 +278,7 @@ def _initial(latents: list[Tensor], gain: Tensor, config: FitConfig) -> PriorNet
     scale = (_deviations(latents) * gain).clamp(min=1e-6).log()  # [201, C]
     with torch.no_grad():
         count = network.context_gain.values.shape[0]
-        at_knots = scale[torch.linspace(0, HALF_STEPS - 1, count).round().long()]
+        at_knots = scale[torch.linspace(0, QUALITY_LEVELS - 1, count).round().long()]
         network.context_gain.values.copy_(-at_knots)
         network.mean_gain.values.copy_(at_knots)
         network.scale_base.values.copy_((at_knots - math.log(SCALE_MIN)) / SCALE_RATIO)
@@ -306,7 +309,7 @@ def solve_direct(network: PriorNetwork, latents: list[Tensor], gain: Tensor, con
         columns, truths = [], []
         for part, quality in zip(batch.chunk(len(SOLVER_QUALITIES)), SOLVER_QUALITIES, strict=False):
             own = gain[round(2 * quality)][:, None, None]
-            rounded = ((part * own).round() / own / deviations * known).clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+            rounded = ((part * own).round() / own / deviations * known).clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
             columns.append(F.unfold(rounded, kernel, padding=kernel // 2))
             truths.append((part / deviations).flatten(2))
         for index in group.unique():
@@ -341,7 +344,7 @@ def expected_bits(latents: list[Tensor], gain: Tensor) -> Tensor:
 def _spread_qualities(count: int) -> Tensor:
     """Half steps, one in each of `count` equal parts of the range."""
     places = (torch.arange(count) + torch.rand(count)) / count
-    return (places * HALF_STEPS).long().clamp(max=HALF_STEPS - 1)
+    return (places * QUALITY_LEVELS).long().clamp(max=QUALITY_LEVELS - 1)
 
 
 def _optimisers(network: PriorNetwork, config: FitConfig) -> Optimisers:
@@ -369,15 +372,15 @@ def _exported(
     network: PriorNetwork, latents: list[Tensor], gain: Tensor, config: FitConfig
 ) -> tuple[dict[str, Tensor], FrequencyTables]:
     tensors = prior_tensors(network)
-    return tensors, observed_tables(tensors, _table_batches(latents, gain, config))
+    return tensors, observed_tables(network.config, tensors, _table_batches(latents, gain, config))
 
 
 def _table_batches(latents: list[Tensor], gain: Tensor, config: FitConfig) -> Iterator[tuple[Tensor, int]]:
     crops = _Crops(latents, config)
     for index in range(min(TABLE_CROPS // 4, len(latents))):
         batch = crops.batch(-1 - index & 0xFFFFFF, 4)  # windows that no step of the training takes
-        for half_steps in range(index % 20, HALF_STEPS, 20):
-            yield batch * gain[half_steps][:, None, None], half_steps
+        for quality_index in range(index % 20, QUALITY_LEVELS, 20):
+            yield batch * gain[quality_index][:, None, None], quality_index
 
 
 @torch.no_grad()
@@ -386,9 +389,9 @@ def _bits(prior: Prior, latents: list[Tensor], gain: Tensor) -> float:
     results = []
     for own in latents:
         for quality in VALIDATION_QUALITIES:
-            half_steps = round(2 * quality)
-            steps = own[None].to(gain.device) * gain[half_steps][:, None, None]
-            counter = CostEstimator(steps, prior.hyper_latents(steps, half_steps), prior.tables)
-            prior.walk((1, *own.shape[1:]), half_steps, counter)
+            quality_index = round(2 * quality)
+            steps = own[None].to(gain.device) * gain[quality_index][:, None, None]
+            counter = CostEstimator(steps, prior.hyper_latents(steps, quality_index), prior.tables)
+            prior.walk((1, *own.shape[1:]), quality_index, counter)
             results.append(counter.bits / own.numel())
     return float(np.mean(results))

@@ -10,30 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcodec.priors.passes import PASSES, cell_order, pass_lines, pass_masks
+from sdcodec.constants import (
+    ACTIVATION_LIMIT,
+    ACTIVATION_ONE,
+    MEAN_ONE,
+    SCALE_COUNT,
+    SCALE_MIN,
+    SCALE_RATIO,
+    WEIGHT_LIMIT,
+    WEIGHT_SHIFT_LIMIT,
+)
+from sdcodec.priors.config import ANALYSIS_KERNELS, HYPER_KERNEL, PriorConfig
+from sdcodec.priors.passes import cell_order, pass_lines, pass_masks
 from sdcodec.training.knots import Knots
 
-ACTIVATION_UNIT = 1 / 32  # value of one step of an int8 activation
-ACTIVATION_LIMIT = 127 * ACTIVATION_UNIT
-SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64
-SCALE_RATIO = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_COUNT - 1)  # log of the ratio of neighbouring scales
-MEAN_UNIT = 1 / 16
-
-
-@dataclass(frozen=True)
-class PriorConfig:
-    """Widths of the learned prior."""
-
-    latent_channels: int = 32
-    hyper_channels: int = 24
-    width: int = 96
-    middle: int = 64
-    expansion: int = 2
-    blocks: int = 2
-    context_kernel: int = 5
-    passes: int = PASSES  # or PASSES_IN_PARTS
-    hyper_context: int = 0  # width of the networks that predict hyper-latents from their neighbours; 0: none
-    direct_kernel: int = 0  # of a linear path from context to means, 0: none; it can be solved for before training
+ACTIVATION_UNIT = 1 / ACTIVATION_ONE
+LARGEST_ACTIVATION = ACTIVATION_LIMIT * ACTIVATION_UNIT
+MEAN_UNIT = 1 / MEAN_ONE
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -59,9 +52,9 @@ class _LowerBound(torch.autograd.Function):
 
 
 def weight_shift(weight: Tensor) -> Tensor:
-    """For each output channel the largest power of two, at most 2**14, by which its weights stay within -127..127."""
+    """For each output channel the largest power of two, at most 2**14, by which its weights stay in -127..127."""
     largest = weight.detach().flatten(1).abs().amax(1).float().clamp(min=1e-8)
-    return torch.floor(torch.log2(127.49 / largest)).clamp(max=14)
+    return torch.floor(torch.log2((WEIGHT_LIMIT + 0.49) / largest)).clamp(max=WEIGHT_SHIFT_LIMIT)
 
 
 Lines = tuple[Tensor, Tensor]  # rows and columns, int64
@@ -77,16 +70,16 @@ class IntegerReady(nn.Module):
         if not self.quantise:
             return weight
         scale = torch.exp2(-weight_shift(weight)).view(-1, 1, 1, 1)
-        return round_ste(weight / scale).clamp(-127, 127) * scale
+        return round_ste(weight / scale).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) * scale
 
     def activation(self, x: Tensor, low: float = 0.0) -> Tensor:
         """Clamps to what int8 holds (from 0 up: ReLU) and rounds to its steps when `quantise` is set."""
-        x = x.clamp(low, ACTIVATION_LIMIT)
+        x = x.clamp(low, LARGEST_ACTIVATION)
         return round_ste(x / ACTIVATION_UNIT) * ACTIVATION_UNIT if self.quantise else x
 
     def signed(self, x: Tensor) -> Tensor:
         """As `activation`, for values of both signs."""
-        return self.activation(x, -ACTIVATION_LIMIT)
+        return self.activation(x, -LARGEST_ACTIVATION)
 
 
 class ContextPass(IntegerReady):
@@ -152,7 +145,7 @@ class HyperPass(IntegerReady):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.context = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.context = nn.Conv2d(channels, width, HYPER_KERNEL, padding=HYPER_KERNEL // 2, bias=False)
         self.quality = Knots(width)
         self.head = nn.Conv2d(width, 2 * channels, 1)
         nn.init.zeros_(self.head.weight)
@@ -221,21 +214,23 @@ class PriorNetwork(IntegerReady):
         self.latents_are_given = False
         channels, hyper, width, middle = config.latent_channels, config.hyper_channels, config.width, config.middle
         # Encoder's side only: may stay in floating point.
-        self.analyse_1 = nn.Conv2d(channels, width, 4, stride=2, padding=1)
-        self.analyse_2 = nn.Conv2d(width, width, 4, stride=2, padding=1)
-        self.analyse_3 = nn.Conv2d(width, hyper, 3, padding=1)
+        first, second, third = ANALYSIS_KERNELS
+        self.analyse_1 = nn.Conv2d(channels, width, first, stride=2, padding=1)
+        self.analyse_2 = nn.Conv2d(width, width, second, stride=2, padding=1)
+        self.analyse_3 = nn.Conv2d(width, hyper, third, padding=1)
         self.hyper_gain = Knots(hyper, start=math.log(2.0), slope=0.3 * slope)
         # Both sides: exported to integers.
         self.hyper_mean = Knots(hyper)
         self.hyper_scale = Knots(hyper, start=math.log(1.0 / SCALE_MIN) / SCALE_RATIO)
         self.hyper_input = Knots(hyper, start=math.log(0.5), slope=-0.3 * slope)
-        later_passes = PASSES - 1 if config.hyper_context else 0
-        self.hyper_passes = nn.ModuleList([HyperPass(hyper, config.hyper_context) for _ in range(later_passes)])
-        self.synthesise_1 = nn.Conv2d(hyper, 4 * middle, 3, padding=1)
+        self.hyper_passes = nn.ModuleList(
+            [HyperPass(hyper, config.hyper_context) for _ in range(1, config.hyper_passes)]
+        )
+        self.synthesise_1 = nn.Conv2d(hyper, 4 * middle, HYPER_KERNEL, padding=1)
         self.quality_1 = Knots(middle)
-        self.synthesise_2 = nn.Conv2d(middle, 4 * width, 3, padding=1)
+        self.synthesise_2 = nn.Conv2d(middle, 4 * width, HYPER_KERNEL, padding=1)
         self.quality_2 = Knots(width)
-        self.synthesise_3 = nn.Conv2d(width, width, 3, padding=1)
+        self.synthesise_3 = nn.Conv2d(width, width, HYPER_KERNEL, padding=1)
         self.quality_3 = Knots(width)
         self.passes = nn.ModuleList([ContextPass(config, first=k == 0) for k in range(config.passes)])
         self.context_gain = Knots(channels, start=math.log(0.25), slope=-slope)
@@ -301,10 +296,6 @@ class PriorNetwork(IntegerReady):
                 context = self.signed(decoded * context_gain)
         bits = self._bits(steps, decoded, means, scales)
         return Coded(decoded, bits + hyper_bits, hyper_bits, means, scales)
-
-    def hyper_bits(self, hyper: Tensor, quality: Tensor) -> Tensor:
-        """Bits `[B]` of hyper-latents `[B, Z, h/4, w/4]`, in steps and not rounded."""
-        return self._bits(hyper, *self._hyper_decoded(hyper, quality))
 
     def _hyper_decoded(self, hyper: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Hyper-latents `[B, Z, h/4, w/4]` → what is decoded of them, their means and scale indices, likewise."""

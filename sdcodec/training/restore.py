@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sdcodec.autoencoders.tiny import TinyConfig
-from sdcodec.bundles.loading import prior_parts, read_tensors
+from sdcodec.autoencoders.conv import ConvConfig
+from sdcodec.bundles.loading import configured, prior_parts, read_tensors
 from sdcodec.bundles.store import Bundle
-from sdcodec.denoisers.latent_unet import LatentUNetConfig, latent_unet_config
+from sdcodec.constants import ACTIVATION_ONE, MEAN_ONE, RATIO_ONE
 from sdcodec.errors import TrainingError
-from sdcodec.priors.integer import ACTIVATION_BITS, MEAN_BITS, RATIO_BITS
-from sdcodec.priors.passes import PASSES
+from sdcodec.priors.config import HYPER_KERNEL, PriorConfig
 from sdcodec.training.knots import KNOT_COUNT
-from sdcodec.training.prior_network import PriorConfig
-
-ACTIVATION_ONE = 1 << ACTIVATION_BITS
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a bundle holds: configurations, and weights by the names of `TrainingModel`. `denoiser`: None where it has none."""
+    """Configurations of a bundle, and its weights by the names of `TrainingModel`."""
 
-    tiny: TinyConfig
+    autoencoder: ConvConfig
     prior: PriorConfig
-    denoiser: LatentUNetConfig | None
     weights: dict[str, Tensor]
 
 
@@ -39,9 +33,13 @@ def restore(bundle: Bundle) -> Restored:
     between them may be a unit off when it is exported again; the rest is float16. Raises TrainingError for a bundle
     that was not made by `sdcodec train`.
     """
-    if bundle.autoencoder != "tiny" or bundle.priors[0].kind != "learned":
-        raise TrainingError(f"{bundle.folder}: only bundles with the autoencoder `tiny` can be trained further")
-    tiny = TinyConfig(**bundle.configuration)
+    if bundle.autoencoder != "conv" or bundle.priors[0].kind != "learned":
+        raise TrainingError(f"{bundle.folder}: only bundles that `sdcodec train` made can be trained further")
+    own = {name: value for name, value in bundle.configuration.items() if name != "factor"}
+    autoencoder_config = configured("autoencoder", ConvConfig, own)
+    config = configured("prior", PriorConfig, bundle.priors[0].configuration)
+    if config.direct_kernel:
+        raise TrainingError(f"{bundle.folder}: its first prior was made by `models fit`, not by a run that can go on")
     autoencoder = read_tensors(bundle.folder / bundle.autoencoder_file)
     stored = read_tensors(bundle.folder / bundle.priors[0].file)
     tensors, _ = prior_parts(stored)
@@ -49,34 +47,8 @@ def restore(bundle: Bundle) -> Restored:
     weights["decoder_bias.values"] = _knots(autoencoder["decoder_bias"])
     weights["gain.values"] = _knots(stored["gain"]).log()
     weights["inverse_gain.values"] = _knots(stored["inverse_gain"]).log()
-    if "pass1.direct.weight" in tensors:
-        raise TrainingError(f"{bundle.folder}: its first prior was made by `models fit`, not by a run that can go on")
-    config = _prior_config(tensors)
     weights |= {f"prior.{name}": value for name, value in _prior_weights(tensors, config).items()}
-    denoiser = None
-    if bundle.denoiser is not None and bundle.denoiser.kind == "latent-unet":
-        denoiser = latent_unet_config(bundle.denoiser.configuration)
-        own = read_tensors(bundle.folder / bundle.denoiser.file)
-        weights |= {f"denoiser.{name}": value for name, value in own.items()}
-    return Restored(tiny, config, denoiser, {name: value.float() for name, value in weights.items()})
-
-
-def _prior_config(tensors: Mapping[str, Tensor]) -> PriorConfig:
-    """Widths, read off the tensors' shapes."""
-    channels, hyper = tensors["context_multiplier"].shape[1], tensors["hyper_multiplier"].shape[1]
-    width = tensors["synthesise_3.weight"].shape[0]
-    context = tensors["pass1.entry.weight"].shape[1] - width
-    first_hyper = tensors.get("hyper1.entry.weight")
-    return PriorConfig(
-        hyper_context=0 if first_hyper is None else first_hyper.shape[0],
-        latent_channels=channels,
-        hyper_channels=hyper,
-        width=width,
-        middle=tensors["synthesise_1.weight"].shape[0] // 4,
-        expansion=tensors["pass0.expand0.weight"].shape[0] // width,
-        blocks=sum(name.startswith("pass0.expand") and name.endswith(".weight") for name in tensors),
-        context_kernel=math.isqrt(context // channels),
-    )
+    return Restored(autoencoder_config, config, {name: value.float() for name, value in weights.items()})
 
 
 def _prior_weights(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[str, Tensor]:
@@ -93,18 +65,18 @@ def _prior_weights(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[s
     inputs = {1: config.hyper_channels, 2: config.middle, 3: config.width}
     for index, entering in inputs.items():
         weight, rows = layer(f"synthesise_{index}")
-        found[f"synthesise_{index}.weight"] = weight.view(weight.shape[0], entering, 3, 3)
+        found[f"synthesise_{index}.weight"] = weight.view(weight.shape[0], entering, HYPER_KERNEL, HYPER_KERNEL)
         found[f"synthesise_{index}.bias"] = rows[0]
         shared = 1 if index == 3 else 4  # outputs of one place before the shuffle share what depends on quality
         found[f"quality_{index}.values"] = _knots(rows - rows[0]).unflatten(1, (-1, shared)).mean(2)
-    for i in range(PASSES - 1 if config.hyper_context else 0):
+    for i in range(config.hyper_passes - 1):
         weight, rows = layer(f"hyper{i + 1}.entry")
-        found[f"hyper_passes.{i}.context.weight"] = weight.view(weight.shape[0], -1, 3, 3)
+        found[f"hyper_passes.{i}.context.weight"] = weight.view(weight.shape[0], -1, HYPER_KERNEL, HYPER_KERNEL)
         found[f"hyper_passes.{i}.quality.values"] = _knots(rows)
         weight, rows = layer(f"hyper{i + 1}.head")
         found[f"hyper_passes.{i}.head.weight"] = weight[:, :, None, None]
         found[f"hyper_passes.{i}.head.bias"] = rows[0]
-    for k in range(PASSES):
+    for k in range(config.passes):
         weight, rows = layer(f"pass{k}.entry")
         context, features = weight.split([weight.shape[1] - config.width, config.width], 1)
         if k > 0:
@@ -119,7 +91,7 @@ def _prior_weights(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[s
             weight, rows = layer(f"pass{k}.{stored}")
             found[f"passes.{k}.{name}.weight"] = weight[:, :, None, None]
             found[f"passes.{k}.{name}.bias"] = rows[0]
-    sixteenths, one = 1 << MEAN_BITS, float(1 << RATIO_BITS)
+    sixteenths, one = MEAN_ONE, float(RATIO_ONE)
     unit = torch.exp2(-tensors["pass0.head.shift"].double()[: config.latent_channels]) / ACTIVATION_ONE
     found["mean_gain.values"] = _knots(tensors["pass0.mean_multiplier"].double() / one / unit / sixteenths).log()
     found["scale_base.values"] = _knots(tensors["table_offset"].double() / one)

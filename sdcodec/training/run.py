@@ -25,23 +25,17 @@ from sdcodec.bundles.store import Bundle, find
 from sdcodec.errors import OptionError, TrainingError
 from sdcodec.training.config import PARTS, CropStage, TrainingConfig, load_config
 from sdcodec.training.data import crop_batch, find_images, load_all
-from sdcodec.training.export import export, export_denoiser, export_transforms
-from sdcodec.training.growth import deepened, grown, with_hyper_context
-from sdcodec.training.hyper_fit import fit_hyper_passes
+from sdcodec.training.export import export, export_decoder
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.objective import objective
+from sdcodec.training.objective import RateDistortion
 from sdcodec.training.optim import Optimisers, rate_factor
 from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.restore import restore
-from sdcodec.training.revive import revive_channels
 
 VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
-REVIVAL_CROPS = 64
 TABLE_CROPS = 64
-HYPER_CROPS, HYPER_SIZE = 256, 512
 BATCHES_AHEAD = 16  # that are being cropped while a step runs: a GPU takes less time for it than one core for its crops
-MIDDLE_QUALITY = 50.0  # whose quantiser steps a denoiser counts in
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -57,6 +51,8 @@ class Trainer:
 
     def __init__(self, config: TrainingConfig, resume: bool) -> None:
         self.config = config
+        if not config.data:
+            raise TrainingError("data is missing; name folders of photographs, as in --set 'data=[\"FOLDER\"]'")
         self.output = Path(config.output)
         self.checkpoint = self.output / "last.pt"
         if self.checkpoint.exists() and not resume:
@@ -72,21 +68,12 @@ class Trainer:
         self.source = _source(config.start_from)
         if self.source is not None:
             restored = restore(self.source)
-            if config.grow_to:
-                restored = grown(restored, config.grow_to)
-            if config.deepen_to:
-                restored = deepened(restored, config.deepen_to)
-            if config.grow_hyper_context:
-                restored = with_hyper_context(restored, config.grow_hyper_context)
-            self.config = config = replace(
-                config, tiny=restored.tiny, prior=restored.prior, denoiser=restored.denoiser or config.denoiser
-            )
+            self.config = config = replace(config, autoencoder=restored.autoencoder, prior=restored.prior)
             weights: dict[str, Tensor] | None = restored.weights
         else:
             weights = load_weights(Path(config.start_from)) if config.start_from else None
         self.model = _model(config, weights).to(self.device, memory_format=torch.channels_last)
-        self.model.prior.latents_are_given = config.train_only == "prior"
-        self.objective = objective(config, self.device)
+        self.objective = RateDistortion(config, self.device)
         self.trained = [p for name, p in self.model.named_parameters() if _is_trained(name, config.train_only)]
         for parameter in set(self.model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
@@ -99,29 +86,10 @@ class Trainer:
         largest = max(stage.size for stage in config.crops)
         self.images = load_all(split.training, largest)
         self.validation = _centre_crops(load_all(split.validation, VALIDATION_SIZE), config.validation_images)
-        if config.revive and not resume:
-            crops = (
-                crop_batch(self.images, config.seed, config.steps, REVIVAL_CROPS, largest).to(self.device).float() / 255
-            )
-            print(f"{revive_channels(self.model, crops)} channels revived", flush=True)
-        if config.hyper_steps and not resume:
-            before, after = fit_hyper_passes(self.model, self._wide_crops(), config.hyper_steps)
-            print(
-                f"hyper-latents: {before:.5f} bits per pixel before {config.hyper_steps} steps, {after:.5f} after",
-                flush=True,
-            )
         self.average = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         if resume:
             self._restore()
         print(f"{len(self.images)} images for training, {len(self.validation)} for validation", flush=True)
-
-    def _wide_crops(self) -> Tensor:
-        """Crops for what looks far: from large pictures where there are enough of them."""
-        large = [pixels for pixels in self.images if min(pixels.shape[:2]) >= HYPER_SIZE]
-        images, size = large, HYPER_SIZE
-        if len(large) < HYPER_CROPS:
-            images, size = self.images, max(stage.size for stage in self.config.crops)
-        return crop_batch(images, self.config.seed, self.config.steps, HYPER_CROPS, size)
 
     def _optimisers(self) -> Optimisers:
         config = self.config
@@ -181,14 +149,10 @@ class Trainer:
         config = self.config
         description = {"steps": self.step, "training_images": len(self.images), "validation_loss": self.best}
         weights = {name: value.cpu() for name, value in self.average.items()}
-        if self.source is not None and config.train_only in ("decoder", "transforms"):
+        if self.source is not None and config.train_only:
             return self._told(
-                export_transforms(weights, config.tiny, config.prior, self.source, self.output / "bundle", description)
-            )
-        if self.source is not None and config.train_only == "denoiser":
-            return self._told(
-                export_denoiser(
-                    weights, config.denoiser, config.qualities, self.source, self.output / "bundle", description
+                export_decoder(
+                    weights, config.autoencoder, config.prior, self.source, self.output / "bundle", description
                 )
             )
         crops = crop_batch(
@@ -196,13 +160,12 @@ class Trainer:
         )
         bundle = export(
             weights,
-            config.tiny,
+            config.autoencoder,
             config.prior,
             crops.permute(0, 2, 3, 1).contiguous().numpy(),
             self.output / "bundle",
             config.name,
             description,
-            self.source if config.keep_priors or config.train_only == "prior" else None,
         )
         return self._told(bundle)
 
@@ -317,22 +280,17 @@ def _source(start_from: str) -> Bundle | None:
 
 
 def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> TrainingModel:
-    """With `weights`, those of an earlier run; a denoiser that they lack is a new one."""
-    model = TrainingModel(config.tiny, config.prior, config.denoiser if config.train_only == "denoiser" else None)
+    """Build the model, with the `weights` of an earlier run if given."""
+    model = TrainingModel(config.autoencoder, config.prior)
     if weights is not None:
-        if model.denoiser is None:
-            weights = {name: value for name, value in weights.items() if not name.startswith("denoiser.")}
         shapes = model.state_dict()
         differing = [name for name, value in weights.items() if name not in shapes or value.shape != shapes[name].shape]
-        missing = [name for name in shapes if name not in weights]
-        if wrong := [*differing, *(name for name in missing if not name.startswith("denoiser."))]:
+        if wrong := [*differing, *(name for name in shapes if name not in weights)]:
             raise TrainingError(
                 f"{config.start_from}: weights of another model ({', '.join(wrong[:3])}); "
-                "give [tiny] and [prior] as its run had them"
+                "give [autoencoder] and [prior] as its run had them"
             )
-        model.load_state_dict(weights, strict=False)
-        if model.denoiser is not None and missing:
-            model.denoiser.set_steps(model.inverse_gain(torch.tensor([MIDDLE_QUALITY])).exp()[0].detach())
+        model.load_state_dict(weights)
     return model
 
 

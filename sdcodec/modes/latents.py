@@ -1,0 +1,134 @@
+"""The mode "latents": quantised latents, entropy-coded in blocks, in chunk `L` of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sdcodec import grid, ratecontrol
+from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
+from sdcodec.constants import MEAN_BITS
+from sdcodec.container import Container, block_count
+from sdcodec.denoisers import error_levels
+from sdcodec.encoded import Encoded
+from sdcodec.errors import OptionError
+from sdcodec.model import Model
+from sdcodec.modes.protocol import Request, Source
+from sdcodec.ratecontrol import Setting
+
+
+class LatentMode:
+    """See Mode."""
+
+    def encode(self, model: Model, source: Source, envelope: Container, request: Request) -> Encoded:
+        """Encode at the requested quality, or at the highest quality within the budget."""
+        search = _Encoding(model, source, envelope, request)
+        return search.at_quality(request.quality_index) if request.budget is None else search.within(request.budget)
+
+    def encode_batch(
+        self, model: Model, sources: Sequence[Source], envelopes: Sequence[Container], request: Request
+    ) -> list[Encoded]:
+        """Encode images of one size at one quality."""
+        quality_index, effort = request.quality_index, request.effort
+        refined = [refined_latents(model, source, quality_index, effort.iterations) for source in sources]
+        coded = grid.code(model, torch.stack(refined), quality_index, effort.rounding)
+        return [Encoded.of(filed(envelope, quality_index, own)) for envelope, own in zip(envelopes, coded, strict=True)]
+
+    def decode(self, model: Model, containers: Sequence[Container]) -> Tensor:
+        """Return the decoder's latents `[B, C, h, w]`."""
+        quality_index = containers[0].header.quality_index
+        latents = [
+            model.quantiser.dequantised(torch.from_numpy(own), quality_index, MEAN_BITS)
+            for own in grid.decode(model, containers)
+        ]
+        return torch.stack(latents)
+
+    def integers(self, model: Model, container: Container) -> NDArray[np.int32]:
+        """Return symbol plus predicted mean, in 1/16 of a quantiser step."""
+        return grid.decode(model, [container])[0]
+
+
+def refined_latents(
+    model: Model, source: Source, quality_index: int, iterations: int, budget: int | None = None
+) -> Tensor:
+    """Refine latents `[C, h, w]` by gradient descent (`sdcodec.refinement`); `budget`: bytes for the blocks."""
+    if not iterations:
+        return source.latents
+    if not isinstance(model.autoencoder, DifferentiableAutoencoder):
+        raise OptionError("this model's decoder has no gradient to refine by; choose an effort from 0 to 3")
+    from sdcodec.refinement import Refiner  # it imports LPIPS
+
+    pixels = torch.from_numpy(source.pixels).to(model.device).permute(2, 0, 1).float().div_(255)
+    count = block_count(source.width, source.height, model.autoencoder.factor)
+    bits = None if budget is None else 8.0 * (budget - 2 * count)
+    refiner = Refiner(model, quality_index, pixels, (source.height, source.width))
+    return refiner.run(source.latents, iterations, bits)
+
+
+def filed(envelope: Container, quality_index: int, coded: grid.CodedLatents) -> Container:
+    """Put coded latents into their envelope."""
+    squared = coded.squared_error
+    deviations = None if squared is None else error_levels.pack_deviations(squared)
+    header = replace(envelope.header, quality_index=quality_index)
+    return replace(envelope, header=header, blocks=coded.blocks, deviations=deviations)
+
+
+@dataclass
+class _Encoding:
+    """One image: its file at a quality, or the best one within a budget."""
+
+    model: Model
+    source: Source
+    envelope: Container
+    request: Request
+
+    def __post_init__(self) -> None:
+        self.latents = self.source.latents
+        self.overhead = len(self._empty().to_bytes())
+
+    def at_quality(self, quality_index: int) -> Encoded:
+        """Return the file at a quality."""
+        effort = self.request.effort
+        self.latents = refined_latents(self.model, self.source, quality_index, effort.iterations)
+        return Encoded.of(self.container(Setting(quality_index, effort.rounding)))
+
+    def within(self, budget: int) -> Encoded:
+        """Return the file of the highest quality that has at most `budget` bytes, refined between two searches."""
+        setting = self.best_setting(budget)
+        if iterations := self.request.effort.iterations:
+            self.latents = refined_latents(
+                self.model, self.source, setting.quality_index, iterations, budget - self.overhead
+            )
+            setting = self.best_setting(budget, setting.quality_index)
+        data, setting = ratecontrol.coded_within(budget, setting, self.data)
+        return Encoded(data, self.source.width, self.source.height, setting.quality_index / 2)
+
+    def best_setting(self, budget: int, near: int | None = None) -> Setting:
+        """Return the setting whose estimated file is the best within the budget; the search begins at `near`."""
+        pixels = self.source.width * self.source.height
+        return ratecontrol.best_setting(budget, pixels, self.request.effort.rounding, self.estimate, near)
+
+    def estimate(self, setting: Setting) -> float:
+        """Return the expected bytes of the file."""
+        return self.overhead + grid.estimated_bytes(self.model, self.latents, setting.quality_index, setting.rounding)
+
+    def container(self, setting: Setting) -> Container:
+        """Return the file."""
+        [coded] = grid.code(self.model, self.latents[None], setting.quality_index, setting.rounding)
+        return filed(self.envelope, setting.quality_index, coded)
+
+    def data(self, setting: Setting) -> bytes:
+        """Return the file's bytes."""
+        return self.container(setting).to_bytes()
+
+    def _empty(self) -> Container:
+        """Return the file without its entropy-coded bytes."""
+        factor = self.model.autoencoder.factor
+        blocks = (b"",) * block_count(self.source.width, self.source.height, factor)
+        deviations = bytes(error_levels.groups(self.model.autoencoder.channels)) if self.model.measures_error else None
+        return replace(self.envelope, blocks=blocks, deviations=deviations)
