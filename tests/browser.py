@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages; where there is none, the tests that want it are skipped and say so."""
+"""Headless Chromium for tests of pages; without it the tests are skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FLAGS = (
 
 
 def start_chromium(profile: Path) -> webdriver.Chrome:
-    """A browser with an empty profile, 1200 × 900; skips the test where it cannot be started."""
+    """Start a browser of 1200 × 900 pixels with an empty profile, or skip the test."""
     binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if binary is None or driver is None:
@@ -41,7 +41,7 @@ def start_chromium(profile: Path) -> webdriver.Chrome:
 
 
 def emulate(browser: webdriver.Chrome, *, width: int = 1200, height: int = 900, dark: bool = False) -> None:
-    """A window of that size in CSS pixels, below what a desktop window can be, and a colour scheme of the system."""
+    """Emulate a window of any size, in CSS pixels, and a colour scheme."""
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}

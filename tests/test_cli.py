@@ -1,25 +1,28 @@
-"""The command: its options, its outputs, its exit statuses, and no traceback for bad input."""
+"""Tests of the command: options, outputs, exit statuses, one-line errors."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
 from conftest import photograph
-from sdcodec_cli.main import cli
+from sdcodec_cli.main import cli, main
 
 
 @pytest.fixture
 def folder(tmp_path, random_bundle, monkeypatch):
-    """Three photographs, a file that is no image, and the random model installed as the user's own."""
+    """Create three photographs and an invalid image, and install the random model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDCODEC_HOME", str(random_bundle.parent))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # `encode` replaces it
     for name in "abc":
         Image.fromarray(photograph(48, 64, ord(name))).save(f"{name}.png")
     (tmp_path / "bad.png").write_bytes(b"no image at all")
@@ -27,46 +30,60 @@ def folder(tmp_path, random_bundle, monkeypatch):
     return tmp_path
 
 
-def run(*arguments: str, stdin: bytes | None = None, status: int = 0) -> subprocess.CompletedProcess[bytes]:
-    """The command in a process of its own."""
-    command = [sys.executable, "-m", "sdcodec_cli", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True)
-    assert done.returncode == status, done.stderr.decode()
-    assert b"Traceback" not in done.stderr
-    return done
+@pytest.fixture
+def run(capfd):
+    """Return a function that runs the entry point and returns its two outputs."""
+
+    def run(*arguments: str, status: int) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        printed = capfd.readouterr()
+        assert ended.value.code == status, printed.err
+        assert "Traceback" not in printed.err
+        return printed.out, printed.err
+
+    return run
 
 
 def invoke(*arguments: str, status: int = 0) -> str:
-    """The command in this process; returns what it printed."""
+    """Run the command in this process; return its output."""
     from sdcodec.errors import OptionError, SdcodecError
 
     result = CliRunner().invoke(cli, list(arguments))
-    if isinstance(result.exception, SdcodecError):  # what main() turns into a line and a status
+    if isinstance(result.exception, SdcodecError):  # main() prints the message and exits with this status
         assert status == (2 if isinstance(result.exception, OptionError) else 1)
         return str(result.exception)
     assert result.exit_code == status, result.output
     return result.output
 
 
-def test_a_file_there_and_back(folder):
-    told = invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-v")
-    assert "bytes" in told and "bpp" in told and "PSNR" in told
+def test_encoding_and_decoding_a_file(folder):
+    output = invoke("encode", "a.png", "-o", "a.sdc", "--model", "random", "-v")
+    assert "bytes" in output and "bpp" in output and "PSNR" in output
     invoke("decode", "a.sdc", "-o", "back.png")
     assert Image.open("back.png").size == (64, 48)
 
 
-def test_standard_streams(folder):
+def test_standard_streams_and_decode_imports_nothing_slow(folder):
     image = (folder / "a.png").read_bytes()
-    file = run("encode", "-", "-o", "-", "--model", "random", stdin=image).stdout
+    command = [sys.executable, "-m", "sdcodec_cli", "encode", "-", "-o", "-", "--model", "random"]
+    file = subprocess.run(command, input=image, capture_output=True, check=True).stdout
     assert file[:4] == b"\x89SDC"
-    back = run("decode", "-", "-o", "-", stdin=file).stdout
+    code = (
+        "import sys; from sdcodec_cli.main import main\n"
+        "try: main(['decode', '-', '-o', '-'])\n"
+        "except SystemExit as e: assert not e.code\n"
+        "slow = {'diffusers', 'scipy', 'skimage', 'transformers', 'lpips'} & set(sys.modules)\n"
+        "assert not slow, slow"
+    )
+    back = subprocess.run([sys.executable, "-c", code], input=file, capture_output=True, check=True).stdout
     assert back[:4] == b"\x89PNG"
 
 
-def test_one_bad_file_among_several(folder):
-    done = run("encode", "a.png", "bad.png", "c.png", "-o", "out/", "--model", "random", status=1)
+def test_one_bad_file_does_not_stop_the_others(folder, run):
+    _, errors = run("encode", "a.png", "bad.png", "c.png", "-o", "out/", "--model", "random", status=1)
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["a.sdc", "c.sdc"]
-    assert b"bad.png" in done.stderr and b"1 of 3" in done.stderr
+    assert "bad.png" in errors and "1 of 3" in errors
 
 
 def test_colliding_outputs_are_refused_before_anything_is_written(folder):
@@ -134,17 +151,17 @@ def test_wrong_use_is_status_2(folder, arguments):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("encode", "bad.png", "-o", "x.sdc", "--model", "random"), b"bad.png"),
-        (("encode", "missing.png", "-o", "x.sdc", "--model", "random"), b"missing.png"),
-        (("encode", "a.png", "-o", "nowhere/x.sdc", "--model", "random"), b"nowhere"),
-        (("encode", "a.png", "-o", "x.sdc", "--model", "nonesuch"), b"nonesuch"),
-        (("encode", "a.png", "-o", "x.sdc", "--model", "random", "--max-pixels", "100"), b"a.png"),
-        (("decode", "a.png", "-o", "x.png"), b"a.png: not an .sdc file"),
+        (("encode", "bad.png", "-o", "x.sdc", "--model", "random"), "bad.png"),
+        (("encode", "missing.png", "-o", "x.sdc", "--model", "random"), "missing.png"),
+        (("encode", "a.png", "-o", "nowhere/x.sdc", "--model", "random"), "nowhere"),
+        (("encode", "a.png", "-o", "x.sdc", "--model", "nonesuch"), "nonesuch"),
+        (("encode", "a.png", "-o", "x.sdc", "--model", "random", "--max-pixels", "100"), "a.png"),
+        (("decode", "a.png", "-o", "x.png"), "a.png: not an .sdc file"),
     ],
 )
-def test_bad_input_is_one_line_and_status_1(folder, arguments, complaint):
-    done = run(*arguments, status=1)
-    assert complaint in done.stderr and done.stderr.count(b"\n") == 1
+def test_bad_input_is_one_line_and_status_1(folder, run, arguments, complaint):
+    _, errors = run(*arguments, status=1)
+    assert complaint in errors and errors.count("\n") == 1
     assert not (folder / "x.sdc").exists() and not (folder / "x.png").exists()
 
 
@@ -155,8 +172,8 @@ def test_damaged_files_are_named(folder):
     (folder / "long.sdc").write_bytes(data + b"x")
     (folder / "future.sdc").write_bytes(data[:4] + b"\x20" + data[5:])
     for name, complaint in (("short", "checksum"), ("long", "checksum"), ("future", "version 2")):
-        told = invoke("decode", f"{name}.sdc", "-o", "x.png", status=1)
-        assert complaint in told and f"{name}.sdc" in told
+        output = invoke("decode", f"{name}.sdc", "-o", "x.png", status=1)
+        assert complaint in output and f"{name}.sdc" in output
 
 
 def test_info(folder):
@@ -175,7 +192,7 @@ def test_info_works_without_the_model(folder, monkeypatch):
     assert "not installed" in invoke("decode", "a.sdc", "-o", "x.png", status=1)
 
 
-def test_light_commands_do_without_pytorch(folder):
+def test_help_and_info_do_not_import_pytorch(folder):
     invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
     code = (
         "import sys; from sdcodec_cli.main import main\n"
@@ -187,18 +204,6 @@ def test_light_commands_do_without_pytorch(folder):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
-def test_decode_imports_nothing_slow(folder):
-    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
-    code = (
-        "import sys; from sdcodec_cli.main import main\n"
-        "try: main(['decode', 'a.sdc', '-o', 'x.png'])\n"
-        "except SystemExit as e: assert not e.code\n"
-        "slow = {'diffusers', 'scipy', 'skimage', 'transformers', 'lpips'} & set(sys.modules)\n"
-        "assert not slow, slow"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-
-
 @pytest.mark.parametrize("extension", ["png", "webp", "tiff", "bmp"])
 def test_lossless_formats_hold_the_same_pixels(folder, extension):
     invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
@@ -207,11 +212,21 @@ def test_lossless_formats_hold_the_same_pixels(folder, extension):
     assert np.array_equal(np.asarray(Image.open("x.png")), np.asarray(Image.open(f"out/a.{extension}").convert("RGB")))
 
 
-@pytest.mark.parametrize("command", [[], ["encode"], ["decode"], ["info"], ["train"]])
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield every command of the program, as words."""
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+@pytest.mark.parametrize("command", [*commands()], ids=" ".join)
 def test_help_fits_80_columns(command):
     text = invoke(*command, "--help")
     assert max(map(len, text.splitlines())) <= 80
-    if command == ["encode"]:
+    if command == ("encode",):
         assert "default: 50" in text
 
 
@@ -227,50 +242,50 @@ def config(folder, data):
 
 
 def test_eval_writes_its_tables_and_shows_the_means(folder):
-    told = invoke(
+    output = invoke(
         *("eval", "a.png", "b.png", "--out", "results", "--codecs", "sdcodec,jpeg", "--model", "random"),
         *("--bytes", "2500", "--metrics", "psnr", "--downscale", "2", "--codec", "444=jpeg,subsampling=4:4:4"),
     )
     results = json.loads((folder / "results" / "results.json").read_text())
     assert [codec["label"] for codec in results["codecs"]] == ["sdcodec", "jpeg", "444", "jpeg-down2", "444-down2"]
     assert results["codecs"][0]["settings"]["model"] == "random"
-    assert "BD-rate against jpeg" in told and "2/2" in told
-    assert invoke("eval", "a.png", "--out", "results", status=1).startswith("results: holds results already")
+    assert "BD-rate against jpeg" in output and "2/2" in output
+    assert invoke("eval", "a.png", "--out", "results", status=1).startswith("results: has results already")
 
 
-def test_eval_reports_broken_pictures_and_fails_at_the_end(folder):
-    told = run(
+def test_eval_reports_broken_pictures_and_fails_at_the_end(folder, run):
+    output, errors = run(
         *("eval", "a.png", "bad.png", "--out", "results", "--codecs", "jpeg", "--bytes", "2500", "--metrics", "psnr"),
         status=1,
     )
-    assert b"jpeg" in told.stdout and b"sdcodec: bad.png: not an image" in told.stderr
-    assert b"1 of 2 rows have errors" in told.stderr
+    assert "jpeg" in output and "sdcodec: bad.png: not an image" in errors
+    assert "1 of 2 rows have errors" in errors
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--bytes", "100", "--quality", "5"), "--bytes and --quality exclude each other"),
-        (("--bytes", "many"), "whole numbers with commas between them"),
+        (("--bytes", "many"), "not whole numbers separated by commas"),
         (("--codecs", "jpg"), "unknown codec 'jpg'"),
         (("--metrics", "vmaf"), "unknown metric vmaf"),
         (("--anchor", "webp", "--codecs", "jpeg"), "the anchor 'webp' is not among the codecs"),
         (("--codecs", "jpeg", "--quality", "101"), "jpeg has no quality 101"),
     ],
 )
-def test_eval_refuses_what_cannot_be_meant(folder, arguments, message):
+def test_eval_refuses_contradictory_or_unknown_options(folder, arguments, message):
     assert message in invoke("eval", "a.png", "--out", "results", *arguments, status=2)
     assert not (folder / "results").exists()
 
 
 def test_compare_shows_every_codec_at_equal_bytes(folder):
-    told = invoke("compare", "a.png", "--bytes", "3500", "-o", "sheet.png", "--codecs", "jpeg,webp", "--columns", "3")
-    assert "jpeg" in told and "webp" in told
+    output = invoke("compare", "a.png", "--bytes", "3500", "-o", "sheet.png", "--codecs", "jpeg,webp", "--columns", "3")
+    assert "jpeg" in output and "webp" in output
     assert Image.open("sheet.png").width > 3 * 64
     assert "exists already" in invoke("compare", "a.png", "-o", "sheet.png", status=1)
 
 
-def test_compare_shows_what_cannot_be_reached(folder):
-    told = invoke("compare", "a.png", "--bytes", "300", "-o", "sheet.png", "--codecs", "jpeg")
-    assert "cannot reach this size" in told
+def test_compare_labels_unreachable_sizes(folder):
+    output = invoke("compare", "a.png", "--bytes", "300", "-o", "sheet.png", "--codecs", "jpeg")
+    assert "cannot reach this size" in output
     assert "bad.png: not an image" in invoke("compare", "bad.png", "-o", "other.png", "--codecs", "jpeg", status=1)

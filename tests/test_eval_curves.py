@@ -1,4 +1,4 @@
-"""Curves: means that do not hide what is missing, BD-rate and when there is none, published figures and when they show."""
+"""Tests of curves: means with missing rows, BD-rates, published figures, plans."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_half_the_rate_everywhere_is_minus_fifty_percent():
     assert found.percent == pytest.approx(-50) and found.overlap == 1 and found.range == (30, 37)
 
 
-def test_lower_is_better_where_the_metric_says_so():
+def test_bd_rate_of_a_metric_where_lower_is_better():
     ours = points([0.1, 0.2, 0.4], [0.4, 0.2, 0.1], "lpips_alex")
     theirs = points([0.2, 0.4, 0.8], [0.4, 0.2, 0.1], "lpips_alex")
     found = bd_rate("a", ours, "b", theirs, LPIPS)
@@ -52,11 +52,11 @@ def test_the_overlap_is_stated():
 @pytest.mark.parametrize(
     ("ours", "reason"),
     [
-        (points([0.1, 0.2, 0.4], [20, 22, 24]), "do not overlap enough in PSNR: 0%"),
-        (points([0.1, 0.2, 0.4], [20, 22, 30.2]), "do not overlap enough in PSNR: 1%"),
-        (points([0.1, 0.2], [30, 33]), "a has 2 complete points; it takes 3"),
+        (points([0.1, 0.2, 0.4], [20, 22, 24]), "overlap too little in PSNR: 0%"),
+        (points([0.1, 0.2, 0.4], [20, 22, 30.2]), "overlap too little in PSNR: 1%"),
+        (points([0.1, 0.2], [30, 33]), "a has 2 complete points; at least 3 are needed"),
         (points([0.1, 0.2, 0.4], [30, 33, 34], complete=False), "a has 0 complete points"),
-        (points([0.1, 0.2, 0.4], [30, 33, 32]), "PSNR of a does not get better with every step"),
+        (points([0.1, 0.2, 0.4], [30, 33, 32]), "PSNR of a does not improve with every increase"),
     ],
 )
 def test_no_bd_rate_where_curves_cannot_be_compared(ours, reason):
@@ -86,7 +86,7 @@ def summary_of(digests, crop=None):
     return summarise(plan, {"jpeg": build(parse("jpeg"))}, None, records(digests))
 
 
-def test_published_curves_stand_beside_whole_kodak_only():
+def test_published_curves_appear_on_whole_kodak_only():
     kodak = json.loads((files("sdcodec_eval") / "data" / "kodak-pixels.json").read_text())["pictures"]
     assert len(kodak) == 24
     whole = to_json(summary_of(kodak))
@@ -120,9 +120,9 @@ def test_compressais_schema():
 def test_qualities_for_all_codecs_and_for_one():
     specs = [parse("jpeg"), parse("webp")]
     assert common_qualities(specs, ["10,50", "webp=0,5", "webp=7"]) == {"jpeg": (10, 50), "webp": (0, 5, 7)}
-    with pytest.raises(OptionError, match="no quality is given for webp"):
+    with pytest.raises(OptionError, match="no quality for webp"):
         common_qualities(specs, ["jpeg=10"])
-    with pytest.raises(OptionError, match="no codec of this run is called 'avif'"):
+    with pytest.raises(OptionError, match="no codec of this run has the label 'avif'"):
         common_qualities(specs, ["avif=10"])
 
 
@@ -135,11 +135,11 @@ def test_a_plan_comes_back_from_json():
     ("changes", "message"),
     [
         ({"codecs": ()}, "no codec"),
-        ({"codecs": (parse("jpeg"), parse("jpeg"))}, "two codecs are called jpeg"),
-        ({"qualities": {"jpeg": (1,)}}, "over byte budgets or over qualities"),
-        ({"budgets": (0,)}, "at least 1"),
+        ({"codecs": (parse("jpeg"), parse("jpeg"))}, "two codecs have the label jpeg"),
+        ({"qualities": {"jpeg": (1,)}}, "either byte budgets or qualities"),
+        ({"budgets": (0,)}, "give at least 1"),
     ],
 )
-def test_a_plan_that_makes_no_sense_is_refused(changes, message):
+def test_an_invalid_plan_is_refused(changes, message):
     with pytest.raises(OptionError, match=message):
         Plan(**{"codecs": (parse("jpeg"),), "budgets": (1000,), **changes})

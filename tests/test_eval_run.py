@@ -1,4 +1,4 @@
-"""Runs: equal bytes, what is out of reach, broken pictures, kills, resuming, processes, and what is written."""
+"""Tests of runs: equal bytes, unreachable budgets, errors, resuming, processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,10 +31,11 @@ REQUIRED = (
 )
 CLASSIC = (parse("jpeg"), parse("webp"))
 PLAN = Plan(CLASSIC, budgets=(900, 1500), metrics=("psnr",))
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL; its SIGTERM cannot be handled
 
 
 class Lethal:
-    """A codec that kills its process when it has encoded as often as the environment says."""
+    """Test codec that kills its process at the encoding with the number LETHAL_AT."""
 
     name, extension, qualities, settings = "lethal", "ppm", (1,), {}
     encoded = 0
@@ -41,7 +43,7 @@ class Lethal:
     def encode(self, pixels, quality):
         Lethal.encoded += 1
         if Lethal.encoded == int(os.environ.get("LETHAL_AT", "0")):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PPM")
         return file.getvalue()
@@ -51,7 +53,7 @@ class Lethal:
 
 
 class Faulty(Lethal):
-    """A codec that fails on pictures wider than high."""
+    """Test codec that fails on images wider than high."""
 
     def encode(self, pixels, quality):
         if pixels.shape[1] > pixels.shape[0]:
@@ -61,7 +63,18 @@ class Faulty(Lethal):
 
 @pytest.fixture
 def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+    return save_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run PLAN once, for tests that only read the results or copy them."""
+    folder = tmp_path_factory.mktemp("finished")
+    run(PLAN, save_pictures(folder / "pictures"), folder / "out", anchor="webp")
+    return folder / "out"
+
+
+def save_pictures(folder):
     (folder / "more").mkdir(parents=True)
     for name, (height, width) in {"a": (64, 80), "b": (80, 64), "more/c": (72, 72)}.items():
         Image.fromarray(photograph(height, width, ord(name[-1]))).save(folder / f"{name}.png")
@@ -81,7 +94,7 @@ def without_times(folder: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in TIMINGS} for row in table(folder)]
 
 
-def test_sdcodec_binds_the_others(pictures, tmp_path, random_bundle):
+def test_sdcodec_sets_the_limit_of_the_others(pictures, tmp_path, random_bundle):
     ours = CodecSpec("ours", "sdcodec", {"model": str(random_bundle), "device": "cpu"})
     plan = Plan((parse("jpeg"), ours), budgets=(2000, 8000), metrics=("psnr", "lpips"))
     run(plan, pictures, tmp_path / "out")
@@ -99,20 +112,19 @@ def test_sdcodec_binds_the_others(pictures, tmp_path, random_bundle):
     assert summary["codecs"][1]["ceiling"]["psnr"] > 0 and summary["codecs"][0]["ceiling"] is None
 
 
-def test_rows_are_of_the_files_that_are_there(pictures, tmp_path):
-    run(PLAN, pictures, tmp_path / "out")
-    assert ",".join(table(tmp_path / "out")[0]).startswith(REQUIRED)
-    codecs = codecs_of(tmp_path / "out")
-    for row in table(tmp_path / "out"):
-        data = (tmp_path / "out" / row["file"]).read_bytes()
-        original = np.asarray(Image.open(tmp_path / "out" / "files" / row["image"] / "original.png"))
+def test_rows_describe_the_files_on_disk(finished):
+    assert ",".join(table(finished)[0]).startswith(REQUIRED)
+    codecs = codecs_of(finished)
+    for row in table(finished):
+        data = (finished / row["file"]).read_bytes()
+        original = np.asarray(Image.open(finished / "files" / row["image"] / "original.png"))
         assert len(data) == int(row["bytes"]) <= int(row["budget_bytes"])
         assert float(row["bpp"]) == pytest.approx(8 * len(data) / original[..., 0].size, rel=1e-5)
         assert float(row["psnr"]) == pytest.approx(psnr(original, codecs[row["codec"]].decode(data)), abs=1e-3)
-        assert row["ssim"] == row["lpips_alex"] == ""  # not asked for
+        assert row["ssim"] == row["lpips_alex"] == ""  # not requested
 
 
-def test_a_budget_out_of_reach_is_said_to_be(pictures, tmp_path):
+def test_an_unreachable_budget_has_its_status(pictures, tmp_path):
     run(Plan((parse("jpeg"),), budgets=(300, 2000), metrics=("psnr",)), pictures, tmp_path / "out")
     low, high = table(tmp_path / "out")[:2]
     assert low["status"] == "unreachable" and high["status"] == "ok"
@@ -122,7 +134,7 @@ def test_a_budget_out_of_reach_is_said_to_be(pictures, tmp_path):
     assert len(codec["results"]["bpp"]) == 1
 
 
-def test_the_lowest_quality_can_stand_in_and_is_marked(pictures, tmp_path):
+def test_the_lowest_quality_can_replace_an_unreachable_one_and_is_marked(pictures, tmp_path):
     plan = Plan((parse("jpeg"),), budgets=(300, 2000), metrics=("psnr",), unreachable="lowest")
     run(plan, pictures, tmp_path / "out")
     low = table(tmp_path / "out")[0]
@@ -130,16 +142,16 @@ def test_the_lowest_quality_can_stand_in_and_is_marked(pictures, tmp_path):
     assert (tmp_path / "out" / low["file"]).stat().st_size == int(low["bytes"])
 
 
-def test_qualities_in_the_place_of_budgets(pictures, tmp_path):
+def test_qualities_instead_of_budgets(pictures, tmp_path):
     plan = Plan(CLASSIC, qualities=common_qualities(CLASSIC, ["20,80", "webp=5"]), metrics=("psnr",))
     run(plan, pictures, tmp_path / "out")
     found = [(row["codec"], row["quality"], row["budget_bytes"]) for row in table(tmp_path / "out")[:3]]
     assert found == [("jpeg", "20", ""), ("jpeg", "80", ""), ("webp", "5", "")]
-    with pytest.raises(OptionError, match="jpeg has no quality 200; it has 101 from 0 to 100"):
+    with pytest.raises(OptionError, match="jpeg has no quality 200; choose from its 101 from 0 to 100"):
         run(Plan(CLASSIC[:1], qualities={"jpeg": (200,)}), pictures, tmp_path / "other")
 
 
-def test_a_crop_is_the_centre_and_a_picture_too_small_for_it_an_error(pictures, tmp_path):
+def test_a_crop_is_the_centre_and_too_small_an_image_is_an_error(pictures, tmp_path):
     run(Plan((parse("jpeg"),), budgets=(2000,), metrics=("psnr",), crop=70), pictures, tmp_path / "out")
     status = {row["image"]: row["status"] for row in table(tmp_path / "out")}
     assert status["c"] == "ok" and "80 x 64 pixels are less than the crop of 70 x 70" in status["a"]
@@ -147,16 +159,16 @@ def test_a_crop_is_the_centre_and_a_picture_too_small_for_it_an_error(pictures, 
     assert (cropped == np.asarray(Image.open(pictures / "more" / "c.png"))[1:71, 1:71]).all()
 
 
-def test_a_broken_picture_is_in_the_results_and_the_others_go_on(pictures, tmp_path):
+def test_an_unreadable_image_is_in_the_results_and_the_others_continue(pictures, tmp_path):
     (pictures / "b.png").write_bytes(b"no image at all")
     summary = run(PLAN, pictures, tmp_path / "out")
     rows = table(tmp_path / "out")
     assert [row["status"] == "ok" for row in rows] == [True] * 4 + [False] * 4 + [True] * 4
     assert rows[4]["status"].startswith("error: ") and "\n" not in rows[4]["status"]
-    assert summary.curves["jpeg"][0].complete  # of the pictures that could be read
+    assert summary.curves["jpeg"][0].complete  # unreadable images do not count
 
 
-def test_a_codec_that_fails_is_in_the_results_and_the_others_go_on(pictures, tmp_path):
+def test_a_failing_codec_is_in_the_results_and_the_others_continue(pictures, tmp_path):
     plan = Plan((parse("bad=test_eval_run:Faulty"), parse("jpeg")), qualities={"bad": (1,), "jpeg": (50,)})
     run(plan, pictures, tmp_path / "out")
     status = {(row["image"], row["codec"]): row["status"] for row in table(tmp_path / "out")}
@@ -164,16 +176,16 @@ def test_a_codec_that_fails_is_in_the_results_and_the_others_go_on(pictures, tmp
     assert {status[key] for key in status if key != ("a", "bad")} == {"ok"}
 
 
-def test_equal_names_are_told_apart(tmp_path):
+def test_equal_names_get_a_number(tmp_path):
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         Image.fromarray(photograph(32, 32)).save(tmp_path / folder / "p.png")
     assert [source.name for source in collect([tmp_path / "x", tmp_path / "y"])] == ["p", "p-2"]
-    with pytest.raises(OptionError, match="no pictures there"):
+    with pytest.raises(OptionError, match="contains no images"):
         collect([Path(__file__).parent / "golden"])
 
 
-def test_a_run_killed_in_the_middle_ends_as_an_unbroken_one(pictures, tmp_path):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(pictures, tmp_path):
     specs = ["jpeg", "lethal=test_eval_run:Lethal", "webp"]
     plan = Plan(tuple(map(parse, specs)), budgets=(900, 30_000), metrics=("psnr",))
     run(plan, pictures, tmp_path / "unbroken")
@@ -184,11 +196,11 @@ def test_a_run_killed_in_the_middle_ends_as_an_unbroken_one(pictures, tmp_path):
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(pictures), str(tmp_path / "killed"), *specs]
     done = subprocess.run(command, env={**os.environ, "LETHAL_AT": "5"}, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert done.returncode == (-KILL if os.name == "posix" else KILL), done.stderr.decode()
     journals = sorted((tmp_path / "killed").glob("files/*/rows.jsonl"))
     finished = [line for journal in journals for line in journal.read_text().splitlines() if '"row"' in line]
     assert 0 < len(finished) < 18 and not (tmp_path / "killed" / "results.csv").exists()
-    with journals[-1].open("a") as file:  # a kill in the middle of a line
+    with journals[-1].open("a") as file:  # killed in the middle of a line
         file.write('{"row": {"image": "b", "cod')
     computed = []
     run(plan, pictures, tmp_path / "killed", resume=True, begun=computed.append)
@@ -196,30 +208,30 @@ def test_a_run_killed_in_the_middle_ends_as_an_unbroken_one(pictures, tmp_path):
     assert without_times(tmp_path / "killed") == without_times(tmp_path / "unbroken")
 
 
-def test_processes_give_the_same_table(pictures, tmp_path):
+def test_several_processes_give_the_same_table(pictures, tmp_path):
     (pictures / "b.png").write_bytes(b"no image at all")
-    told = []
+    progress = []
     run(PLAN, pictures, tmp_path / "one")
-    run(PLAN, pictures, tmp_path / "two", workers=2, progress=told.append)
+    run(PLAN, pictures, tmp_path / "two", workers=2, progress=progress.append)
     assert without_times(tmp_path / "two") == without_times(tmp_path / "one")
-    assert sum(told) == 12
+    assert sum(progress) == 12
 
 
-def test_a_finished_run_is_resumed_without_doing_anything(pictures, tmp_path):
-    run(PLAN, pictures, tmp_path / "out")
-    before, done = table(tmp_path / "out"), []
+def test_resuming_a_finished_run_computes_nothing(finished, pictures, tmp_path):
+    shutil.copytree(finished, tmp_path / "out")
+    done = []
     run(PLAN, pictures, tmp_path / "out", resume=True, progress=done.append)
-    assert table(tmp_path / "out") == before and not done
+    assert table(tmp_path / "out") == table(finished) and not done
 
 
-def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path, monkeypatch):
-    run(PLAN, pictures, tmp_path / "out")
+def test_results_are_neither_mixed_nor_overwritten(finished, pictures, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "out")
     with pytest.raises(OutputError, match="--resume"):
         run(PLAN, pictures, tmp_path / "out")
     other = Plan(CLASSIC, budgets=(900,), metrics=("psnr",))
     with pytest.raises(OptionError, match=r"other options \(budgets\)"):
         run(other, pictures, tmp_path / "out", resume=True)
-    monkeypatch.setitem(registry.OWN, "webp", "sdcodec_eval.codecs.classic:Jpeg")  # as a model that was trained again
+    monkeypatch.setitem(registry.OWN, "webp", "sdcodec_eval.codecs.classic:Jpeg")  # like a retrained model
     with pytest.raises(OptionError, match=r"other settings \(webp\)"):
         run(PLAN, pictures, tmp_path / "out", resume=True)
     Image.fromarray(photograph(64, 64, 9)).save(pictures / "a.png")
@@ -229,14 +241,13 @@ def test_results_are_neither_mixed_nor_overwritten(pictures, tmp_path, monkeypat
     assert len(table(tmp_path / "out")) == 6
 
 
-def test_what_is_written_says_how_it_was_made(pictures, tmp_path):
-    run(PLAN, pictures, tmp_path / "out", anchor="webp")
-    environment = json.loads((tmp_path / "out" / "environment.json").read_text())
+def test_the_results_document_the_run(finished):
+    environment = json.loads((finished / "environment.json").read_text())
     assert environment["packages"]["pillow"] and environment["options"]["budgets"] == [900, 1500]
     assert set(environment["images"]) == {"a", "b", "c"}
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    results = json.loads((finished / "results.json").read_text())
     assert results["anchor"] == "webp" and [found["codec"] for found in results["bd_rate"]] == ["jpeg"]
     assert results["codecs"][0]["settings"] == {"progressive": True, "optimize": True}
-    assert {path.name for path in (tmp_path / "out" / "curves").iterdir()} == {"jpeg.json", "webp.json"}
+    assert {path.name for path in (finished / "curves").iterdir()} == {"jpeg.json", "webp.json"}
     for plot in ("psnr.png", "curves.png"):
-        assert Image.open(tmp_path / "out" / "plots" / plot).width > 300
+        assert Image.open(finished / "plots" / plot).width > 300

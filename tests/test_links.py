@@ -1,4 +1,4 @@
-"""Links between the pages of the repository lead somewhere."""
+"""Tests that the links between the pages of the repository point to files."""
 
 from __future__ import annotations
 

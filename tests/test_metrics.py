@@ -1,8 +1,9 @@
-"""Metrics: known values, published values, and second implementations."""
+"""Tests of the metrics: known values, published values, second implementations."""
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import types
 from pathlib import Path
@@ -21,22 +22,20 @@ from sdcodec_eval.measuring import METRICS, Meter
 from sdcodec_eval.metrics import lpips, lpips_vgg, ms_ssim, psnr, psnr_y, ssim
 from sdcodec_eval.montage import side_by_side
 
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "lpips"
+EXAMPLE = "LPIPS_EXAMPLE"  # environment variable: folder with the example images of LPIPS's authors, ex_*.png
 
 
 def damaged(pixels: np.ndarray) -> np.ndarray:
-    """The same picture as a poor JPEG shows it, more or less: rounded in blocks."""
+    """Add noise and coarse quantisation to an image."""
     noise = np.random.default_rng(3).normal(0, 9, pixels.shape)
     return ((pixels + noise) // 16 * 16).clip(0, 255).astype(np.uint8)
 
 
 def published_example() -> list[np.ndarray]:
-    if not PUBLISHED.is_dir():
-        pytest.skip("LPIPS's example images are not here")
-    return [
-        np.asarray(Image.open(next(PUBLISHED.glob(f"{name}.*"))).convert("RGB"))
-        for name in ("ex_ref", "ex_p0", "ex_p1")
-    ]
+    if EXAMPLE not in os.environ:
+        pytest.skip(f"{EXAMPLE} does not name the folder of LPIPS's example images")
+    names = ("ex_ref", "ex_p0", "ex_p1")
+    return [np.asarray(Image.open(Path(os.environ[EXAMPLE]) / f"{name}.png").convert("RGB")) for name in names]
 
 
 def test_psnr_of_a_known_error():
@@ -45,22 +44,22 @@ def test_psnr_of_a_known_error():
     assert psnr(one, one) == math.inf
 
 
-def test_psnr_y_weighs_channels_as_luma_does():
+def test_psnr_y_weights_the_channels_as_luma():
     one = np.full((8, 8, 3), 100, np.uint8)
     green = one + np.array([0, 10, 0], np.uint8)
     assert psnr_y(one, one + 5) == pytest.approx(psnr(one, one + 5))
     assert psnr_y(one, green) == pytest.approx(20 * math.log10(255 / 5.87))
 
 
-def test_equal_pictures_are_equal_by_every_metric(vgg_file):
-    pixels = photograph(176, 176)
+def test_equal_images_have_the_best_value_of_every_metric(vgg_file):
+    pixels = photograph(161, 161)
     found = Meter(tuple(METRICS), vgg_file).measure(pixels, pixels)
     best = dict.fromkeys(("ssim", "ms_ssim"), 1) | {"psnr": math.inf, "psnr_y": math.inf, "ssimulacra2": 100}
     assert found == pytest.approx({**dict.fromkeys(("lpips_alex", "lpips_vgg", "dists"), 0), **best}, abs=1e-5)
 
 
 def test_more_damage_is_worse_by_every_metric(vgg_file):
-    pixels = photograph(176, 176)
+    pixels = photograph(161, 161)
     slight = (pixels.astype(int) + np.random.default_rng(0).integers(-3, 4, pixels.shape)).clip(0, 255).astype(np.uint8)
     meter = Meter(tuple(METRICS), vgg_file)
     better, worse = meter.measure(pixels, slight), meter.measure(pixels, damaged(pixels))
@@ -74,6 +73,12 @@ def test_lpips_of_the_published_example():
     assert lpips(reference, other) == pytest.approx(0.138, abs=0.001)
 
 
+def test_the_embedded_weights_of_lpips_have_not_changed():
+    """Compare with values measured when the weights gave the published values."""
+    pixels = photograph(96, 80)
+    assert lpips(pixels, damaged(pixels)) == pytest.approx(0.0503, abs=0.0005)
+
+
 def test_lpips_vgg_of_the_published_example():
     weights = find_vgg16()
     if weights is None:
@@ -84,7 +89,7 @@ def test_lpips_vgg_of_the_published_example():
 
 
 def test_lpips_agrees_with_the_package_lpips(monkeypatch):
-    """The package asks torchvision for its trunk: it gets one of the same shape, and then our weights."""
+    """Give the package, which imports torchvision for its trunk, one with our weights."""
     alexnet = nn.Sequential(
         *(nn.Conv2d(3, 64, 11, 4, 2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(64, 192, 5, 1, 2), nn.ReLU()),
         *(nn.MaxPool2d(3, 2), nn.Conv2d(192, 384, 3, 1, 1), nn.ReLU(), nn.Conv2d(384, 256, 3, 1, 1), nn.ReLU()),
@@ -112,7 +117,9 @@ def test_psnr_and_ms_ssim_agree_with_torchmetrics():
     theirs = functional.peak_signal_noise_ratio(*tensors, data_range=255.0)
     assert psnr(one, other) == pytest.approx(float(theirs), abs=1e-4)
     theirs = functional.multiscale_structural_similarity_index_measure(*tensors, data_range=255.0)
-    assert ms_ssim(one, other) == pytest.approx(float(theirs), abs=2e-3)  # windows over the edge, as above
+    assert ms_ssim(one, other) == pytest.approx(
+        float(theirs), abs=2e-3
+    )  # torchmetrics includes windows that cross the border
 
 
 def test_ssim_agrees_with_torchmetrics():
@@ -120,21 +127,21 @@ def test_ssim_agrees_with_torchmetrics():
     one = photograph(64, 80)
     tensors = [torch.from_numpy(pixels).permute(2, 0, 1)[None].double() for pixels in (damaged(one), one)]
     _, theirs = functional.structural_similarity_index_measure(*tensors, data_range=255.0, return_full_image=True)
-    inside = theirs[..., 5:-5, 5:-5]  # the paper's windows lie inside; torchmetrics' mean counts others too
+    inside = theirs[..., 5:-5, 5:-5]  # torchmetrics' mean includes windows that cross the border
     assert ssim(one, damaged(one)) == pytest.approx(float(inside.mean()), abs=1e-4)
 
 
-def test_a_picture_too_small_for_a_metric_has_no_value():
+def test_an_image_too_small_for_a_metric_has_no_value():
     pixels = photograph(40, 300)
     found = Meter(("psnr", "ms-ssim", "lpips")).measure(pixels, pixels)
     assert found["ms_ssim"] is None and found["lpips_alex"] == pytest.approx(0, abs=1e-6)
 
 
-def test_metrics_that_cannot_work_here_are_refused_at_once(monkeypatch, tmp_path):
+def test_metrics_without_their_requirements_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(OptionError, match="--lpips-vgg-weights"):
         Meter(("dists",))
-    with pytest.raises(OptionError, match=r"unknown metric vmaf; known are psnr"):
+    with pytest.raises(OptionError, match=r"unknown metric vmaf; choose from psnr"):
         Meter(("vmaf",))
     (tmp_path / "vgg.pth").write_bytes(b"no weights")
     with pytest.raises(OptionError, match=r"not VGG-16's weights"):
@@ -153,7 +160,7 @@ def test_weights_are_found_in_torchvisions_cache(monkeypatch, tmp_path, vgg_file
     assert found["lpips_vgg"] == pytest.approx(lpips_vgg(pixels, damaged(pixels), vgg_file))
 
 
-def test_side_by_side_holds_every_picture():
+def test_a_montage_contains_every_image():
     pixels = photograph(40, 60)
     sheet = np.asarray(side_by_side([("a", pixels), ("b\nc", pixels[::-1])]))
     for left, own in ((8, pixels), (76, pixels[::-1])):

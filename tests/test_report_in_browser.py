@@ -1,4 +1,4 @@
-"""The report as a reader meets it: dragged, sorted, zoomed and typed at in a headless browser."""
+"""Tests of the report in a headless browser: dragging, sorting, zooming, keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def address(evaluated: Path) -> str:
 
 @pytest.fixture
 def browser(chromium: Chrome, address: str) -> Iterator[Chrome]:
-    """The report, freshly opened; afterwards, nothing may have complained."""
+    """Open the report; check afterwards that the browser logged no errors."""
     emulate(chromium)
     chromium.get(address)
     yield chromium
@@ -45,7 +45,7 @@ def one(browser: Chrome, selector: str) -> WebElement:
 
 
 def first_handle(browser: Chrome) -> WebElement:
-    """The first card's slider, when its pictures are there."""
+    """Return the slider of the first card after its images have loaded."""
     handle = one(browser, ".card .handle")
     browser.execute_script("arguments[0].closest('.card').scrollIntoView({block: 'center'})", handle)
     pictures = "return [...document.querySelector('.card').querySelectorAll('.layer img:not([hidden])')]"
@@ -55,7 +55,7 @@ def first_handle(browser: Chrome) -> WebElement:
 
 
 def split(browser: Chrome) -> tuple[int, str, str]:
-    """What the slider says, where it stands, and where the upper picture is cut."""
+    """Return the value of the slider, its position, and the clip of the upper image."""
     return browser.execute_script(
         "const c = document.querySelector('.card'), h = c.querySelector('.handle');"
         "return [Number(h.getAttribute('aria-valuenow')), h.style.left, c.querySelector('.layer.right').style.clipPath]"
@@ -82,7 +82,7 @@ def test_the_split_follows_the_keys(browser: Chrome):
     assert split(browser)[0] == 100
 
 
-def test_the_slider_is_reached_by_the_tab_key_and_shows_it(browser: Chrome):
+def test_the_tab_key_focuses_the_slider_visibly(browser: Chrome):
     browser.execute_script("document.querySelector('.swap').focus()")
     for _ in range(12):
         ActionChains(browser).send_keys(Keys.TAB).perform()
@@ -95,7 +95,7 @@ def test_the_slider_is_reached_by_the_tab_key_and_shows_it(browser: Chrome):
     assert knob.value_of_css_property("outline-style") == "solid"
 
 
-def test_a_double_click_zooms_to_pixels_and_keys_move_the_picture(browser: Chrome):
+def test_a_double_click_zooms_to_pixels_and_keys_move_the_image(browser: Chrome):
     first_handle(browser)
     frame, image = one(browser, ".card .frame"), one(browser, ".card .layer.left img")
     assert image.value_of_css_property("image-rendering") == "auto"
@@ -139,7 +139,7 @@ def test_a_file_over_budget_is_shown_as_such(browser: Chrome, evaluated: Path, t
     assert tag.text == f"JPEG · {int(cells['bytes']):,} B, over budget"
 
 
-def test_left_and_right_change_places(browser: Chrome):
+def test_left_and_right_can_be_swapped(browser: Chrome):
     first_handle(browser)
     left = one(browser, ".card .layer.left img").get_attribute("src")
     right = one(browser, ".card .layer.right img").get_attribute("src")
@@ -148,7 +148,7 @@ def test_left_and_right_change_places(browser: Chrome):
     assert one(browser, ".card .layer.right img").get_attribute("src") == left
 
 
-def test_the_original_can_be_laid_over(browser: Chrome):
+def test_the_original_can_be_shown(browser: Chrome):
     handle = first_handle(browser)
     original = one(browser, ".card .layer.original")
     assert not original.is_displayed()
@@ -158,7 +158,7 @@ def test_the_original_can_be_laid_over(browser: Chrome):
     assert not original.is_displayed()
 
 
-def test_pictures_are_in_the_chosen_order(browser: Chrome):
+def test_images_are_in_the_selected_order(browser: Chrome):
     def values() -> list[float]:
         cells = ".card tbody tr:first-child td:nth-child(3)"  # read at once: cards near the screen are filled again
         return browser.execute_script(
@@ -214,13 +214,13 @@ def test_the_theme_follows_the_system_and_the_button(browser: Chrome):
     browser.execute_script("localStorage.clear()")
 
 
-def test_a_point_of_a_curve_is_explained_to_pointer_and_keys(browser: Chrome):
+def test_pointer_and_keys_show_the_values_of_a_point(browser: Chrome):
     chart = one(browser, ".chart[data-metric=lpips_alex] svg")
     tip = one(browser, ".chart[data-metric=lpips_alex] .tip")
     browser.execute_script("arguments[0].focus()", chart)
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
     first = tip.text
-    assert first.startswith("sdcodec\nLPIPS-Alex ") and "bpp" in first and "2 of 2 pictures" in first
+    assert first.startswith("sdcodec\nLPIPS-Alex ") and "bpp" in first and "2 of 2 images" in first
     ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
     assert tip.text.startswith("sdcodec\n") and tip.text != first
     ActionChains(browser).send_keys(Keys.ESCAPE).perform()
@@ -238,7 +238,7 @@ def test_a_curve_can_be_hidden(browser: Chrome):
     assert not browser.find_elements(By.CSS_SELECTOR, ".chart .curve.codec.series-0")
 
 
-def test_a_phone_scrolls_down_only(browser: Chrome):
+def test_a_phone_scrolls_vertically_only(browser: Chrome):
     emulate(browser, width=390, height=844)
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
     first_handle(browser)

@@ -1,1 +1,1 @@
-"""The `sdcodec` command: parses, calls the library, prints."""
+"""Command line: parse the arguments, call the library, print the results."""

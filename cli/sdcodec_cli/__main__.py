@@ -1,4 +1,4 @@
-"""`python -m sdcodec_cli` is the `sdcodec` command."""
+"""Run the `sdcodec` command as `python -m sdcodec_cli`."""
 
 from sdcodec_cli.main import main
 

@@ -1,10 +1,11 @@
-"""What `encode` and `decode` share: their common options, and the walk over the files."""
+"""Common options of `encode` and `decode`, and the loop over their files."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import wraps
 from os.path import lexists
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -14,14 +15,14 @@ from sdcodec.errors import OptionError, SdcodecError
 from sdcodec.files import STANDARD_STREAM, Job, plan, read_bytes, refuse_existing
 from sdcodec_cli.messages import explain, reporting
 
-DEFAULT_MAX_PIXELS = 2**28  # sdcodec.pixels has the same; importing NumPy and Pillow for --help would be felt
+DEFAULT_MAX_PIXELS = 2**28  # as in sdcodec.pixels, whose import would slow down --help
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How results are written and talked about."""
+class OutputOptions:
+    """Options for existing output files and for the amount of output."""
 
     force: bool
     skip_existing: bool
@@ -35,22 +36,43 @@ class Manner:
             raise click.UsageError("--verbose and --quiet exclude each other.")
 
 
-def conversion_options(command: Command) -> Command:
-    """The options that `encode` and `decode` have in common, in the order in which --help shows them."""
-    options = [
+def file_arguments(command: Command) -> Command:
+    """Add the argument INPUT... and the option --output to a command."""
+    return with_parameters(
+        command,
+        click.argument("inputs", metavar="INPUT...", nargs=-1, required=True),
+        click.option(
+            "-o", "--output", metavar="OUTPUT", required=True, help="A file, a folder, or - (standard output)."
+        ),
+    )
+
+
+def conversion_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the common options of `encode` and `decode` to a command.
+
+    The command receives `device`, `precision`, `max_pixels`, and the others as `options`, an OutputOptions.
+    """
+
+    @wraps(command)
+    def gathered(**values: Any) -> None:
+        options = {field.name: values.pop(field.name) for field in fields(OutputOptions)}
+        command(options=OutputOptions(**options), **values)
+
+    return with_parameters(
+        gathered,
         click.option(
             "--device",
             type=click.Choice(["auto", "cpu", "cuda", "mps"]),
             default="auto",
             show_default=True,
-            help="Where the networks run; auto prefers CUDA, then MPS.",
+            help="Device of the networks; auto prefers CUDA, then MPS, then the CPU.",
         ),
         click.option(
             "--precision",
             type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
             default="auto",
             show_default=True,
-            help="auto is bfloat16 where that is fast, else float32.",
+            help="Number format of the networks; auto selects bfloat16 on hardware that is fast at it, else float32.",
         ),
         click.option(
             "--max-pixels",
@@ -58,40 +80,45 @@ def conversion_options(command: Command) -> Command:
             default=DEFAULT_MAX_PIXELS,
             show_default=True,
             metavar="N",
-            help="Refuse larger images, before decoding them.",
+            help="Refuse images with more than N pixels before decoding them.",
         ),
         click.option("--force", is_flag=True, help="Replace existing files."),
-        click.option("--skip-existing", is_flag=True, help="Leave files alone whose output exists."),
-        click.option("-v", "--verbose", is_flag=True, help="Say more about each file."),
-        click.option("--quiet", is_flag=True, help="Say nothing but errors."),
-    ]
-    for option in reversed(options):
-        command = option(command)
+        click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists."),
+        click.option("-v", "--verbose", is_flag=True, help="Print more about each file."),
+        click.option("--quiet", is_flag=True, help="Print errors only."),
+    )
+
+
+def with_parameters(command: Command, *parameters: Callable[[Command], Command]) -> Command:
+    """Apply click's decorators so that --help lists them in the given order."""
+    for parameter in reversed(parameters):
+        command = parameter(command)
     return command
 
 
 def plan_or_usage_error(inputs: Sequence[str], output: str, extension: str) -> list[Job]:
-    """The library's plan; what cannot be meant is wrong use, told with a hint at --help."""
+    """Plan the outputs of a command; raise UsageError for contradictory arguments."""
     try:
         return plan(inputs, output, extension)
     except OptionError as error:
         raise click.UsageError(f"{error}.") from error
 
 
-def convert(jobs: Sequence[Job], work: Callable[[Job], str], manner: Manner, *, label: str) -> None:
-    """Does `work` for each job and prints the line that it returns.
+def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOptions, *, label: str) -> None:
+    """Run `work` for each job and print the line that it returns.
 
-    A failing file is reported and the others go on; then the exit status is 1. Wrong options end it at once.
+    A failed file is reported and the remaining files are processed; the exit status is then 1. An OptionError ends
+    the command at once.
     """
     failures = 0
     on_stderr = any(job.target == STANDARD_STREAM for job in jobs)
-    with reporting(len(jobs), label=label, quiet=manner.quiet, on_stderr=on_stderr) as reporter:
+    with reporting(len(jobs), label=label, quiet=options.quiet, on_stderr=on_stderr) as reporter:
         for job in jobs:
             try:
-                if manner.skip_existing and lexists(job.target):
+                if options.skip_existing and lexists(job.target):
                     reporter.result(f"{click.format_filename(job.target)}: exists, skipped")
                 else:
-                    refuse_existing(job.target, force=manner.force)
+                    refuse_existing(job.target, force=options.force)
                     reporter.result(work(job))
             except OptionError:
                 raise
@@ -106,9 +133,9 @@ def convert(jobs: Sequence[Job], work: Callable[[Job], str], manner: Manner, *, 
 
 
 def image_source(source: str) -> str | BinaryIO:
-    """What the library is to read an image from: the path, or all of standard input."""
+    """Return the path of an image, or a buffer with all of standard input for `-`."""
     if source != STANDARD_STREAM:
         return source
     stream = io.BytesIO(read_bytes(source))
-    stream.name = "standard input"  # for messages
+    stream.name = "standard input"  # error messages of the library show it
     return cast(BinaryIO, stream)

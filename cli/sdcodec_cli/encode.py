@@ -1,4 +1,4 @@
-"""`sdcodec encode`: images to `.sdc` files."""
+"""Command `sdcodec encode`: images to `.sdc` files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ import click
 from sdcodec.bundles import store
 from sdcodec.files import Job, write_bytes
 from sdcodec.options import MODES
-from sdcodec_cli.conversion import Manner, conversion_options, convert, image_source, plan_or_usage_error
+from sdcodec_cli.conversion import (
+    OutputOptions,
+    conversion_options,
+    convert,
+    file_arguments,
+    image_source,
+    plan_or_usage_error,
+)
 from sdcodec_cli.messages import display_name
 
 if TYPE_CHECKING:
@@ -33,23 +40,26 @@ def _metadata(ctx: click.Context, param: click.Parameter, value: str) -> frozens
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no number to aim at.")
+        raise click.BadParameter(f"{value} is not a finite number.")
     return value
 
 
 @click.command(no_args_is_help=True)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="OUTPUT", required=True, help="A file, a folder, or - (standard output).")
+@file_arguments
 @click.option(
     "-q",
     "--quality",
     type=click.FloatRange(0, 100),
     callback=_finite,
     metavar="0..100",
-    help="In half steps; higher is better and larger.  [default: 50]",
+    help="Quality in increments of 0.5; a higher value gives a larger file.  [default: 50]",
 )
 @click.option(
-    "--bytes", "target_bytes", type=click.IntRange(min=1), metavar="N", help="Best quality of at most N bytes."
+    "--bytes",
+    "target_bytes",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use the highest quality whose file has at most N bytes.",
 )
 @click.option(
     "--bpp",
@@ -57,32 +67,30 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     type=click.FloatRange(min=0, min_open=True),
     callback=_finite,
     metavar="X",
-    help="Best quality of at most X bits per pixel.",
+    help="Use the highest quality whose file has at most X bits per pixel.",
 )
 @click.option(
     "--effort",
     type=click.IntRange(0, 9),
     metavar="0..9",
-    help="Time for a better file: 1-3 weigh bits while rounding, 4-9 refine by gradient descent, 2 to 64 steps."
-    "  [default: with the models that ship 6 up to half a megapixel, 4 up to one; else 0]",
+    help="Encoding effort: 0 rounds, 1-3 optimise the rounding for rate, 4-9 refine by gradient descent, 2 to 64 steps."
+    "  [default with the embedded model: 6 up to 0.5 megapixels, 4 up to 1, else 0]",
 )
 @click.option(
     "--mode",
     type=click.Choice(MODES),
     default="latents",
     show_default=True,
-    help="palette: the experiment of 2022, 256 vectors and dithering; --bytes and --bpp take fewer.",
+    help="palette: the experiment of 2022, up to 256 latent vectors with dithering.",
 )
-@click.option(
-    "--model", default=store.DEFAULT, show_default=True, metavar="NAME|FOLDER", help="The model that encodes."
-)
+@click.option("--model", default=store.DEFAULT, show_default=True, metavar="NAME|FOLDER", help="Model to encode with.")
 @click.option(
     "--metadata",
     callback=_metadata,
     default="none",
     show_default=True,
     metavar="none|all|icc,exif,xmp",
-    help="What to keep; without icc, colours are converted to sRGB.",
+    help="Metadata to keep; without icc, colours are converted to sRGB.",
 )
 @conversion_options
 def encode(
@@ -98,15 +106,13 @@ def encode(
     device: str,
     precision: str,
     max_pixels: int,
-    force: bool,
-    skip_existing: bool,
-    verbose: bool,
-    quiet: bool,
+    options: OutputOptions,
 ) -> None:
     """Encode images to .sdc files.
 
-    INPUT is an image file, or - for standard input. With several of them OUTPUT
-    is a folder that exists, and each file is called as its image is, with .sdc.
+    INPUT is an image file, or - for standard input. With several inputs, OUTPUT
+    is an existing folder; each file gets the name of its image, with the
+    extension .sdc.
 
     \b
     Examples:
@@ -115,11 +121,12 @@ def encode(
       sdcodec encode photos/*.jpg -o encoded/ -q 70 --metadata exif,icc
       convert photo.tif png:- | sdcodec encode - -o - --bpp 0.2 > photo.sdc
     """
-    manner = Manner(force, skip_existing, verbose, quiet)
     if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
         raise click.UsageError("-q, --bytes and --bpp exclude each other.")
     if mode == "palette" and (quality is not None or effort):
-        raise click.UsageError("A palette has no -q and no --effort; --bytes and --bpp choose the number of vectors.")
+        raise click.UsageError(
+            "--mode palette excludes -q and --effort; --bytes and --bpp limit the number of vectors."
+        )
     jobs = plan_or_usage_error(inputs, output, "sdc")
 
     import numpy as np
@@ -128,7 +135,7 @@ def encode(
     from sdcodec import Codec
     from sdcodec.pixels import read_picture
 
-    # --max-pixels takes the place of Pillow's own limit, and is checked before it.
+    # --max-pixels replaces Pillow's own limit.
     Image.MAX_IMAGE_PIXELS = max_pixels
     warnings.filterwarnings("ignore", module="PIL")
     codec = Codec(model, device=device, precision=precision)
@@ -147,20 +154,20 @@ def encode(
             max_pixels=max_pixels,
         )
         seconds = time.perf_counter() - start
-        write_bytes(job.target, encoded.data, force=force)
-        told = f"{display_name(job.target)}: {len(encoded.data)} bytes, {encoded.bpp:.4g} bpp, {seconds:.2f} s"
-        if verbose:
+        write_bytes(job.target, encoded.data, force=options.force)
+        line = f"{display_name(job.target)}: {len(encoded.data)} bytes, {encoded.bpp:.4g} bpp, {seconds:.2f} s"
+        if options.verbose:
             if not isinstance(source, str):
                 source.seek(0)
             original = read_picture(source, metadata=metadata, max_pixels=max_pixels)
             decibels = _psnr(original.rgb, np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB")))
-            told += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
-        return told
+            line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
+        return line
 
-    convert(jobs, work, manner, label="encoding")
+    convert(jobs, work, options, label="encoding")
 
 
 def _psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Of two uint8 [H, W, 3]: dB, from the MSE over all samples; row by row, since photographs may be large."""
+    """Compute the PSNR of two images, uint8 `[H, W, 3]`, in dB, row by row."""
     squares = sum(int(((a.astype("int32") - b) ** 2).sum()) for a, b in zip(one, other, strict=True))
     return 10 * math.log10(255**2 * one.size / squares) if squares else math.inf

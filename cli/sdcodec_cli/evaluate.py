@@ -1,131 +1,70 @@
-"""`sdcodec eval` and `sdcodec compare`: codecs side by side at equal bytes."""
+"""Command `sdcodec eval`: compare codecs on images."""
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
-from sdcodec.bundles import store
-from sdcodec.errors import OptionError
-from sdcodec.files import atomic_write, refuse_existing
+from sdcodec_cli.codec_choice import CodecChoice, codec_options, names, positive_integers, require_eval_packages
 from sdcodec_cli.messages import say_error
 
-if TYPE_CHECKING:
-    from sdcodec_eval.codecs.registry import CodecSpec
-
-DEFAULT_CODECS = "sdcodec,jpeg,webp,avif,jxl"
 DEFAULT_BUDGETS = "2500,5000,10000,20000"
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(part.strip() for part in (value or "").split(",") if part.strip())
-
-
-def _integers(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
-    try:
-        found = tuple(int(part) for part in value.split(",")) if value else ()
-    except ValueError as error:
-        raise click.BadParameter(f"{value!r}: whole numbers with commas between them.") from error
-    if any(number < 1 for number in found):
-        raise click.BadParameter(f"{value!r}: at least 1 each.")
-    return found
-
-
-def _codec_options(command: Command) -> Command:
-    options = [
-        click.option(
-            "--codecs",
-            callback=_names,
-            default=DEFAULT_CODECS,
-            show_default=True,
-            metavar="NAME,...",
-            help="Codecs by name; an installed package may add to them.",
-        ),
-        click.option(
-            "--codec",
-            "added",
-            multiple=True,
-            metavar="LABEL=TARGET[,OPTION=VALUE...]",
-            help="A codec more: a name with options, or module:Class (repeatable).",
-        ),
-        click.option(
-            "--downscale",
-            callback=_integers,
-            metavar="N,...",
-            help="Also each classic codec at 1/N of the size, scaled up again.",
-        ),
-        click.option(
-            "--model", default=store.DEFAULT, show_default=True, metavar="NAME|FOLDER", help="The model of sdcodec."
-        ),
-        click.option("--device", default="auto", show_default=True, help="Where sdcodec runs: auto, cpu, cuda or mps."),
-        click.option(
-            "--precision", default="auto", show_default=True, help="Of sdcodec: auto, float32, bfloat16 or float16."
-        ),
-        click.option("--crop", type=click.IntRange(min=1), metavar="SIDE", help="Only the centre crop of SIDE x SIDE."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.command("eval", no_args_is_help=True)
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Where the results go.")
-@_codec_options
+@click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the results.")
+@codec_options
 @click.option(
-    "--bytes", "budgets", callback=_integers, metavar="N,...", help=f"Byte budgets.  [default: {DEFAULT_BUDGETS}]"
+    "--bytes",
+    "budgets",
+    callback=positive_integers,
+    metavar="N,...",
+    help=f"Byte budgets.  [default: {DEFAULT_BUDGETS}]",
 )
 @click.option(
     "--quality",
     "qualities",
     multiple=True,
     metavar="[LABEL=]Q,...",
-    help="Qualities in the place of budgets, for all codecs or for one.",
+    help="Qualities instead of budgets, for all codecs or for LABEL (repeatable).",
 )
 @click.option(
     "--metrics",
-    callback=_names,
+    callback=names,
     default="psnr,psnr-y,ssim,ms-ssim,lpips",
     show_default=True,
     metavar="NAME,...",
-    help="Further ones: lpips-vgg, dists, ssimulacra2.",
+    help="Metrics; further ones are lpips-vgg, dists, ssimulacra2.",
 )
 @click.option(
     "--lpips-vgg-weights",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="VGG-16 for lpips-vgg and dists.  [default: torchvision's cache]",
+    help="Weights of VGG-16 for lpips-vgg and dists.  [default: torchvision's cache]",
 )
 @click.option(
     "--unreachable",
     type=click.Choice(["show", "lowest"]),
     default="show",
     show_default=True,
-    help="Where no quality meets the budget: say so, or measure the lowest.",
+    help="If no quality meets the budget: leave the cell empty, or measure the lowest quality.",
 )
-@click.option("--anchor", metavar="LABEL", help="What BD-rates are against.  [default: avif]")
-@click.option("--no-ceiling", is_flag=True, help="Leave out the unquantised round trip.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
-@click.option("--resume", is_flag=True, help="Go on with the run in DIR.")
+@click.option("--anchor", metavar="LABEL", help="Anchor of the BD-rates.  [default: avif]")
+@click.option("--no-ceiling", is_flag=True, help="Do not measure the unquantised round trip.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Number of processes.")
+@click.option("--resume", is_flag=True, help="Continue the run in DIR.")
 @click.option("--force", is_flag=True, help="Replace the results in DIR.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 def evaluate(
     inputs: tuple[Path, ...],
     out: Path,
-    codecs: tuple[str, ...],
-    added: tuple[str, ...],
-    downscale: tuple[int, ...],
-    model: str,
-    device: str,
-    precision: str,
-    crop: int | None,
+    chosen: CodecChoice,
     budgets: tuple[int, ...],
     qualities: tuple[str, ...],
     metrics: tuple[str, ...],
@@ -138,12 +77,12 @@ def evaluate(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Compare codecs on pictures, at equal bytes or over qualities.
+    """Compare codecs on images, at equal bytes or over qualities.
 
-    INPUT is an image file or a folder, searched with all that is in it. At a
-    byte budget sdcodec comes first, and each other codec gets the largest
-    quality whose file is not longer than sdcodec's. Everything goes to DIR:
-    results.csv, results.json, environment.json, plots, files and a report.
+    INPUT is an image file or a folder, with its subfolders. At a byte budget,
+    sdcodec is encoded first; each other codec uses its highest quality whose
+    file is not longer than sdcodec's. DIR receives results.csv, results.json,
+    environment.json, plots, the encoded files and a report.
 
     \b
     Examples:
@@ -158,8 +97,8 @@ def evaluate(
     if resume and force:
         raise click.UsageError("--resume and --force exclude each other.")
     if not metrics:
-        raise click.UsageError("--metrics names none.")
-    _require_eval()
+        raise click.UsageError("--metrics names no metric; name at least one.")
+    require_eval_packages()
 
     from sdcodec_eval.pictures import collect
     from sdcodec_eval.plan import Plan, common_qualities
@@ -168,14 +107,14 @@ def evaluate(
     from sdcodec_eval.run import evaluate as run
     from sdcodec_eval.tables import bd_rate_table, means_table
 
-    specs = _specs(codecs, added, downscale, model, device, precision)
+    specs = chosen.specs()
     if not budgets and not qualities:
         budgets = tuple(int(part) for part in DEFAULT_BUDGETS.split(","))
     plan = Plan(
         specs,
         budgets=budgets,
         qualities=common_qualities(specs, qualities) if qualities else {},
-        crop=crop,
+        crop=chosen.crop,
         metrics=metrics,
         vgg_weights=lpips_vgg_weights,
         unreachable=unreachable,
@@ -194,14 +133,14 @@ def evaluate(
             begun=begun,
             progress=progress,
         )
-    if not quiet:  # before the report, which takes a while: it decodes every file once more
+    if not quiet:  # before the report, which is slow because it decodes every file again
         click.echo(means_table(summary))
-        if told := bd_rate_table(summary):
-            click.echo(f"\n{told}")
-        click.echo(f"\nresults in {out}; now the report, with the pictures ...")
+        if bd_rates := bd_rate_table(summary):
+            click.echo(f"\n{bd_rates}")
+        click.echo(f"\nresults are in {out}; writing the report ...")
     report = write_report(out)
     if not quiet:
-        click.echo(f"look at {report}")
+        click.echo(f"report: {report}")
     failed = [row for row in summary.rows if row.status.startswith(ERROR)]
     for image, status in dict.fromkeys((row.image, row.status) for row in failed):
         reason = status.removeprefix(f"{ERROR}: ")
@@ -211,74 +150,9 @@ def evaluate(
         raise click.exceptions.Exit(1)
 
 
-@click.command(no_args_is_help=True)
-@click.argument("picture", metavar="INPUT", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--bytes", "budget", type=click.IntRange(min=1), default=5000, show_default=True, metavar="N")
-@click.option("-o", "--output", required=True, metavar="OUTPUT", help="The picture to write: png, webp, avif or jpeg.")
-@_codec_options
-@click.option("--columns", type=click.IntRange(min=1), metavar="N", help="Pictures in a row.  [default: 3]")
-@click.option("--force", is_flag=True, help="Replace an existing file.")
-@click.option("--quiet", is_flag=True, help="Say nothing but errors.")
-def compare(
-    picture: Path,
-    budget: int,
-    output: str,
-    codecs: tuple[str, ...],
-    added: tuple[str, ...],
-    downscale: tuple[int, ...],
-    model: str,
-    device: str,
-    precision: str,
-    crop: int | None,
-    columns: int | None,
-    force: bool,
-    quiet: bool,
-) -> None:
-    """Show one picture through several codecs at equal bytes, labelled.
-
-    \b
-    Examples:
-      sdcodec compare photo.jpg --bytes 5000 -o compare.png
-      sdcodec compare photo.jpg -o compare.png --codecs sdcodec,avif --downscale 2
-    """
-    _require_eval()
-    refuse_existing(output, force=force)
-
-    from sdcodec.pixels import to_image_file
-    from sdcodec_eval.comparison import compare as run
-
-    specs = _specs(codecs, added, downscale, model, device, precision)
-    comparison = run(picture, budget, specs, crop)
-    sheet = comparison.picture(columns or min(3, len(specs) + 1))
-    atomic_write(output, to_image_file(sheet, Path(output).suffix[1:].lower()), force=force)
-    if not quiet:
-        click.echo(comparison.table())
-
-
-def _specs(
-    names: tuple[str, ...], added: tuple[str, ...], downscale: tuple[int, ...], model: str, device: str, precision: str
-) -> tuple[CodecSpec, ...]:
-    """The codecs of a run in order: those named, those added, and the classic ones at smaller sizes."""
-    from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, parse
-
-    own = {spec.label: spec for spec in map(parse, added)}
-    if len(own) < len(added):
-        raise OptionError("two --codec have the same label; give them different ones")
-    specs = [own.pop(name) if name in own else parse(name) for name in names] + list(own.values())
-    common = {"model": model, "device": device, "precision": precision}
-    specs = [CodecSpec(s.label, s.target, {**common, **s.options}) if s.target == "sdcodec" else s for s in specs]
-    smaller = [
-        CodecSpec(f"{s.label}-down{n}", s.target, {**s.options, "downscale": n})
-        for n in dict.fromkeys(downscale)
-        for s in specs
-        if s.target in CLASSIC and n > 1
-    ]
-    return (*specs, *smaller)
-
-
 @contextmanager
 def _progress(quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """Two functions: how many rows there will be, and how many more are done. A bar with the time left, on a terminal."""
+    """Yield the callbacks of a progress bar: total rows, further finished rows."""
     bars: list[Any] = []
 
     def begun(rows: int) -> None:
@@ -296,16 +170,3 @@ def _progress(quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[in
     finally:
         if bars:
             bars[0].__exit__(None, None, None)
-
-
-def _require_eval() -> None:
-    """The harness's packages are an extra; say so before the first import fails."""
-    needed = {
-        "bjontegaard": "bjontegaard",
-        "jinja2": "jinja2",
-        "matplotlib": "matplotlib",
-        "pytorch_msssim": "pytorch-msssim",
-        "skimage": "scikit-image",
-    }
-    if missing := [package for module, package in needed.items() if importlib.util.find_spec(module) is None]:
-        raise OptionError(f"{', '.join(missing)} is not installed, which evaluation needs; install sdcodec[eval]")

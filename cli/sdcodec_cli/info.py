@@ -1,4 +1,4 @@
-"""`sdcodec info`: what a file says about itself, without decoding it."""
+"""Command `sdcodec info`: header and chunks of `.sdc` files."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sdcodec_cli.messages import display_name, explain, say_error
 
 @click.command(no_args_is_help=True)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each file.")
-@click.option("--symbols", is_flag=True, help="Also a digest of the decoded integers; this needs the model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file, each on a line.")
+@click.option("--symbols", is_flag=True, help="Add a digest of the decoded symbols; this needs the model.")
 def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:
     """Show the header and the chunks of .sdc files.
 
-    symbols_sha256 is the same on every machine: compare it to see that a file
-    decodes here to what it decoded to elsewhere.
+    symbols_sha256 is the same on every machine: equal digests show that a file
+    decodes to the same symbols on both.
     """
     failed = False
     for name in files:

@@ -1,4 +1,4 @@
-"""The `sdcodec` command: its subcommands, its version, and an exit status instead of a traceback."""
+"""Entry point of the `sdcodec` command: subcommands, version and exit status."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import NoReturn
 import click
 
 from sdcodec.errors import OptionError, SdcodecError
+from sdcodec_cli.compare import compare
 from sdcodec_cli.decode import decode
 from sdcodec_cli.encode import encode
-from sdcodec_cli.evaluate import compare, evaluate
+from sdcodec_cli.evaluate import evaluate
 from sdcodec_cli.info import info
 from sdcodec_cli.messages import explain, say_error
 from sdcodec_cli.models import models
@@ -37,7 +38,7 @@ def cli() -> None:
       sdcodec decode photo.sdc -o photo.png
       sdcodec info photo.sdc
 
-    Exit status: 0 all went well, 1 some file failed, 2 wrong use.
+    Exit status: 0 success, 1 a file failed, 2 wrong usage.
     """
 
 
@@ -46,10 +47,13 @@ for command in (encode, decode, info, models, evaluate, compare, train):
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command and exits: 0, 1 (some file failed), 2 (wrong use), 130 (interrupted). No traceback for bad input."""
+    """Run the command and exit with its status.
+
+    The status is 0 (success), 1 (a file failed), 2 (wrong usage) or 130 (interrupted).
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no reason to fail
+            stream.reconfigure(errors="backslashreplace")  # print file names that the terminal cannot show
     try:
         result = cli.main(args=arguments, prog_name="sdcodec", standalone_mode=False)
         status = result if isinstance(result, int) else 0

@@ -1,4 +1,4 @@
-"""What the command says: results, errors in one line, and progress where someone is watching."""
+"""Output of the commands: results, one-line errors and a progress bar."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sdcodec.files import STANDARD_STREAM
 
 
 def display_name(path: str, *, stream: str = "standard output") -> str:
-    """The name of a file as it can be shown anywhere."""
+    """Return a printable name of a file or of a standard stream."""
     return stream if path == STANDARD_STREAM else click.format_filename(path)
 
 
 def explain(error: BaseException, source: str | None = None) -> str:
-    """An error in one line that names the file."""
+    """Return an error as one line that names the file."""
     message = " ".join(str(error).split()) or type(error).__name__
     name = display_name(source, stream="standard input") if source is not None else None
     if isinstance(error, OSError):
@@ -30,31 +30,31 @@ def explain(error: BaseException, source: str | None = None) -> str:
 
 
 def say_error(message: str) -> None:
-    """One line on standard error."""
+    """Print one line to standard error."""
     click.echo(f"sdcodec: {message}", err=True)
 
 
 @dataclass
 class Reporter:
-    """Says what became of each file; above a progress bar where there is one."""
+    """Print results and errors, above the progress bar if there is one."""
 
     quiet: bool
     on_stderr: bool
     advance: Callable[[int], None] | None = None
 
     def result(self, line: str) -> None:
-        """What became of a file; standard output is left alone when a result goes there."""
+        """Print the result of a file; on standard error if the output is standard output."""
         if not self.quiet:
             self._clear()
             click.echo(line, err=self.on_stderr)
 
     def error(self, line: str) -> None:
-        """What went wrong with a file."""
+        """Print the error of a file."""
         self._clear()
         say_error(line)
 
     def step(self) -> None:
-        """One file more is done."""
+        """Advance the progress bar by one file."""
         if self.advance is not None:
             self.advance(1)
 
@@ -65,7 +65,7 @@ class Reporter:
 
 @contextmanager
 def reporting(count: int, *, label: str, quiet: bool, on_stderr: bool) -> Iterator[Reporter]:
-    """A Reporter for so many files; with a progress bar for several of them on a terminal."""
+    """Yield a Reporter for `count` files, on a terminal with a progress bar."""
     if quiet or count < 2 or not sys.stderr.isatty():
         yield Reporter(quiet, on_stderr)
         return

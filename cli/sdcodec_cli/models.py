@@ -1,4 +1,4 @@
-"""`sdcodec models`: what is installed, and adding models of the diffusers library."""
+"""Command `sdcodec models`: list, show, add and remove models."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def models() -> None:
     """List, add and remove models.
 
-    Models that you add live in $SDCODEC_HOME (by default a folder among your
-    user data). Files find the model that they were coded with by themselves,
-    whatever it is called.
+    Added models are stored in $SDCODEC_HOME (default: a folder in the user's
+    data folder). A file identifies its model by fingerprint, so a model may be
+    renamed.
     """
 
 
@@ -29,9 +29,9 @@ models.add_command(fit)
 
 
 @models.command("list")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line for each model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per model, each on a line.")
 def list_models(as_json: bool) -> None:
-    """List the models that are installed."""
+    """List the installed models."""
     from sdcodec.bundles.store import installed
 
     rows = [_summary(bundle) for bundle in installed()]
@@ -49,9 +49,9 @@ def list_models(as_json: bool) -> None:
 
 @models.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(name: str, as_json: bool) -> None:
-    """Show what is known of a model: NAME, or a folder."""
+    """Show the properties of the model NAME, or of a folder."""
     from sdcodec.bundles.store import find
 
     bundle = find(name)
@@ -74,21 +74,21 @@ def show(name: str, as_json: bool) -> None:
 @click.option(
     "--from", "source", metavar="FOLDER|HUB_ID", required=True, help="A diffusers folder, or OWNER/NAME on the hub."
 )
-@click.option("--unet", is_flag=True, help="Also its UNet, for decode --denoise.")
+@click.option("--unet", is_flag=True, help="Add the UNet too, for decode --denoise.")
 @click.option("--revision", metavar="R", help="Branch, tag or commit on the hub.")
-@click.option("--subfolder", metavar="S", help="Where the autoencoder is.  [default: vae, or the folder itself]")
+@click.option("--subfolder", metavar="S", help="Folder of the autoencoder.  [default: vae, or the folder itself]")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
-    help="What weights are stored in.  [default: as they are]",
+    help="Number format of the stored weights.  [default: unchanged]",
 )
 @click.option(
     "--calibrate",
     metavar="FOLDER",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Photographs to measure the quantiser's steps on.  [default: pictures made for it]",
+    help="Photographs to calibrate the quantiser's steps on.  [default: synthetic images]",
 )
-@click.option("--force", is_flag=True, help="Replace a model of this name.")
+@click.option("--force", is_flag=True, help="Replace an existing model of this name.")
 def add(
     name: str,
     source: str,
@@ -99,11 +99,11 @@ def add(
     calibrate: Path | None,
     force: bool,
 ) -> None:
-    """Make a model of an autoencoder that diffusers wrote.
+    """Add a model made of an autoencoder in the format of diffusers.
 
-    FOLDER holds a pipeline (with vae/ in it) or an autoencoder alone:
+    FOLDER holds a pipeline (with a folder vae/) or an autoencoder alone:
     AutoencoderKL, AutoencoderTiny, AutoencoderDC or AutoencoderKLFlux2. Only
-    safetensors files are read. This needs the extra: pip install 'sdcodec[sd]'
+    safetensors files are read. The command needs: pip install 'sdcodec[sd]'
 
     \b
     Examples:
@@ -129,24 +129,26 @@ def add(
 
 @models.command()
 @click.argument("name")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
-    """Delete a model that was added.
+    """Delete an added model.
 
-    Files that were coded with it need it again to be decoded; priors that were
-    fitted to it are lost.
+    Files that were encoded with the model need it to be decoded. Priors that
+    were fitted to it are deleted too.
     """
     from sdcodec.bundles import store
 
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("give --yes to remove a model without being asked.")
+            raise click.UsageError(
+                "standard input is not a terminal; give --yes to remove the model without confirmation."
+            )
         click.confirm(f"Delete the model {name!r}?", abort=True)
     click.echo(f"removed {click.format_filename(str(store.remove(name)))}")
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:
-    """What `list` shows of a model."""
+    """Return the properties of a model that `list` prints."""
     configuration = bundle.configuration
     channels, factor = configuration["latent_channels"], configuration.get("factor", 8)
     files = [path for path in bundle.folder.iterdir() if path.is_file()]

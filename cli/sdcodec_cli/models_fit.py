@@ -1,4 +1,4 @@
-"""`sdcodec models fit`: a learned prior for the latents of a model."""
+"""Command `sdcodec models fit`: train a learned prior for a model."""
 
 from __future__ import annotations
 
@@ -16,17 +16,21 @@ import click
     required=True,
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Photographs to learn from, searched through (repeatable).",
+    help="Folder of training photographs, with its subfolders (repeatable).",
 )
-@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="How long it may take.  [default: 10]")
-@click.option("--steps", type=click.IntRange(1), help="So many steps instead, whatever they take.")
-@click.option("--pictures", type=click.IntRange(2), help="At most so many photographs.  [default: as time allows]")
-@click.option("--width", type=click.IntRange(4), default=64, show_default=True, help="Channels of the network.")
-@click.option("--blocks", type=click.IntRange(0), default=1, show_default=True, help="Its residual blocks.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Another gives another network.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
-@click.option("--force", is_flag=True, help="Keep the result even if it is no better than what the model has.")
-@click.option("--quiet", is_flag=True, help="Say nothing of the progress.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), help="Time limit in minutes.  [default: 10]")
+@click.option("--steps", type=click.IntRange(1), help="Number of training steps, instead of --minutes.")
+@click.option(
+    "--pictures", type=click.IntRange(2), help="Maximum number of photographs.  [default: as many as the time allows]"
+)
+@click.option("--width", type=click.IntRange(4), default=64, show_default=True, help="Channels of the prior network.")
+@click.option(
+    "--blocks", type=click.IntRange(0), default=1, show_default=True, help="Residual blocks of the prior network."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Random seed of the training.")
+@click.option("--device", default="auto", show_default=True, help="Device of the training: auto, cpu, cuda or mps.")
+@click.option("--force", is_flag=True, help="Keep the new prior even if it is no better than the present one.")
+@click.option("--quiet", is_flag=True, help="Do not print progress.")
 def fit(
     name: str,
     folders: tuple[Path, ...],
@@ -40,11 +44,10 @@ def fit(
     force: bool,
     quiet: bool,
 ) -> None:
-    """Train a prior for the latents of the model NAME: smaller files.
+    """Fit a prior to the latents of the model NAME.
 
-    The autoencoder stays as it is, and so do pictures; what it learns is what
-    its latents are like. New files are coded with the new prior; files that
-    were coded before still decode. Ctrl-C leaves the model as it was.
+    New files use the new prior and become smaller; existing files still decode.
+    The autoencoder does not change. Ctrl-C leaves the model unchanged.
 
     \b
     Examples:
@@ -52,7 +55,7 @@ def fit(
       sdcodec models fit sd15 --images photos/ --minutes 30 --width 96 --blocks 2
     """
     if minutes is not None and steps is not None:
-        raise click.UsageError("--minutes and --steps exclude each other; give one of them.")
+        raise click.UsageError("--minutes and --steps exclude each other.")
     from sdcodec.bundles import store
     from sdcodec.training.prior_fit import FitConfig, fit_prior
 
@@ -74,6 +77,6 @@ def fit(
     )
     change = fitted.bits / fitted.bits_before - 1
     click.echo(
-        f"{name}: {fitted.steps} steps on {fitted.pictures} photographs; {change:+.1%} bits on those kept for "
-        f"validation; fingerprint {fitted.bundle.priors[0].fingerprint.hex()[:8]}"
+        f"{name}: {fitted.steps} steps on {fitted.pictures} photographs; {change:+.1%} bits on the validation "
+        f"photographs; fingerprint {fitted.bundle.priors[0].fingerprint.hex()[:8]}"
     )

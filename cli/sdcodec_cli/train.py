@@ -1,4 +1,4 @@
-"""`sdcodec train`: a training run from its configuration file."""
+"""Command `sdcodec train`: run a training configuration."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import click
 
 @click.command(no_args_is_help=True)
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
+@click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting of CONFIG (repeatable)."
 )
 def train(config: Path, resume: bool, settings: tuple[str, ...]) -> None:
-    """Train a model after CONFIG, a TOML file.
+    """Train a model as described by CONFIG, a TOML file.
 
-    Checkpoints, a log (CSV) and, at the end, the model as a folder that --model
-    takes, go to the output folder that CONFIG names. Ctrl-C stops cleanly;
-    --resume goes on exactly there.
+    The output folder that CONFIG names receives checkpoints, a log (CSV) and,
+    at the end, the model as a folder for --model. Ctrl-C saves a checkpoint and
+    stops; --resume continues from it.
 
     \b
     Examples:
@@ -29,7 +29,7 @@ def train(config: Path, resume: bool, settings: tuple[str, ...]) -> None:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise click.UsageError(f"--set {setting!r}: write KEY=VALUE.")
+            raise click.UsageError(f"--set {setting!r}: not of the form KEY=VALUE.")
         overrides[key.strip()] = value.strip()
 
     from sdcodec.training.run import train as run

@@ -1,7 +1,7 @@
-"""A model of CompressAI's zoo as a codec of `sdcodec eval`; needs `pip install compressai`. See docs/evaluation.md.
+"""Codec of `sdcodec eval` for CompressAI's zoo; see docs/evaluation.md.
 
-The file, big-endian: the quality (one byte); height and width of the picture and of the last grid of latents (two bytes
-each); the number of strings (one byte), and each string after its length (four bytes).
+It needs `pip install compressai`. The file is big-endian: the quality (one byte); height and width of the picture and of
+the last grid of latents (two bytes each); the number of strings (one byte); each string after its length (four bytes).
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import torch
 from compressai.zoo import image_models
 
 HEAD = struct.Struct(">HHHHB")
-SIDE = 64  # the models take multiples of it
+SIDE = 64  # the models need sides that are multiples of it
 
 
 class CompressAI:
-    """Qualities are the zoo's: a checkpoint each, 1 to 8 (6 for models with attention)."""
+    """Codec with the zoo's qualities, a checkpoint each.
+
+    highest: largest quality, 8, or 6 for models with attention.
+    """
 
     name, extension = "CompressAI", "cai"
 
     def __init__(self, model="mbt2018-mean", metric="mse", highest=8, pretrained=True, device="cpu"):
         if model not in image_models:
-            raise ValueError(f"no model {model!r} in the zoo; it has {', '.join(sorted(image_models))}")
+            raise ValueError(f"the zoo has no model {model!r}; choose from {', '.join(sorted(image_models))}")
         self.settings = {"model": model, "metric": metric, "pretrained": pretrained, "device": device}
         self.qualities = tuple(range(1, highest + 1))
         self._network = lru_cache(maxsize=2)(self._load)

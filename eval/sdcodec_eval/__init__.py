@@ -1,1 +1,1 @@
-"""The evaluation harness: codecs at equal bytes, metrics, tables and pictures."""
+"""Evaluation harness: codecs at equal bytes, metrics, tables and a report."""

@@ -1,4 +1,4 @@
-"""One picture through several codecs at equal bytes: what `compare` and the demo show."""
+"""Comparison of codecs on one image at equal bytes, for `compare` and the demo."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sdcodec_eval.rows import ERROR, Row
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One codec's row, with the file and the pixels that are decoded from it where there is one."""
+    """Row of one codec, its file and its pixels; both None if unreachable."""
 
     row: Row
     extension: str
@@ -31,7 +31,7 @@ class Result:
 
     @property
     def label(self) -> str:
-        """Two lines for a picture."""
+        """Return the two-line label of the image."""
         row = self.row
         if row.bytes is None:
             return f"{row.codec}\ncannot reach this size"
@@ -44,13 +44,13 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The original, uint8 `[H, W, 3]`, and what each codec makes of it."""
+    """Original, uint8 `[H, W, 3]`, and the results of the codecs."""
 
     original: Pixels
     results: Sequence[Result]
 
     def picture(self, columns: int | None = None) -> Image.Image:
-        """All of them labelled, the original first; grey where a codec cannot reach the size."""
+        """Draw the original and all results, labelled; grey for an unreachable size."""
         height, width = self.original.shape[:2]
         empty = np.full_like(self.original, 216)
         shown = [(f"original\n{width} x {height}", self.original)]
@@ -58,7 +58,7 @@ class Comparison:
         return side_by_side(shown, columns)
 
     def table(self) -> str:
-        """A table in plain text."""
+        """Return the results as a table in plain text."""
         lines = [f"{'codec':12} {'quality':>7} {'bytes':>8} {'PSNR':>7} {'SSIM':>7} {'LPIPS':>7}"]
         for row in (result.row for result in self.results):
             if row.bytes is None:
@@ -73,9 +73,9 @@ class Comparison:
 
 
 def compare(path: Path, budget: int, codecs: Sequence[CodecSpec], crop: int | None = None) -> Comparison:
-    """One picture at a byte budget, by the rule of `sdcodec_eval.evaluation`.
+    """Compare codecs on one image at a budget in bytes.
 
-    Raises ImageError where the picture cannot be read or a codec fails, and OptionError.
+    Raises ImageError if the image cannot be read or a codec fails, OptionError for an invalid codec or crop.
     """
     plan = Plan(tuple(codecs), budgets=(budget,), crop=crop, metrics=("psnr", "ssim", "lpips"), ceiling=False)
     evaluator = Evaluator(plan)

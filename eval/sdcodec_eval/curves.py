@@ -1,4 +1,4 @@
-"""Rate-distortion curves, means over pictures, and what lies between two of them: BD-rate."""
+"""Rate–distortion curves, as means over images, and BD-rates between them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sdcodec_eval.measuring import Metric
 from sdcodec_eval.plan import Point
 from sdcodec_eval.rows import ERROR, UNREACHABLE, Row, means
 
-FEWEST = 3  # points of a curve that BD-rate is computed from
-SMALLEST_OVERLAP = 0.1  # of the range of qualities that either curve covers
+MIN_POINTS = 3  # of a curve, for BD-rate
+MIN_OVERLAP = 0.1  # of the range of the metric that either curve covers
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Means over the pictures that have a file at a point.
+    """Means over the images that have a file at a point.
 
-    pictures: how many those are; unreachable and errors: how many rows have such a status; complete: no picture of the
-        run is left out but those that no codec could read, so that points can be compared.
-    values: metrics by column; None where a picture has none.
+    pictures: number of these images; unreachable, errors: number of rows with that status.
+    complete: every readable image of the run is included, so that points can be compared.
+    values: metrics by column; None if an image has no value.
     """
 
     point: Point
@@ -40,10 +40,10 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class BDRate:
-    """Bjøntegaard's difference in rate at equal quality; negative where the codec needs less than the anchor.
+    """Bjøntegaard delta rate in percent; negative if the codec needs fewer bytes.
 
-    overlap: the part that both curves cover of the range that either covers; range: that part, on the metric's scale.
-    Where `refused` says why there is no figure, percent is None.
+    overlap: share, 0 to 1, of the metric's range that both curves cover; range: the common range, in the metric's unit.
+    refused: reason why percent is None, or None.
     """
 
     codec: str
@@ -56,7 +56,7 @@ class BDRate:
 
 
 def curve(rows: Sequence[Row], points: Sequence[Point], metrics: Sequence[Metric]) -> list[CurvePoint]:
-    """The points of one codec's rows; `rows` are of the pictures that could be read."""
+    """Average one codec's rows, of the readable images, at each point."""
     return [_mean([row for row in rows if row.point == point.text], point, metrics) for point in points]
 
 
@@ -80,9 +80,10 @@ def _mean(rows: Sequence[Row], point: Point, metrics: Sequence[Metric]) -> Curve
 def bd_rate(
     codec: str, points: Sequence[CurvePoint], anchor: str, anchor_points: Sequence[CurvePoint], metric: Metric
 ) -> BDRate:
-    """Of one codec against another by one metric, over their complete points; pchip interpolation of log-rate.
+    """Compute the BD-rate of a codec against an anchor, from complete points.
 
-    (Bjøntegaard, VCEG-M33, 2001; interpolation as Herglotz et al. recommend, by their package `bjontegaard`.)
+    Bjøntegaard, VCEG-M33, 2001; pchip interpolation of the logarithmic rate as Herglotz et al. recommend, by their
+    package `bjontegaard`.
     """
     ours, theirs = (_rates_and_values(chosen, metric) for chosen in (points, anchor_points))
 
@@ -90,16 +91,19 @@ def bd_rate(
         return BDRate(codec, anchor, metric.column, overlap=overlap, refused=reason)
 
     for name, found in ((codec, ours), (anchor, theirs)):
-        if len(found) < FEWEST:
-            return refused(f"{name} has {len(found)} complete points; it takes {FEWEST}")
+        if len(found) < MIN_POINTS:
+            return refused(f"{name} has {len(found)} complete points; at least {MIN_POINTS} are needed")
         if any(after[1] <= before[1] for before, after in itertools.pairwise(found)):
-            return refused(f"{metric.title} of {name} does not get better with every step of rate")
+            return refused(f"{metric.title} of {name} does not improve with every increase in rate")
     low, high = max(ours[0][1], theirs[0][1]), min(ours[-1][1], theirs[-1][1])
     whole = max(ours[-1][1], theirs[-1][1]) - min(ours[0][1], theirs[0][1])
     overlap = max(high - low, 0) / whole
-    if overlap < SMALLEST_OVERLAP:
-        return refused(f"the curves do not overlap enough in {metric.title}: {100 * overlap:.0f}%", overlap)
-    os.environ.setdefault("MPLBACKEND", "agg")  # the package imports pyplot, and there may be no screen
+    if overlap < MIN_OVERLAP:
+        return refused(
+            f"the curves overlap too little in {metric.title}: {100 * overlap:.0f}%",
+            overlap,
+        )
+    os.environ.setdefault("MPLBACKEND", "agg")  # the package imports pyplot, which must not need a display
     from bjontegaard import bd_rate as bjontegaard
 
     percent = float(
@@ -118,7 +122,7 @@ def bd_rate(
 
 
 def _rates_and_values(points: Sequence[CurvePoint], metric: Metric) -> list[tuple[float, float]]:
-    """Pairs of bpp and goodness (the metric, its sign turned where lower is better), ascending; equal rates once."""
+    """Return sorted pairs of bpp and metric, negated if lower is better."""
     pairs = set()
     for point in points:
         value = point.values.get(metric.column)

@@ -1,4 +1,4 @@
-"""`make demo`: one photograph at 5,000 bytes, beside JPEG and WebP of the same size.
+"""Compare one photograph at 5,000 bytes with JPEG and WebP of the same size.
 
 python -m sdcodec_eval.demo [IMAGE] [--bytes 5000] [--out demo-output]
 """
@@ -19,9 +19,9 @@ CODECS = ("sdcodec", "jpeg", "webp")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", type=Path, default=PHOTOGRAPH)
-    parser.add_argument("--bytes", type=int, default=5000)
-    parser.add_argument("--out", type=Path, default=Path("demo-output"))
+    parser.add_argument("image", nargs="?", type=Path, default=PHOTOGRAPH, help="image to compare")
+    parser.add_argument("--bytes", type=int, default=5000, help="byte budget of each file (default: 5000)")
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="output folder (default: demo-output)")
     options = parser.parse_args()
     comparison = compare(options.image, options.bytes, [parse(name) for name in CODECS])
     options.out.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,7 @@ def main() -> None:
         Image.fromarray(result.pixels).save(options.out / f"{result.row.codec}.png")
     comparison.picture().save(options.out / "side-by-side.png")
     print(f"{options.image} at {options.bytes} bytes\n\n{comparison.table()}\n")
-    print(
-        f"LPIPS: lower is better. Files and pictures are in {options.out}/; look at {options.out / 'side-by-side.png'}"
-    )
+    print(f"LPIPS: lower is better. Files and images are in {options.out}/; open {options.out / 'side-by-side.png'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: enough to repeat it."""
+"""Environment of a run: options, inputs, versions and hardware."""
 
 from __future__ import annotations
 
@@ -39,8 +39,11 @@ LIBRARIES = ("libjpeg_turbo", "webp", "avif")
 
 
 def describe(plan: Plan, codecs: Mapping[str, ImageCodec], sources: Sequence[Source], workers: int) -> dict[str, Any]:
-    """What environment.json holds: versions, hardware, commit, command, and what decides the rows: the options, the
-    codecs' settings (a model's fingerprint among them), and the pictures."""
+    """Return the content of environment.json.
+
+    The rows are determined by the options, the codecs' settings (with a model's fingerprint) and the images; the
+    versions, hardware, commit and command document the run.
+    """
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -54,7 +57,7 @@ def describe(plan: Plan, codecs: Mapping[str, ImageCodec], sources: Sequence[Sou
 
 
 def machine() -> dict[str, Any]:
-    """Versions and hardware."""
+    """Return the versions of the software and the hardware."""
     return {
         "commit": _commit(),
         "python": platform.python_version(),
@@ -69,7 +72,7 @@ def machine() -> dict[str, Any]:
 
 
 def threads_for(workers: int) -> int:
-    """PyTorch's threads in each of several processes."""
+    """Return the number of PyTorch's threads in each of `workers` processes."""
     return max(1, torch.get_num_threads() // workers)
 
 
@@ -78,7 +81,7 @@ def _digest(path: Path) -> str | None:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
-        return None  # its rows will say why
+        return None  # the rows of the image report the error
 
 
 def _version(package: str) -> str | None:
@@ -89,7 +92,7 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """Of the source that runs, where it is a git checkout; with a plus sign where files were changed since."""
+    """Return the commit of the source, with `+` if modified; None without git."""
     here = str(Path(__file__).parent)
     try:
         said = [

@@ -1,4 +1,4 @@
-"""One picture through all codecs: files at equal bytes, read back, decoded and measured."""
+"""Evaluation of one image: encode at equal bytes, read back, decode and measure."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ORIGINAL = "original.png"
 
 @dataclass(frozen=True)
 class Coded:
-    """A file, and whether it meets the limit."""
+    """Encoded file, and whether it meets the limit."""
 
     trial: Trial
     met: bool
 
 
 class Evaluator:
-    """The codecs and metrics of a plan, loaded once, for one picture after another."""
+    """Codecs and metrics of a plan, loaded once and used for all images."""
 
     def __init__(self, plan: Plan) -> None:
-        """Raises OptionError and BundleError where a codec or a metric of the plan cannot be had here."""
+        """Load the codecs; raise OptionError or BundleError if one is not available."""
         self.plan = plan
         self.codecs: dict[str, ImageCodec] = {spec.label: build(spec) for spec in plan.codecs}
         self.meter = Meter(plan.metrics, plan.vgg_weights)
@@ -50,7 +50,7 @@ class Evaluator:
         self._warm = False
 
     def evaluate(self, source: Source, folder: Path) -> Iterator[Row]:
-        """The rows of a picture that its journal in `folder` does not hold yet, each when it is safely on disk."""
+        """Compute the missing rows of an image's journal; yield each after it is on disk."""
         place = folder / FILES / source.name
         with Journal(place) as journal:
             missing = list(self._missing(source, journal))
@@ -77,7 +77,7 @@ class Evaluator:
                 journal.add_ceiling(label, self._ceiling(label, pixels))
 
     def _missing(self, source: Source, journal: Journal) -> Iterator[tuple[str, Point]]:
-        """Labels and points without a row; at each point the reference comes first, since it binds the others."""
+        """Yield labels and points without a row, the reference first."""
         labels = sorted(self.codecs, key=lambda label: label != self.reference)
         pairs = [(label, i, point) for label in labels for i, point in enumerate(self.plan.points(label))]
         for label, _, point in sorted(pairs, key=lambda pair: pair[1]):
@@ -100,14 +100,14 @@ class Evaluator:
         journal: Journal,
         place: Path,
     ) -> Row:
-        """One cell of the table, its file written."""
+        """Encode, write, decode and measure one file."""
         height, width = pixels.shape[:2]
         codec = self.codecs[label]
         limit = self._limit(source, label, point, journal)
         bare = self._without_file(source, label, point, UNREACHABLE, width, height, limit)
         try:
             coded = self._coded(codec, pixels, point, limit, search)
-        except Exception as error:  # a codec may raise anything; the other rows go on
+        except Exception as error:  # third-party codecs raise anything; the other rows continue
             return replace(bare, status=error_status(error))
         if coded is None:
             return bare
@@ -130,7 +130,7 @@ class Evaluator:
         )
 
     def _limit(self, source: Source, label: str, point: Point, journal: Journal) -> int | None:
-        """What a codec's file must not exceed: the budget, and for those that cannot aim the reference's real file."""
+        """Return the size limit in bytes: the budget, or the reference's file size."""
         if point.budget is None or self.reference is None or isinstance(self.codecs[label], RateControlled):
             return point.budget
         reference = journal.record.rows.get((source.name, self.reference, point.text))
@@ -141,7 +141,7 @@ class Evaluator:
     def _coded(
         self, codec: ImageCodec, pixels: Pixels, point: Point, limit: int | None, search: QualitySearch
     ) -> Coded | None:
-        """The file of a point; None where no quality meets the limit and the plan does not ask for the lowest."""
+        """Encode the file of a point; None if the limit is unreachable and not forced."""
         if limit is None:
             assert point.quality is not None
             return Coded(encode(codec, pixels, point.quality), met=True)
@@ -177,7 +177,7 @@ class Evaluator:
         )
 
     def _warm_up(self) -> None:
-        """Loads what loads itself at first use, so that the first picture's times are like the others'."""
+        """Run every codec once, so that lazy loading does not count for the first image."""
         if self._warm:
             return
         self._warm = True
@@ -185,7 +185,7 @@ class Evaluator:
         for codec in self.codecs.values():
             try:
                 codec.decode(codec.encode(pixels, codec.qualities[0]))
-            except Exception:  # whatever is wrong with it will be said in its rows
+            except Exception:  # the rows of the codec report the error
                 continue
 
 
@@ -196,7 +196,7 @@ def _timed(function: Callable[[A], R], argument: A) -> tuple[R, float]:
 
 
 def _fitting(decoded: Pixels, width: int, height: int) -> Pixels:
-    """A decoded picture without padding. Raises ImageError where it is no picture of at least that size."""
+    """Crop the padding of a decoded image; raise ImageError if it is too small."""
     if decoded.dtype != np.uint8 or decoded.ndim != 3 or decoded.shape[2] != 3:
         raise ImageError(f"decoded to {decoded.dtype} {list(decoded.shape)}; a codec decodes to uint8 [H, W, 3]")
     if decoded.shape[0] < height or decoded.shape[1] < width:

@@ -1,4 +1,4 @@
-"""The metrics by name: their columns, which way is better, what they need, and where they are defined."""
+"""Registry of the metrics: columns, units, direction, requirements."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DEFAULT = ("psnr", "psnr-y", "ssim", "ms-ssim", "lpips")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric.
+    """Description of a metric.
 
-    name: on the command line; column: in the CSV; key: in CompressAI's JSON; title and unit: in tables and plots.
-    smallest: the side in pixels below which it is not defined.
+    name: on the command line; column: in the CSV; key: in CompressAI's JSON; title, unit: in tables and plots.
+    smallest: smallest side of an image, in pixels, for which the metric is defined.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """Title and unit."""
+        """Return title and unit."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
 
@@ -54,32 +54,33 @@ BY_COLUMN = {metric.column: metric for metric in METRICS.values()}
 
 
 def chosen(names: Sequence[str]) -> list[Metric]:
-    """Metrics by name, in their own order, each once. Raises OptionError for an unknown name."""
+    """Return the named metrics in canonical order; raises OptionError."""
     if unknown := set(names) - METRICS.keys():
-        raise OptionError(f"unknown metric {', '.join(sorted(unknown))}; known are {', '.join(METRICS)}")
+        raise OptionError(f"unknown metric {', '.join(sorted(unknown))}; choose from {', '.join(METRICS)}")
     return [metric for name, metric in METRICS.items() if name in names]
 
 
 class Meter:
-    """Measures with chosen metrics; networks are loaded when they are first needed, and kept."""
+    """Measurement by chosen metrics; networks are loaded at first use and kept."""
 
     def __init__(self, names: Sequence[str], vgg_weights: Path | None = None) -> None:
-        """
-        vgg_weights: VGG-16's convolutions; None looks in torchvision's cache.
+        """Select the metrics and check their requirements.
 
-        Raises OptionError where a metric cannot work here, saying what it needs.
+        vgg_weights: file of VGG-16's convolutions; None searches torchvision's cache.
+
+        Raises OptionError, with the remedy, if a metric is unknown or its package or weights are missing.
         """
         self.metrics = chosen(names)
         if any(metric.name == "ssimulacra2" for metric in self.metrics) and not _installed("ssimulacra2"):
             raise OptionError(
-                "ssimulacra2 needs the package of that name; install sdcodec[ssimulacra2], or leave it out"
+                "the metric ssimulacra2 needs the package ssimulacra2; install sdcodec[ssimulacra2], or omit the metric"
             )
         if needing := [metric.name for metric in self.metrics if metric.needs_vgg]:
             vgg_weights = _vgg_weights(vgg_weights, needing[0])
         self._functions = _functions(vgg_weights)
 
     def measure(self, original: Pixels, decoded: Pixels) -> dict[str, Value]:
-        """Values by column, of two uint8 `[H, W, 3]`; None where the pictures are too small for a metric."""
+        """Measure two images, uint8 `[H, W, 3]`; None for metrics that need larger ones."""
         side = min(original.shape[:2])
         return {
             metric.column: self._functions[metric.name](original, decoded) if side >= metric.smallest else None
@@ -93,10 +94,10 @@ def _vgg_weights(given: Path | None, metric: str) -> Path:
     found = given or find_vgg16()
     if found is None:
         raise OptionError(
-            f"{metric} needs VGG-16's weights, which do not ship: give {TORCHVISION_FILE} or the same as safetensors "
-            "with --lpips-vgg-weights, or leave the metric out"
+            f"{metric} needs VGG-16's weights, which sdcodec does not include; give {TORCHVISION_FILE} or the same tensors as "
+            "safetensors with --lpips-vgg-weights, or omit the metric"
         )
-    read_vgg16(found)  # before the run begins, not after its first hour
+    read_vgg16(found)  # an invalid file ends the run before its first image
     return found
 
 

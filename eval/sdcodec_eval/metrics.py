@@ -1,4 +1,4 @@
-"""Distances between two 8-bit RGB pictures, uint8 `[H, W, 3]` each."""
+"""Metrics between two 8-bit RGB images, uint8 `[H, W, 3]`."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import read_vgg16
 
 Pixels = NDArray[np.uint8]
-LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601 in full range, as in JPEG's files (JFIF)
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, full range, as in JFIF
 
 
 def psnr(one: Pixels, other: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB, from the mean squared error over all samples; infinite for equal pictures."""
+    """Compute the PSNR in dB, from the MSE over all samples; inf for equal images."""
     return _decibels(one.astype(np.float64) - other)
 
 
 def psnr_y(one: Pixels, other: Pixels) -> float:
-    """PSNR of the luma alone, in dB: BT.601 in full range, not rounded."""
+    """Compute the PSNR of the luma in dB; BT.601, full range, not rounded."""
     return _decibels((one.astype(np.float64) - other) @ LUMA)
 
 
 def ssim(one: Pixels, other: Pixels) -> float:
-    """Structural similarity (Wang et al., 2004), by scikit-image with the paper's Gaussian window, mean over channels."""
+    """Compute SSIM (Wang et al., 2004), the mean over the channels.
+
+    The implementation is scikit-image, with the paper's Gaussian window.
+    """
     return float(
         structural_similarity(
             one,
@@ -48,32 +51,38 @@ def ssim(one: Pixels, other: Pixels) -> float:
 
 
 def ms_ssim(one: Pixels, other: Pixels) -> float:
-    """Multi-scale SSIM (Wang et al., 2003) on RGB, five scales, by pytorch-msssim as in CompressAI; sides above 160."""
+    """Compute MS-SSIM (Wang et al., 2003) on RGB, with five scales.
+
+    The implementation is pytorch-msssim, as in CompressAI; sides have at least 161 pixels.
+    """
     x, y = (torch.from_numpy(pixels.astype(np.float64)).permute(2, 0, 1)[None] for pixels in (one, other))
     with torch.inference_mode():
         return float(pytorch_ms_ssim(x, y, data_range=255))
 
 
 def lpips(one: Pixels, other: Pixels) -> float:
-    """LPIPS 0.1 with AlexNet (Zhang et al., 2018), in float32; 0 for equal pictures, larger is worse."""
+    """Compute LPIPS 0.1 with AlexNet (Zhang et al., 2018), in float32."""
     with torch.inference_mode():
         return float(_alex().distance(_tensor(one), _tensor(other)))
 
 
 def lpips_vgg(one: Pixels, other: Pixels, weights: Path) -> float:
-    """LPIPS 0.1 with VGG-16, in float32; `weights` as `sdcodec.perceptual.vgg.read_vgg16` takes them."""
+    """Compute LPIPS 0.1 with VGG-16, in float32; weights: a file for `read_vgg16`."""
     with torch.inference_mode():
         return float(_vgg(weights).distance(_tensor(one), _tensor(other)))
 
 
 def dists(one: Pixels, other: Pixels, weights: Path) -> float:
-    """DISTS (Ding et al., 2020), in float32, of the pictures as they are; `weights` as for `lpips_vgg`."""
+    """Compute DISTS (Ding et al., 2020), in float32, at full size.
+
+    weights: a file for `read_vgg16`.
+    """
     with torch.inference_mode():
         return float(_dists(weights).distance(_tensor(one), _tensor(other)))
 
 
 def ssimulacra2(one: Pixels, other: Pixels) -> float:
-    """SSIMULACRA 2.1 by the package of that name: 100 for equal pictures, 90 hard to tell apart, below 0 very bad."""
+    """Compute SSIMULACRA 2.1 by the package ssimulacra2; 100 for equal images."""
     from ssimulacra2 import compute_ssimulacra2
 
     return float(compute_ssimulacra2(_file(one), _file(other)))
@@ -85,7 +94,7 @@ def _decibels(difference: NDArray[np.float64]) -> float:
 
 
 def _file(pixels: Pixels) -> io.BytesIO:
-    """What the package ssimulacra2 takes: an image file."""
+    """Return the pixels as a PPM file, the input of the package ssimulacra2."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PPM")
     file.seek(0)

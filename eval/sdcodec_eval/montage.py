@@ -1,4 +1,4 @@
-"""Pictures side by side, each with its label."""
+"""Montage of labelled images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ GAP, LABEL_HEIGHT = 8, 52
 
 
 def side_by_side(pictures: Sequence[tuple[str, NDArray[np.uint8]]], columns: int | None = None) -> Image.Image:
-    """Pictures uint8 `[H, W, 3]` of one size in rows of `columns` (default: one row), labels of up to two lines above."""
+    """Arrange labelled images, uint8 `[H, W, 3]` of one size, in rows of `columns`.
+
+    columns: images per row; None arranges one row. Labels have up to two lines.
+    """
     columns = columns or len(pictures)
     height, width = pictures[0][1].shape[:2]
     rows = -(-len(pictures) // columns)

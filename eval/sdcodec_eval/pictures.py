@@ -1,4 +1,4 @@
-"""The pictures of a run: which they are, what they are called, and their pixels."""
+"""Pictures of a run: files, names and pixels."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ EXTENSIONS = frozenset(["png", "jpg", "jpeg", "webp", "avif", "jxl", "tif", "tif
 
 @dataclass(frozen=True)
 class Source:
-    """A picture's file, and the name that it has in the results: distinct, and good as a folder's name."""
+    """File of an image, and its unique name in the results, also a folder name."""
 
     name: str
     path: Path
 
 
 def collect(inputs: Sequence[Path], *, apart_from: Path | None = None) -> list[Source]:
-    """Files as they are given, folders with all pictures in and below them, in the order of their paths.
+    """Collect files and the images of folders, with subfolders, sorted by path.
 
-    A second file of the same stem is called `stem-2`. `apart_from`: a folder that is left out, the results' own.
-    Raises OptionError where an input does not exist or a folder has no pictures.
+    The second file with the same stem is named `stem-2`. apart_from: folder to skip, the one of the results.
+    Raises OptionError if an input does not exist or a folder has no images.
     """
     paths: list[Path] = []
     for given in inputs:
         if given.is_dir():
             found = list(_below(given, apart_from))
             if not found:
-                raise OptionError(f"{given}: no pictures there")
+                raise OptionError(f"{given}: contains no images; give a folder with image files")
             paths += found
         elif given.exists():
             paths.append(given)
         else:
-            raise OptionError(f"{given}: no such file or folder")
+            raise OptionError(f"{given}: does not exist; give an image file or a folder")
     sources: dict[str, Source] = {}
     for path in paths:
         name, number = path.stem, 1
@@ -60,7 +60,10 @@ def _below(folder: Path, apart_from: Path | None) -> Iterator[Path]:
 
 
 def read(source: Source) -> Pixels:
-    """uint8 `[H, W, 3]`, sRGB, upright; transparent parts over white. Raises ImageError, OSError."""
+    """Read an image as uint8 `[H, W, 3]`, sRGB, upright, blended over white.
+
+    Raises ImageError and OSError.
+    """
     picture = read_picture(source.path)
     if picture.alpha is None:
         return picture.rgb
@@ -69,7 +72,10 @@ def read(source: Source) -> Pixels:
 
 
 def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
-    """The middle `[side, side, 3]`, rounded up and left; all of it where `side` is None. Raises ImageError if it is smaller."""
+    """Crop the centre, `[side, side, 3]`; None keeps the whole image.
+
+    Odd margins are rounded up and left. Raises ImageError if the image is smaller than the crop.
+    """
     if side is None:
         return pixels
     height, width = pixels.shape[:2]
@@ -80,6 +86,6 @@ def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
 
 
 def pixel_digest(pixels: Pixels) -> str:
-    """SHA-256 of the size and the RGB samples: the same for one picture in whatever lossless file."""
+    """Return the SHA-256 of the size and the samples, independent of the file format."""
     height, width = pixels.shape[:2]
     return hashlib.sha256(f"{width}x{height}\n".encode() + np.ascontiguousarray(pixels).tobytes()).hexdigest()

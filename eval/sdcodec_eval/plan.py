@@ -1,4 +1,4 @@
-"""What a run computes: codecs, points, metrics. A plan can be sent to worker processes, written down and read back."""
+"""Plan of a run: codecs, points and metrics; picklable and convertible to JSON."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ UNREACHABLE = ("show", "lowest")
 
 @dataclass(frozen=True)
 class Point:
-    """A byte budget, or a quality on the codec's own scale; one of them is None."""
+    """Byte budget, or quality on the codec's own scale; the other one is None."""
 
     budget: int | None
     quality: float | None
 
     @property
     def text(self) -> str:
-        """`5000` or `q50`, as in the names of files."""
+        """Return `5000` or `q50`, as in file names."""
         return str(self.budget) if self.budget is not None else f"q{self.quality:g}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides a run's rows, apart from the pictures.
+    """Settings that determine the rows of a run, apart from the images.
 
-    codecs: in the order of the tables; labels are distinct. budgets, in bytes; or, where it is empty, qualities for each label.
-    crop: side of the centre crop in pixels, None for whole pictures.
-    unreachable: what is done where no quality meets the budget: "show" leaves the cell empty, "lowest" measures the
-        lowest quality all the same, and says so.
+    codecs: in the order of the tables, with distinct labels.
+    budgets: in bytes; if empty, qualities holds the qualities of each label.
+    crop: side of the centre crop in pixels; None for whole images.
+    unreachable: if no quality meets the budget, "show" leaves the cell empty, "lowest" measures the lowest quality.
     ceiling: measure the unquantised round trip of codecs that have one.
     """
 
@@ -52,24 +52,24 @@ class Plan:
         if not labels:
             raise OptionError("no codec to evaluate; name at least one")
         if twice := {label for label in labels if labels.count(label) > 1}:
-            raise OptionError(f"two codecs are called {', '.join(sorted(twice))}; give them different labels")
+            raise OptionError(f"two codecs have the label {', '.join(sorted(twice))}; give them different labels")
         if bool(self.budgets) == bool(self.qualities):
-            raise OptionError("a run is over byte budgets or over qualities; give one of them")
+            raise OptionError("a plan has either byte budgets or qualities; give one of them")
         if any(budget < 1 for budget in self.budgets):
-            raise OptionError("a byte budget is at least 1")
+            raise OptionError("a byte budget is below 1; give at least 1")
         if self.unreachable not in UNREACHABLE:
-            raise OptionError(f"unreachable is {' or '.join(UNREACHABLE)}, not {self.unreachable!r}")
+            raise OptionError(f"unreachable is {self.unreachable!r}; choose {' or '.join(UNREACHABLE)}")
         if self.crop is not None and self.crop < 1:
-            raise OptionError("a crop has at least one pixel")
+            raise OptionError("the side of the crop is below 1; give at least 1")
 
     def points(self, label: str) -> list[Point]:
-        """A codec's points, ascending."""
+        """Return the points of a codec in ascending order."""
         if self.budgets:
             return [Point(budget, None) for budget in sorted(set(self.budgets))]
         return [Point(None, quality) for quality in sorted(set(self.qualities[label]))]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; equal plans give equal values."""
+        """Convert to JSON values; equal plans give equal values."""
         values = asdict(self)
         values["codecs"] = [{"label": s.label, "target": s.target, "options": dict(s.options)} for s in self.codecs]
         values["qualities"] = {label: list(chosen) for label, chosen in self.qualities.items()}
@@ -79,7 +79,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
-        """The inverse of `to_json`."""
+        """Restore a plan from the values of `to_json`."""
         return cls(
             codecs=tuple(CodecSpec(c["label"], c["target"], c["options"]) for c in values["codecs"]),
             budgets=tuple(values["budgets"]),
@@ -93,7 +93,10 @@ class Plan:
 
 
 def common_qualities(specs: Sequence[CodecSpec], texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """`10,50,90` for every codec, `LABEL=1,2,3` for one of them, which goes before. Raises OptionError."""
+    """Parse qualities: `10,50,90` for every codec, `LABEL=1,2,3` for one.
+
+    The qualities of a label replace the common ones. Raises OptionError.
+    """
     labels = [spec.label for spec in specs]
     shared: tuple[float, ...] = ()
     own: dict[str, tuple[float, ...]] = {}
@@ -102,13 +105,15 @@ def common_qualities(specs: Sequence[CodecSpec], texts: Sequence[str]) -> dict[s
         try:
             values = tuple(float(part) for part in numbers.split(","))
         except ValueError as error:
-            raise OptionError(f"{text!r}: qualities are numbers with commas between them") from error
+            raise OptionError(f"{text!r}: not numbers separated by commas; write 10,50,90 or LABEL=10,50,90") from error
         if not equals:
             shared = (*shared, *values)
         elif label in labels:
             own[label] = (*own.get(label, ()), *values)
         else:
-            raise OptionError(f"{text!r}: no codec of this run is called {label!r}")
+            raise OptionError(
+                f"{text!r}: no codec of this run has the label {label!r}; choose from {', '.join(labels)}"
+            )
     if without := [label for label in labels if not own.get(label, shared)]:
-        raise OptionError(f"no quality is given for {', '.join(without)}")
+        raise OptionError(f"no quality for {', '.join(without)}; give --quality LABEL=Q,...")
     return {label: own.get(label, shared) for label in labels}

@@ -1,4 +1,4 @@
-"""The curves as small PNG files."""
+"""Plots of the curves as PNG files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sdcodec_eval.summary import Summary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which people with any colour vision tell apart.
+# Okabe and Ito's palette, distinguishable with any colour vision.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"
-OVERVIEW = ("lpips_alex", "psnr")  # side by side in curves.png: the headline first
+OVERVIEW = ("lpips_alex", "psnr")  # side by side in curves.png
 
 
 def draw(summary: Summary) -> dict[str, bytes]:
-    """PNG files by name: one for each metric, and `curves.png` with the headlines side by side."""
+    """Draw one PNG file per metric, and `curves.png` with the metrics of OVERVIEW."""
     shown = [metric for metric in summary.metrics if _has_values(summary, metric)]
     pictures = {f"{metric.column}.png": _figure(summary, [metric]) for metric in shown}
     if overview := [metric for column in OVERVIEW for metric in shown if metric.column == column]:
@@ -33,7 +33,7 @@ def _has_values(summary: Summary, metric: Metric) -> bool:
 
 
 def _drawable(points: Sequence[CurvePoint], metric: Metric) -> list[tuple[float, float, bool]]:
-    """bpp, value and completeness of the points that have both, by rate."""
+    """Return bpp, value and completeness of the points with a value, by rate."""
     found = [(point.bpp, point.values.get(metric.column), point.complete) for point in points]
     return sorted((bpp, value, whole) for bpp, value, whole in found if bpp is not None and value is not None)
 
@@ -62,7 +62,7 @@ def _draw_metric(axes: Axes, summary: Summary, metric: Metric) -> None:
             axes.plot(
                 *zip(*[p[:2] for p in whole], strict=True), color=colour, marker=marker, ms=5, lw=1.8, label=label
             )
-        if partial:  # means over fewer pictures are no part of the curve
+        if partial:  # means over fewer images are not comparable with the curve
             drawn = axes.plot(
                 *zip(*[p[:2] for p in partial], strict=True), color=colour, marker=marker, ms=5, ls="none"
             )
@@ -71,7 +71,7 @@ def _draw_metric(axes: Axes, summary: Summary, metric: Metric) -> None:
                 drawn[0].set_label(label)
         ceiling = summary.ceilings.get(label, {}).get(metric.column)
         if ceiling is not None:
-            axes.axhline(ceiling, color=colour, lw=1, ls=":", label=f"{label}, nothing quantised")
+            axes.axhline(ceiling, color=colour, lw=1, ls=":", label=f"{label}, unquantised")
     for index, curve in enumerate(summary.published):
         pairs = [(point["bpp"], point[metric.column]) for point in curve.points if metric.column in point]
         if pairs:
@@ -89,7 +89,7 @@ def _draw_metric(axes: Axes, summary: Summary, metric: Metric) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("bits per pixel, whole files" + ("; * as published" if summary.published else ""))
+    axes.set_xlabel("bits per pixel of the whole file" + ("; * as published" if summary.published else ""))
     axes.set_ylabel(f"{metric.label}, {'higher' if metric.higher_is_better else 'lower'} is better")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)

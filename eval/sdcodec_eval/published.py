@@ -1,4 +1,4 @@
-"""Figures that others have published on whole Kodak, to be shown beside ours."""
+"""Published figures of other codecs on whole Kodak."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CURVES, KODAK = "published.json", "kodak-pixels.json"
 
 @dataclass(frozen=True)
 class PublishedCurve:
-    """A system's figures, where they are from, and `points`: bpp and metrics by our columns."""
+    """Published figures of one codec; `points` hold bpp and metrics by column."""
 
     name: str
     source: str
@@ -21,7 +21,7 @@ class PublishedCurve:
 
 
 def published_curves() -> list[PublishedCurve]:
-    """All that are in the package; see `published.json` for what they have in common."""
+    """Return all published curves of the package."""
     return [
         PublishedCurve(c["name"], c["source"], c["note"], tuple(dict(point) for point in c["points"]))
         for c in _data(CURVES)["curves"]
@@ -29,17 +29,17 @@ def published_curves() -> list[PublishedCurve]:
 
 
 def note() -> str:
-    """What is to be known about all of them."""
+    """Return the note that applies to all published figures."""
     return str(_data(CURVES)["note"])
 
 
 def is_kodak(digests: set[str | None]) -> bool:
-    """Whether pictures with these digests (`sdcodec_eval.pictures.pixel_digest`) are the 24 of Kodak, no more, no fewer."""
+    """Check whether the digests are those of exactly the 24 Kodak images."""
     return digests == set(_data(KODAK)["pictures"].values())
 
 
 def are_of_kodak(digests: set[str | None]) -> bool:
-    """Whether all pictures are of Kodak."""
+    """Check whether all digests are those of Kodak images."""
     return bool(digests) and digests <= set(_data(KODAK)["pictures"].values())
 
 

@@ -1,4 +1,4 @@
-"""Equal bytes: the largest quality of a codec whose real file is not longer than it may be."""
+"""Search for the highest quality of a codec whose file meets a size limit."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 from sdcodec_eval.codecs.protocol import ImageCodec, Pixels
 
-# Sizes are not quite monotonic in quality, so more are tried above the largest that fits: at most so many, and no
-# further than a file this much longer than it may be.
-NEIGHBOURS = 8
-NEARLY = 1.15
+# File sizes are not monotonic in quality, so qualities above the result of the bisection are tried too.
+MAX_NEIGHBOURS = 8
+MAX_EXCESS = 1.15  # the trials end at a file longer than this multiple of the limit
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A file, its quality, and the seconds that encoding took."""
+    """Encoded file, its quality, and the encoding time in seconds."""
 
     data: bytes
     quality: float
@@ -24,44 +23,47 @@ class Trial:
 
 
 def encode(codec: ImageCodec, pixels: Pixels, quality: float) -> Trial:
-    """One file."""
+    """Encode an image and measure the time."""
     start = time.perf_counter()
     data = codec.encode(pixels, quality)
     return Trial(data, quality, time.perf_counter() - start)
 
 
 class QualitySearch:
-    """One picture and one codec. Trials are remembered, so that several limits share them; best asked in ascending order."""
+    """Quality search for one image and one codec; several limits share the trials.
+
+    Ascending limits need the fewest trials.
+    """
 
     def __init__(self, codec: ImageCodec, pixels: Pixels) -> None:
         self.codec, self.pixels = codec, pixels
         self._sizes: dict[int, int] = {}
-        self._kept: dict[int, Trial] = {}  # files that were short enough; long ones would fill the memory
+        self._kept: dict[int, Trial] = {}  # only files that met a limit, to save memory
 
     def largest_within(self, limit: int) -> Trial | None:
-        """The file of the largest quality that has at most `limit` bytes; None where even the lowest is longer."""
+        """Return the highest quality's file of at most `limit` bytes, or None."""
         count = len(self.codec.qualities)
         low = max((index for index, size in self._sizes.items() if size <= limit), default=-1)
         high = min((index for index, size in self._sizes.items() if size > limit and index > low), default=count)
         while high - low > 1:
             middle = self._between(low, high, limit)
             low, high = (middle, high) if self._size(middle, limit) <= limit else (low, middle)
-        for index in range(high, min(high + NEIGHBOURS, count)):
+        for index in range(high, min(high + MAX_NEIGHBOURS, count)):
             size = self._size(index, limit)
             if size <= limit:
                 low = index
-            elif size > NEARLY * limit:
+            elif size > MAX_EXCESS * limit:
                 break
         if low < 0:
             return None
         return self._kept[low] if low in self._kept else self._encoded(low)
 
     def lowest(self) -> Trial:
-        """The file of the lowest quality."""
+        """Return the file of the lowest quality."""
         return self._kept[0] if 0 in self._kept else self._encoded(0)
 
     def _between(self, low: int, high: int, limit: int) -> int:
-        """An index to try next: where the logarithm of the size would meet the limit if it were linear, or the middle."""
+        """Return the next index, by log-linear interpolation of the size or the middle."""
         sizes = self._sizes.get(low), self._sizes.get(high)
         if sizes[0] is None or sizes[1] is None or high - low < 4:
             return (low + high) // 2

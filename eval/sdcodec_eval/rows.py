@@ -1,4 +1,4 @@
-"""The rows of a run: one for each picture, codec and point; their journal on disk, and the CSV."""
+"""Rows of a run, one per image, codec and point; their journal and the CSV."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdcodec_eval.plan import Point
 
 OK, UNREACHABLE, ERROR = "ok", "unreachable", "error"
 JOURNAL = "rows.jsonl"
-# The first thirteen are those that every results.csv has, in this order; then the rest.
+# Columns of every results.csv, in this order; columns of further metrics follow.
 LEADING = ("image", "codec", "settings", "budget_bytes", "bytes", "bpp", "psnr", "ssim", "ms_ssim", "lpips_alex")
 TRAILING = ("encode_seconds", "decode_seconds", "status", "quality", "width", "height", "file", "limit_bytes")
 TIMINGS = ("encode_seconds", "decode_seconds")
@@ -24,14 +24,14 @@ TIMINGS = ("encode_seconds", "decode_seconds")
 
 @dataclass(frozen=True)
 class Row:
-    """One file of one codec, or why there is none.
+    """Result of one codec on one image at one point.
 
-    budget: in bytes, None in a run over qualities. limit: the length that the file must not exceed, the reference's or
-        the budget. quality: on the codec's scale.
-    bytes: length of the file; file: its path in the results folder. Without a file both are None, and values are empty.
-    values: metrics by column. encode_seconds: of the file that was kept; where a codec searches for its budget itself,
-        its search included. decode_seconds: from the bytes in memory to pixels.
-    status: "ok"; "unreachable", where no quality meets the limit; "error: " and a line that says why.
+    budget: in bytes; None in a run over qualities. limit: maximum length of the file in bytes, the budget or the
+        length of the reference's file. quality: on the codec's scale.
+    bytes: length of the file; file: its path in the results folder; both None without a file, then values is empty.
+    values: metrics by column. encode_seconds: time for the kept file, with the search of codecs that meet a budget
+        themselves. decode_seconds: time from bytes in memory to pixels.
+    status: "ok"; "unreachable" if no quality meets the limit; "error: " and the reason in one line.
     """
 
     image: str
@@ -52,16 +52,16 @@ class Row:
 
     @property
     def bpp(self) -> float | None:
-        """Bits of the file per pixel of the original."""
+        """Return the bits of the file per pixel of the original."""
         return 8 * self.bytes / (self.width * self.height) if self.bytes and self.width and self.height else None
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What it is the row of."""
+        """Return image, codec and point."""
         return self.image, self.codec, self.point
 
     def cells(self) -> dict[str, Any]:
-        """By the CSV's columns; None for an empty cell."""
+        """Return the cells by column of the CSV; None for an empty cell."""
         values = {
             "image": self.image,
             "codec": self.codec,
@@ -82,18 +82,18 @@ class Row:
 
 
 def error_status(error: BaseException) -> str:
-    """The status of a row that failed."""
+    """Return the status of a failed row."""
     return f"{ERROR}: {' '.join(str(error).split()) or type(error).__name__}"
 
 
 def columns(metrics: Iterable[Metric]) -> list[str]:
-    """The CSV's columns: those that are always there, and one for each further metric."""
+    """Return the columns of the CSV: the fixed ones, then the further metrics."""
     further = [metric.column for metric in metrics if metric.column not in LEADING]
     return [*LEADING, *TRAILING, *further]
 
 
 def to_csv(rows: Iterable[Row], metrics: Sequence[Metric]) -> str:
-    """The whole file, with a header."""
+    """Format the rows as CSV with a header."""
     names = columns(metrics)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -108,16 +108,16 @@ def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
-        # Beyond the sixth digit float32 networks differ with the number of threads.
+        # Beyond six digits float32 networks depend on the number of threads.
         return f"{value:g}" if column == "quality" else f"{value:.4f}" if column in TIMINGS else f"{value:.6g}"
     return str(value)
 
 
 @dataclass
 class Record:
-    """What one picture's journal holds.
+    """Content of one image's journal.
 
-    rows by key; ceilings: values by label; digest: of the picture's pixels before cropping, None where it is broken.
+    rows: by key. ceilings: metrics by label. digest: of the pixels before cropping; None if the image is unreadable.
     """
 
     rows: dict[tuple[str, str, str], Row] = field(default_factory=dict)
@@ -126,9 +126,9 @@ class Record:
 
 
 class Journal:
-    """One picture's rows on disk, a line each, appended as they are computed. Only one process writes to it.
+    """Rows of one image on disk, one line each, appended by a single process.
 
-    A line that was cut short by a kill is forgotten, and its row computed again.
+    A line that a killed process left incomplete is dropped, and its row is computed again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -146,17 +146,17 @@ class Journal:
         self._file.close()
 
     def add(self, row: Row) -> None:
-        """A row that is complete, file and all."""
+        """Append a row whose file is complete."""
         self.record.rows[row.key] = row
         self._append({"row": asdict(row)})
 
     def add_digest(self, digest: str) -> None:
-        """The picture's pixels."""
+        """Append the digest of the image's pixels."""
         self.record.digest = digest
         self._append({"digest": digest})
 
     def add_ceiling(self, label: str, values: Mapping[str, float | None]) -> None:
-        """The metrics of a codec's unquantised round trip."""
+        """Append the metrics of a codec's unquantised round trip."""
         self.record.ceilings[label] = values
         self._append({"ceiling": label, "values": values})
 
@@ -166,7 +166,7 @@ class Journal:
 
 
 def read_journal(path: Path) -> Record:
-    """What a journal holds; nothing where there is none."""
+    """Read a journal; a missing one is empty."""
     record = Record()
     for line in _whole_lines(path):
         values = json.loads(line)
@@ -186,7 +186,7 @@ def _whole_lines(path: Path) -> Iterator[str]:
 
 
 def means(rows: Sequence[Row], column: str) -> float | None:
-    """The mean of a column over rows; None where a cell is empty."""
+    """Return the mean of a column over rows; None if a cell is empty."""
     cells = [row.cells().get(column) for row in rows]
     if not cells or any(cell is None for cell in cells):
         return None
@@ -194,7 +194,7 @@ def means(rows: Sequence[Row], column: str) -> float | None:
 
 
 def in_order(records: Mapping[str, Record], labels: Sequence[str], points: Mapping[str, Sequence[Point]]) -> list[Row]:
-    """All rows by picture, codec, point: the same however the run was split up."""
+    """Sort all rows by image, codec and point, whatever their order of computation."""
     return [
         record.rows[image, label, point.text]
         for image, record in records.items()

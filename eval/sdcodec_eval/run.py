@@ -1,4 +1,7 @@
-"""A run from beginning to end: pictures to processes, journals to tables. It can be killed and resumed at any moment."""
+"""Evaluation run: distribute the images, collect the journals, write the tables.
+
+A run can be killed at any moment and resumed.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ Progress = Callable[[int], None]
 
 
 class WorkerError(SdcodecError):
-    """A worker process has died."""
+    """A worker process died."""
 
 
 def evaluate(
@@ -53,20 +56,20 @@ def evaluate(
     begun: Callable[[int], None] = lambda rows: None,
     progress: Progress = lambda rows: None,
 ) -> Summary:
-    """Computes every row that `folder` does not hold yet, and writes the tables.
+    """Compute the rows that are missing in `folder`, and write the tables.
 
-    workers: processes; each loads the networks once, and PyTorch's threads are shared out among them.
-    resume: go on in a folder that holds a part of the same run; force: throw away what it holds.
-    anchor: the label that BD-rates are against, see `summarise`.
-    begun: told how many rows are to be computed; progress: told how many more are there.
+    workers: number of processes; each loads the networks, and they share PyTorch's threads.
+    resume: continue a part of the same run in `folder`; force: delete the results in `folder`.
+    anchor: label of the anchor of the BD-rates, see `summarise`.
+    begun: called with the number of rows to compute; progress: called with the number of further finished rows.
 
-    Raises OptionError where the plan cannot be carried out or is not the one that is resumed, OutputError where the folder
-    is in use, WorkerError where a worker has died. Errors of single files and codecs are in the rows.
+    Raises OptionError if the plan is invalid or differs from the resumed run, OutputError if the folder has results
+    or is a file, WorkerError if a worker died. Errors of single images and codecs are in the rows.
     """
     if workers < 1:
-        raise OptionError("at least one worker is needed")
+        raise OptionError("the number of workers is below 1; give at least 1")
     if anchor is not None and anchor not in [spec.label for spec in plan.codecs]:
-        raise OptionError(f"the anchor {anchor!r} is not among the codecs of this run")
+        raise OptionError(f"the anchor {anchor!r} is not among the codecs of this run; choose one of them")
     evaluator = Evaluator(plan)
     for label, codec in evaluator.codecs.items():
         _check_qualities(plan, label, codec)
@@ -88,7 +91,7 @@ def evaluate(
 
 
 def write_tables(summary: Summary, folder: Path) -> None:
-    """results.csv, results.json, CompressAI's curves and the plots, each whole or not at all."""
+    """Write results.csv, results.json, CompressAI's curves and the plots."""
     atomic_write(folder / TABLE, to_csv(summary.rows, summary.metrics).encode(), force=True)
     _write_json(folder / RESULTS, to_json(summary))
     (folder / "curves").mkdir(exist_ok=True)
@@ -100,9 +103,9 @@ def write_tables(summary: Summary, folder: Path) -> None:
 
 
 def codecs_of(folder: Path) -> dict[str, ImageCodec]:
-    """The codecs of a finished run by label, made again: to decode the files that its rows name.
+    """Build the codecs of a finished run by label, to decode its files.
 
-    Raises OptionError where the folder holds no run, or a codec cannot be had here.
+    Raises OptionError if the folder has no run or a codec is not available.
     """
     return {spec.label: build(spec) for spec in Plan.from_json(_environment(folder)["options"]).codecs}
 
@@ -112,12 +115,12 @@ def _check_qualities(plan: Plan, label: str, codec: ImageCodec) -> None:
     if wrong := [quality for quality in chosen if quality not in codec.qualities]:
         first, last = codec.qualities[0], codec.qualities[-1]
         raise OptionError(
-            f"{label} has no quality {wrong[0]:g}; it has {len(codec.qualities)} from {first:g} to {last:g}"
+            f"{label} has no quality {wrong[0]:g}; choose from its {len(codec.qualities)} from {first:g} to {last:g}"
         )
 
 
 def _prepare(folder: Path, environment: dict[str, Any], *, resume: bool, force: bool) -> None:
-    """Makes the folder ready, or sees that what it holds is a part of the same run."""
+    """Prepare the folder, or check that its content is a part of the same run."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"{folder}: is a file; give a folder")
     started = (folder / ENVIRONMENT).is_file()
@@ -128,7 +131,7 @@ def _prepare(folder: Path, environment: dict[str, Any], *, resume: bool, force: 
         started = False
     if started and not resume:
         raise OutputError(
-            f"{folder}: holds results already; give --resume to go on with them or --force to replace them"
+            f"{folder}: has results already; give --resume to continue the run or --force to replace them"
         )
     if not started:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,14 +141,14 @@ def _prepare(folder: Path, environment: dict[str, Any], *, resume: bool, force: 
     for part in ("options", "images", "settings"):
         if different := _differing(earlier[part], environment[part]):
             raise OptionError(
-                f"{folder}: holds a run with other {part} ({', '.join(different)}); "
+                f"{folder}: has a run with other {part} ({', '.join(different)}); "
                 "give the same ones to resume it, or another folder"
             )
     now = machine()
     if changed := [key for key in now if now[key] != earlier.get(key)]:
         earlier.setdefault("resumed_with", []).append({key: now[key] for key in changed})
         _write_json(folder / ENVIRONMENT, earlier)
-    for left in folder.glob(f"{FILES}/*/.sdcodec-*.tmp"):  # a kill in the middle of writing a file
+    for left in folder.glob(f"{FILES}/*/.sdcodec-*.tmp"):  # left by a process that was killed while writing
         left.unlink()
 
 
@@ -157,7 +160,9 @@ def _environment(folder: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"{folder}: holds no results of sdcodec eval ({ENVIRONMENT} cannot be read)") from error
+        raise OptionError(
+            f"{folder}: {ENVIRONMENT} cannot be read; give a folder with results of sdcodec eval"
+        ) from error
     return values
 
 
@@ -169,7 +174,7 @@ def _record(folder: Path, source: Source) -> Record:
     return read_journal(folder / FILES / source.name / JOURNAL)
 
 
-# Worker processes. They are spawned, not forked, since PyTorch's threads do not survive a fork; each has an Evaluator.
+# State of a worker process. Workers are spawned, since PyTorch's threads do not survive a fork.
 
 _evaluator: Evaluator
 _counter: Any
@@ -184,7 +189,7 @@ def _begin(plan: Plan, threads: int, counter: Any, stop: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker that outlives its parent would go on writing into a folder that is being resumed."""
+    """End this worker with its parent, since the parent's run may be resumed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait_for_processes([parent.sentinel])
@@ -203,7 +208,7 @@ def _work(source: Source, folder: Path) -> None:
 
 def _in_processes(plan: Plan, sources: Sequence[Source], folder: Path, workers: int, progress: Progress) -> None:
     context = multiprocessing.get_context("spawn")
-    counter, stop, told = context.Value("Q", 0), context.Event(), 0
+    counter, stop, reported = context.Value("Q", 0), context.Event(), 0
     start = (plan, threads_for(workers), counter, stop)
     with ProcessPoolExecutor(workers, context, _begin, start) as pool:
         try:
@@ -211,22 +216,22 @@ def _in_processes(plan: Plan, sources: Sequence[Source], folder: Path, workers: 
                 waiting = {pool.submit(_work, source, folder) for source in sources}
             while waiting:
                 done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
-                told, before = counter.value, told
-                progress(told - before)
+                reported, before = counter.value, reported
+                progress(reported - before)
                 for future in done:
                     future.result()
         except BrokenProcessPool as error:
             raise WorkerError(
-                "a worker has died, for want of memory perhaps; go on with --resume and fewer --workers"
+                "a worker process died, perhaps out of memory; continue with --resume and fewer --workers"
             ) from error
         finally:
-            stop.set()  # after the rows that are being computed
+            stop.set()  # the workers finish their present rows
             pool.shutdown(cancel_futures=True)
 
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Processes started within ignore Ctrl-C, which a terminal sends to all of them: only this one is to answer it."""
+    """Make processes started within ignore Ctrl-C, so that only the parent handles it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

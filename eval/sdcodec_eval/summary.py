@@ -1,4 +1,4 @@
-"""results.json: curves in CompressAI's schema with ours around it, BD-rates, ceilings, published figures."""
+"""Summary of a run, results.json: curves, BD-rates, ceilings, published figures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAVOURED_ANCHOR = "avif"
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run has found. rows in their final order; curves and ceilings by label."""
+    """Results of a run; rows in their final order, curves and ceilings by label."""
 
     plan: Plan
     codecs: Mapping[str, ImageCodec]
@@ -38,7 +38,7 @@ class Summary:
 
     @property
     def published(self) -> list[published.PublishedCurve]:
-        """Only what was measured on the same pictures may stand beside ours."""
+        """Return the published curves if the run used the same images, whole Kodak."""
         return published.published_curves() if self.dataset == "Kodak" and self.whole else []
 
 
@@ -49,8 +49,10 @@ def summarise(
     records: Mapping[str, Record],
     anchor: str | None = None,
 ) -> Summary:
-    """From the journals' records, by picture in the order of the run. `anchor`: a label; None chooses AVIF, or else the
-    first codec that binds to another's bytes."""
+    """Summarise the records of the journals, by image in the order of the run.
+
+    anchor: label of the anchor of the BD-rates; None selects AVIF, or else the first codec but the reference.
+    """
     labels, metrics = list(codecs), chosen(plan.metrics)
     points = {label: plan.points(label) for label in labels}
     rows = in_order(records, labels, points)
@@ -84,7 +86,7 @@ def summarise(
 
 
 def to_json(summary: Summary) -> dict[str, Any]:
-    """What results.json holds; docs/evaluation.md has its schema."""
+    """Convert to the content of results.json; the schema is in docs/evaluation.md."""
     plan = summary.plan
     return {
         "schema": SCHEMA,
@@ -119,7 +121,7 @@ def to_json(summary: Summary) -> dict[str, Any]:
 
 
 def compressai_json(summary: Summary, label: str) -> dict[str, Any]:
-    """One codec in CompressAI's own schema, which its plotting reads: lists over the complete points."""
+    """Convert one codec to CompressAI's schema: lists over the complete points."""
     codec, points = summary.codecs[label], [point for point in summary.curves[label] if point.complete]
     results: dict[str, list[float | None]] = {"bpp": [_finite(point.bpp) for point in points]}
     for metric in summary.metrics:
@@ -167,7 +169,7 @@ def _point(point: CurvePoint) -> dict[str, Any]:
 def _ceilings(
     labels: Sequence[str], records: Sequence[Record], metrics: Sequence[Metric]
 ) -> dict[str, dict[str, float | None]]:
-    """Means over the pictures, by label and column; only of codecs that have one for every picture."""
+    """Average the ceilings by label and column, of codecs with one for every image."""
     found: dict[str, dict[str, float | None]] = {}
     for label in labels:
         values = [record.ceilings[label] for record in records if label in record.ceilings]
@@ -188,14 +190,14 @@ def _anchor(labels: Sequence[str], reference: str | None) -> str | None:
 
 
 def _description(summary: Summary) -> str:
-    pictures = f"{len(summary.pictures)} picture{'s' if len(summary.pictures) != 1 else ''}"
+    pictures = f"{len(summary.pictures)} image{'s' if len(summary.pictures) != 1 else ''}"
     if summary.dataset:
         pictures += f" of {summary.dataset}"
     crop = f", centre crops of {summary.plan.crop} x {summary.plan.crop}" if summary.plan.crop else ""
     rate = "at equal bytes" if summary.plan.budgets else "over qualities"
-    return f"{pictures}{crop}, {rate}; means over pictures of per-picture values"
+    return f"{pictures}{crop}, {rate}; means over images of per-image values"
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no infinity: the PSNR of equal pictures becomes null there."""
+    """Replace infinity, the PSNR of equal images, by None for JSON."""
     return value if value is not None and math.isfinite(value) else None

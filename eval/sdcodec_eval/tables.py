@@ -1,4 +1,4 @@
-"""A run's means and BD-rates in plain text."""
+"""Tables of means and BD-rates in plain text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from sdcodec_eval.summary import Summary
 
 
 def means_table(summary: Summary) -> str:
-    """A line for each codec and point; `files` is how many of the pictures have one, a star where some exceed the limit."""
+    """Format the means, one line per codec and point.
+
+    The column `files` counts the images with a file; a star marks files that exceed the limit.
+    """
     header = f"{'codec':14} {'at':>8} {'bytes':>9} {'bpp':>7} {'files':>8}"
     lines = [header + "".join(f" {metric.title:>12}" for metric in summary.metrics)]
     pictures = len(summary.pictures)
@@ -16,23 +19,23 @@ def means_table(summary: Summary) -> str:
         for point in points:
             lines.append(f"{label:14} {point.point.text:>8} {_figures(point, pictures, summary)}")
     if any(point.pictures and point.unreachable and summary.plan.unreachable == "lowest" for point in _points(summary)):
-        lines.append("* with files of the lowest quality that are longer than they may be")
+        lines.append("* includes files of the lowest quality that exceed the limit")
     return "\n".join(lines)
 
 
 def bd_rate_table(summary: Summary) -> str:
-    """A line for each codec against the anchor; empty where there is no other codec."""
+    """Format the BD-rates, one line per codec; empty without another codec."""
     if not summary.bd_rates:
         return ""
     by_codec: dict[str, list[str]] = {}
     for found in summary.bd_rates:
         title = next(metric.title for metric in summary.metrics if metric.column == found.metric)
-        told = f"{title} none ({found.refused})"
+        cell = f"{title} none ({found.refused})"
         if found.percent is not None and found.overlap is not None:
-            told = f"{title} {found.percent:+.1f}% (overlap {100 * found.overlap:.0f}%)"
-        by_codec.setdefault(found.codec, []).append(told)
+            cell = f"{title} {found.percent:+.1f}% (overlap {100 * found.overlap:.0f}%)"
+        by_codec.setdefault(found.codec, []).append(cell)
     lines = [f"BD-rate against {summary.anchor}; negative: fewer bytes at equal quality"]
-    lines += [f"{codec:14} {'; '.join(told)}" for codec, told in by_codec.items()]
+    lines += [f"{codec:14} {'; '.join(cells)}" for codec, cells in by_codec.items()]
     return "\n".join(lines)
 
 

@@ -1,1 +1,1 @@
-"""The codecs that are compared, behind one small interface."""
+"""Codecs of the harness and their protocol."""

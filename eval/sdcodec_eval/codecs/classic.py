@@ -1,4 +1,4 @@
-"""JPEG, WebP, AVIF and JPEG XL through Pillow."""
+"""Classic codecs through Pillow: JPEG, WebP, AVIF and JPEG XL."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from sdcodec_eval.codecs.protocol import Pixels, Setting
 
 
 class ClassicCodec:
-    """A format that Pillow writes at an integer quality 0..100. Options are those of Pillow's `save` named in `defaults`
-    or `others`; what is not given has Pillow's own default."""
+    """Format that Pillow writes at an integer quality, 0 to 100.
+
+    Options are the arguments of Pillow's `save` in `defaults` and `others`; those in `others` default to Pillow's value.
+    """
 
     name: ClassVar[str]
     extension: ClassVar[str]
@@ -29,25 +31,25 @@ class ClassicCodec:
         known = self.defaults.keys() | self.others
         if unknown := options.keys() - known:
             raise OptionError(
-                f"{self.name} has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
+                f"{self.name} has no option {', '.join(sorted(unknown))}; choose from {', '.join(sorted(known))}"
             )
         self.settings: dict[str, Setting] = {**self.defaults, **options}
 
     def encode(self, pixels: Pixels, quality: float) -> bytes:
-        """The bytes of a file."""
+        """Encode pixels to the bytes of a file."""
         buffer = io.BytesIO()
         save_options: dict[str, Any] = dict(self.settings)
         Image.fromarray(pixels).save(buffer, self.kind, quality=round(quality), **save_options)
         return buffer.getvalue()
 
     def decode(self, data: bytes) -> Pixels:
-        """The pixels that a reader of the file sees."""
+        """Decode the bytes of a file to pixels."""
         with Image.open(io.BytesIO(data), formats=[self.kind]) as image:
             return np.asarray(image.convert("RGB"))
 
 
 class Jpeg(ClassicCodec):
-    """libjpeg-turbo as Pillow carries it: progressive, Huffman tables optimised, 4:2:0."""
+    """JPEG by Pillow's libjpeg-turbo: progressive, optimised Huffman tables, 4:2:0."""
 
     name, extension, kind = "JPEG", "jpg", "JPEG"
     defaults: ClassVar[Mapping[str, Setting]] = {"progressive": True, "optimize": True}
@@ -55,7 +57,7 @@ class Jpeg(ClassicCodec):
 
 
 class WebP(ClassicCodec):
-    """libwebp, lossy, its slowest method."""
+    """WebP by libwebp: lossy, slowest method."""
 
     name, extension, kind = "WebP", "webp", "WEBP"
     defaults: ClassVar[Mapping[str, Setting]] = {"method": 6}
@@ -63,7 +65,7 @@ class WebP(ClassicCodec):
 
 
 class Avif(ClassicCodec):
-    """libavif, one thread, so that files do not depend on the machine."""
+    """AVIF by libavif; one thread, so that files do not depend on the machine."""
 
     name, extension, kind = "AVIF", "avif", "AVIF"
     defaults: ClassVar[Mapping[str, Setting]] = {"speed": 4, "max_threads": 1}
@@ -72,11 +74,11 @@ class Avif(ClassicCodec):
     def __init__(self, **options: Setting) -> None:
         super().__init__(**options)
         if not features.check("avif"):
-            raise OptionError("this Pillow cannot write AVIF; install pillow 11.3 or later, or leave avif out")
+            raise OptionError("this Pillow cannot write AVIF; install pillow 11.3 or later, or omit avif")
 
 
 class JpegXL(ClassicCodec):
-    """libjxl through pillow-jxl-plugin, lossy, one thread."""
+    """JPEG XL by libjxl, through pillow-jxl-plugin: lossy, one thread."""
 
     name, extension, kind = "JPEG XL", "jxl", "JXL"
     defaults: ClassVar[Mapping[str, Setting]] = {"effort": 7, "num_threads": 1}
@@ -87,5 +89,5 @@ class JpegXL(ClassicCodec):
         try:
             plugin: Any = importlib.import_module("pillow_jxl.JpegXLImagePlugin")
         except ImportError as error:
-            raise OptionError("jxl needs pillow-jxl-plugin; install sdcodec[eval], or leave jxl out") from error
+            raise OptionError("jxl needs pillow-jxl-plugin; install sdcodec[eval], or omit jxl") from error
         plugin.DECODE_THREADS = self.settings["num_threads"]

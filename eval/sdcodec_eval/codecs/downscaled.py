@@ -1,4 +1,4 @@
-"""What people do at very low rates: scale the picture down, encode it better, scale it up again."""
+"""Codec at a reduced resolution: downscale, encode at a higher quality, upscale."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from sdcodec_eval.codecs.protocol import ImageCodec, Pixels, Setting
 
 
 class Downscaled:
-    """Another codec at 1/factor of the size; Lanczos both ways.
+    """Wrapper that runs a codec at 1/factor of the size, with Lanczos filters.
 
-    The file is the small picture's; that it is shown `factor` times larger is for whoever shows it to know, as a page's
-    width and height attributes do.
+    The file does not contain the factor; the viewer must know it, like the width and height attributes of a web page.
     """
 
     def __init__(self, codec: ImageCodec, factor: int) -> None:
@@ -22,14 +21,14 @@ class Downscaled:
         self.qualities = codec.qualities
 
     def encode(self, pixels: Pixels, quality: float) -> bytes:
-        """The file of the picture at 1/factor; sides are padded to multiples of it by edge replication first."""
+        """Encode at 1/factor, after padding the sides to multiples of it by replication."""
         height, width = pixels.shape[:2]
         padding = ((0, -height % self.factor), (0, -width % self.factor), (0, 0))
         padded = np.pad(pixels, padding, mode="edge")
         return self.codec.encode(_resized(padded, 1 / self.factor), quality)
 
     def decode(self, data: bytes) -> Pixels:
-        """The decoded picture at its former size, padding included."""
+        """Decode to the original size, padding included."""
         return _resized(self.codec.decode(data), self.factor)
 
 

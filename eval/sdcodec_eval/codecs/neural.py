@@ -1,4 +1,4 @@
-"""sdcodec as a codec among others: any model, any options of `Codec.encode` and `Codec.decode`."""
+"""Codec of the harness that runs sdcodec with any model and options."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sdcodec.bundles import store
 from sdcodec.hardware import dtype
 from sdcodec_eval.codecs.protocol import Pixels, Setting
 
-RATE = {"quality", "target_bytes", "target_bpp"}  # what the harness itself decides
-NOT_OFFERED = RATE | {"metadata", "max_pixels"}  # pixels are all that is compared
+RATE = {"quality", "target_bytes", "target_bpp"}  # set by the harness
+NOT_OFFERED = RATE | {"metadata", "max_pixels"}  # without effect on the pixels
 
 
 class Sdcodec:
-    """A model with its options. Files meet a byte budget by the model's own search."""
+    """sdcodec with a model and options; it meets a byte budget by its own search."""
 
     name, extension = "sdcodec", "sdc"
     qualities = tuple(half / 2 for half in range(201))
@@ -26,14 +26,15 @@ class Sdcodec:
     def __init__(
         self, model: str = store.DEFAULT, device: str = "auto", precision: str = "auto", **options: Setting
     ) -> None:
-        """
-        model, device, precision: as `Codec` takes them.
-        options: keyword arguments of `Codec.encode` and `Codec.decode`, each given to those that have it.
+        """Load the model.
+
+        model, device, precision: arguments of `Codec`.
+        options: keyword arguments of `Codec.encode` and `Codec.decode`, passed to the methods that have them.
         """
         encoding, decoding = _offered(Codec.encode), _offered(Codec.decode)
         if unknown := options.keys() - encoding - decoding:
             known = ", ".join(sorted({"model", "device", "precision"} | encoding | decoding))
-            raise OptionError(f"sdcodec has no option {', '.join(sorted(unknown))}; it has {known}")
+            raise OptionError(f"sdcodec has no option {', '.join(sorted(unknown))}; choose from {known}")
         self.codec = Codec(model, device=device, precision=precision)
         self._encoding: dict[str, Any] = {key: value for key, value in options.items() if key in encoding}
         self._decoding: dict[str, Any] = {key: value for key, value in options.items() if key in decoding}
@@ -46,11 +47,11 @@ class Sdcodec:
         }
 
     def encode(self, pixels: Pixels, quality: float) -> bytes:
-        """The bytes of a file."""
+        """Encode pixels to the bytes of a file."""
         return self.codec.encode(pixels, quality=quality, **self._encoding).data
 
     def encode_within(self, pixels: Pixels, limit: int) -> tuple[bytes, float] | None:
-        """The best file of at most `limit` bytes, and its quality."""
+        """Encode at the highest quality of at most `limit` bytes; return file and quality."""
         try:
             encoded = self.codec.encode(pixels, target_bytes=limit, **self._encoding)
         except BudgetError:
@@ -58,11 +59,11 @@ class Sdcodec:
         return encoded.data, encoded.quality
 
     def decode(self, data: bytes) -> Pixels:
-        """The decoded pixels."""
+        """Decode the bytes of a file to pixels."""
         return np.asarray(self.codec.decode(data, **self._decoding).convert("RGB"))
 
     def round_trip(self, pixels: Pixels) -> Pixels:
-        """Through the autoencoder and back, nothing quantised."""
+        """Run the autoencoder without quantisation."""
         return np.asarray(self.codec.round_trip(pixels))
 
 

@@ -1,4 +1,4 @@
-"""What the harness asks of a codec: pixels and a quality to the bytes of a file, and back."""
+"""Protocols of a codec: encode pixels at a quality to a file, and decode it."""
 
 from __future__ import annotations
 
@@ -14,53 +14,57 @@ Setting = str | int | float | bool | None
 
 @runtime_checkable
 class ImageCodec(Protocol):
-    """A codec with fixed settings. Made once in each process; what its constructor takes are the options of `--codec`.
+    """Codec with fixed settings, built once per process.
 
-    The four values may be plain attributes, of the class or of the object.
+    The options of `--codec` are the arguments of its constructor. The four properties may be plain attributes of the
+    class or of the object.
     """
 
     @property
     def name(self) -> str:
-        """Of the codec, for people."""
+        """Return the display name."""
         ...
 
     @property
     def extension(self) -> str:
-        """Of its files, no dot."""
+        """Return the file extension without a dot."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Setting]:
-        """Everything that decides its files; recorded with the results."""
+        """Return the settings that determine its files, for the results."""
         ...
 
     @property
     def qualities(self) -> Sequence[float]:
-        """What `encode` takes, ascending: a higher quality gives, by and large, a larger file."""
+        """Return the qualities for `encode`, ascending, mostly with the file size."""
         ...
 
     def encode(self, pixels: Pixels, quality: float) -> bytes:
-        """uint8 `[H, W, 3]`, sRGB → the whole file: all that a decoder needs, headers included."""
+        """Encode uint8 `[H, W, 3]`, sRGB, to a complete file with all headers."""
         ...
 
     def decode(self, data: bytes) -> Pixels:
-        """The file → uint8 `[H, W, 3]`; padding at the right and at the bottom is cropped off by the caller."""
+        """Decode to uint8 `[H, W, 3]`; the caller crops padding at the right and bottom."""
         ...
 
 
 @runtime_checkable
 class RateControlled(Protocol):
-    """A codec that meets a byte budget itself. The first of a run binds the others: see `sdcodec_eval.rates`."""
+    """Codec that meets a byte budget itself; the first one of a run is the reference."""
 
     def encode_within(self, pixels: Pixels, limit: int) -> tuple[bytes, float] | None:
-        """The best file of at most `limit` bytes and its quality; None where no quality is so small."""
+        """Encode at the highest quality of at most `limit` bytes; None if there is none.
+
+        Returns the file and its quality.
+        """
         ...
 
 
 @runtime_checkable
 class WithCeiling(Protocol):
-    """A codec that can show its transform without quantisation."""
+    """Codec that can run its transform without quantisation."""
 
     def round_trip(self, pixels: Pixels) -> Pixels:
-        """uint8 `[H, W, 3]` through the transform and back, nothing rounded between: what no rate can exceed."""
+        """Transform uint8 `[H, W, 3]` and invert it, unquantised."""
         ...

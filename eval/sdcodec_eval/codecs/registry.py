@@ -1,4 +1,4 @@
-"""Codecs by name: the harness's own, those of installed packages, and classes given on the command line."""
+"""Registry of codecs: built-in names, entry points of packages, `module:Class`."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ MEMBERS = ("name", "extension", "settings", "qualities", "encode", "decode")
 
 @dataclass(frozen=True)
 class CodecSpec:
-    """A codec of a run, before it is made: how it is called there, a name or `module:Class`, and options for its class.
+    """Specification of a codec: label, name or `module:Class`, and options.
 
-    The option `downscale=N` is the harness's own: the codec then sees the picture at 1/N.
+    The option `downscale=N` belongs to the harness: the codec encodes the image at 1/N of the size.
     """
 
     label: str
@@ -40,51 +40,55 @@ class CodecSpec:
 
 
 def parse(text: str) -> CodecSpec:
-    """`LABEL=TARGET[,option=value...]`, TARGET a known name or `module:Class`; or a name alone, which is its own label.
+    """Parse `LABEL=TARGET[,option=value...]`, or a name alone, which is its own label.
 
-    Values are integers, numbers, `true` and `false` where they look so, and text otherwise. Raises OptionError.
+    TARGET is a known name or `module:Class`. Values are parsed as integers, floats or `true`/`false`, else kept as text.
+    Raises OptionError.
     """
     head, *rest = text.split(",")
     label, equals, target = head.partition("=")
     label = label.strip()
     if not LABEL.fullmatch(label):
-        raise OptionError(f"{label!r} is no label for a codec; use letters, digits and any of _.+-")
+        raise OptionError(f"{label!r} is not a valid label of a codec; use letters, digits and any of _.+-")
     options = {}
     for part in rest:
         key, has_value, value = part.partition("=")
         if not has_value or not key.strip().isidentifier():
-            raise OptionError(f"{part!r} in {text!r}: write option=value")
+            raise OptionError(f"{text!r}: {part!r} is not of the form option=value; write LABEL=TARGET,option=value")
         options[key.strip()] = _value(value.strip())
     return CodecSpec(label, target.strip() if equals else label, options)
 
 
 def known() -> list[str]:
-    """Every name that `--codecs` takes."""
+    """Return the names that `--codecs` accepts."""
     return sorted({*OWN, *(entry.name for entry in importlib.metadata.entry_points(group=ENTRY_POINTS))})
 
 
 def build(spec: CodecSpec) -> ImageCodec:
-    """The codec. Raises OptionError for a name, class or option that is not there, and what its constructor raises."""
+    """Build a codec.
+
+    Raises OptionError for an unknown name, class or option, and the SdcodecError of a constructor.
+    """
     options = dict(spec.options)
     factor = options.pop("downscale", 1)
     if not isinstance(factor, int) or isinstance(factor, bool) or factor < 1:
-        raise OptionError(f"{spec.label}: downscale={factor} is no whole number from 1 on")
+        raise OptionError(f"{spec.label}: downscale={factor} is not a whole number from 1 up; give 1 or more")
     made = _class(spec)
     try:
         codec: ImageCodec = made(**options)
     except SdcodecError:
         raise
-    except Exception as error:  # a constructor of others may raise anything
-        raise OptionError(f"{spec.label}: {spec.target} cannot be made with these options ({error})") from error
+    except Exception as error:  # third-party constructors raise anything
+        raise OptionError(f"{spec.label}: {spec.target} refuses these options ({error}); correct them") from error
     if missing := [member for member in MEMBERS if not hasattr(codec, member)]:
         raise OptionError(
-            f"{spec.label}: {spec.target} is no codec, it lacks {', '.join(missing)}; see docs/evaluation.md"
+            f"{spec.label}: {spec.target} is not a codec, it lacks {', '.join(missing)}; see docs/evaluation.md"
         )
     return codec if factor == 1 else Downscaled(codec, factor)
 
 
 def described(settings: Mapping[str, Any]) -> str:
-    """Settings in one line, for tables."""
+    """Format settings in one line."""
     return "; ".join(
         f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in settings.items()
     )
@@ -96,7 +100,7 @@ def _class(spec: CodecSpec) -> Any:
         for entry in importlib.metadata.entry_points(group=ENTRY_POINTS, name=target):
             return _imported(spec, entry.value)
         raise OptionError(
-            f"unknown codec {target!r}; known are {', '.join(known())}, or give --codec NAME=module:Class"
+            f"unknown codec {target!r}; choose from {', '.join(known())}, or give --codec LABEL=module:Class"
         )
     return _imported(spec, target)
 
@@ -104,13 +108,13 @@ def _class(spec: CodecSpec) -> Any:
 def _imported(spec: CodecSpec, target: str) -> Any:
     module, _, name = target.partition(":")
     if "" not in sys.path:
-        sys.path.append("")  # as `python -m` does: a module in the folder where the command is given
+        sys.path.append("")  # as `python -m` does, to find modules in the working directory
     try:
         found = importlib.import_module(module)
     except ImportError as error:
         raise OptionError(f"{spec.label}: {module} cannot be imported ({error}); install what it needs") from error
     if not hasattr(found, name):
-        raise OptionError(f"{spec.label}: {module} has no {name}")
+        raise OptionError(f"{spec.label}: {module} has no {name}; correct --codec LABEL=module:Class")
     return getattr(found, name)
 
 

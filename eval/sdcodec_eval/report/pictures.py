@@ -1,4 +1,4 @@
-"""The pictures that go into a report: real files where browsers read them, stored pixels elsewhere, within a size."""
+"""Pictures of a report: encoded files that browsers read, or stored pixels."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from sdcodec_eval.codecs.protocol import Pixels
+from sdcodec_eval.evaluation import FILES, ORIGINAL
 from sdcodec_eval.metrics import psnr
 from sdcodec_eval.report.results import Results, ResultsError, Row
 
-Pixels = NDArray[np.uint8]
 Decoder = Callable[[str, bytes], Pixels]
-"""From a codec's label and a file's bytes to uint8 `[H, W, 3]`."""
+"""Function from a codec's label and a file's bytes to uint8 `[H, W, 3]`."""
 
 BROWSER_KINDS = {"JPEG": "image/jpeg", "WEBP": "image/webp", "AVIF": "image/avif", "PNG": "image/png"}
 QUALITIES = (None, 95, 90, 85)
-"""How pixels are stored, best first: losslessly, or as AVIF 4:4:4 at a quality."""
-WEBP_SIDE = 16383  # the longest that the format has
-SAMPLE = 4  # images that the choice among QUALITIES is made by
-MARGIN = 0.9  # of the room, since a sample is not everything
+"""Storage of pixels, best first: None is lossless, a number a quality of AVIF 4:4:4."""
+WEBP_SIDE = 16383  # maximum of the format, in pixels
+SAMPLE = 4  # images for the choice among QUALITIES
+MARGIN = 0.9  # of max_bytes, since the sample is only an estimate
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A picture as a browser reads it."""
+    """Picture in a format that browsers read."""
 
     mime: str
     data: bytes
@@ -43,15 +43,17 @@ class Stored:
 
     @property
     def length(self) -> int:
-        """Characters in the page."""
+        """Return the number of characters in the page."""
         return 4 * -(-len(self.data) // 3)
 
 
 @dataclass
 class Gallery:
-    """Pictures by key (`o3`: the original of the fourth image; `r12`: the thirteenth row), and what is not shown and why.
+    """Pictures of the page by key.
 
-    quality: one of QUALITIES; worst_psnr: the smallest PSNR between stored and real pixels, in dB.
+    The key `o3` is the original of image 3, `r12` the file of row 12, both counted from 0.
+    quality: one of QUALITIES. worst_psnr: minimum PSNR between stored and real pixels, in dB.
+    absent: reasons by row; left_out: names of the images that did not fit.
     """
 
     quality: int | None
@@ -62,14 +64,13 @@ class Gallery:
 
 
 def gather(results: Results, order: Sequence[str], max_bytes: int, decode: Decoder) -> Gallery:
-    """Collects the pictures of the images in `order` until they fill `max_bytes` of the page (as base64).
+    """Collect originals and results of the images, up to `max_bytes` of base64.
 
-    Files that browsers read go in as they are. Originals and other codecs' decoded pixels are stored losslessly, or, where
-    that would not fit by a sample of the images, at the best of QUALITIES that does. Images that do not fit even so are
-    left out, from the end of the order.
+    Files that browsers read are included unchanged. Originals and the decoded pixels of other codecs are stored at the
+    best of QUALITIES that fits, estimated from a sample. The last images of the order are left out if they do not fit.
     """
     shelf = _Shelf(results, decode)
-    readable = [name for name in order if shelf.original(name).is_file()]  # why others are not is in their rows
+    readable = [name for name in order if shelf.original(name).is_file()]  # the rows of the others report the error
     gallery = Gallery(_quality_that_fits(shelf, readable, max_bytes))
     length = 0
     for position, name in enumerate(readable):
@@ -90,7 +91,7 @@ def gather(results: Results, order: Sequence[str], max_bytes: int, decode: Decod
 
 
 class _Shelf:
-    """The pictures of a results folder, read and decoded when they are taken."""
+    """Pictures of a results folder, read and decoded on demand."""
 
     def __init__(self, results: Results, decode: Decoder) -> None:
         self.folder, self.decode = results.folder, decode
@@ -100,14 +101,14 @@ class _Shelf:
             self.rows[row.image].append((number, row))
 
     def original(self, name: str) -> Path:
-        return self.folder / "files" / name / "original.png"
+        return self.folder / FILES / name / ORIGINAL
 
     def area(self, name: str) -> int:
-        """Pixels of the original."""
+        """Return the number of pixels of the original."""
         return next((row.width * row.height for _, row in self.rows[name] if row.width and row.height), 0)
 
     def take(self, name: str) -> Iterator[tuple[str, Pixels | Stored | str]]:
-        """An image's pictures by key: pixels, or a file that browsers read, or the reason why there is none."""
+        """Yield original and results of an image by key: pixels, a file, or a reason."""
         try:
             yield f"o{self.numbers[name]}", _pixels(self.original(name).read_bytes())
         except OSError as error:
@@ -126,25 +127,25 @@ class _Shelf:
             return Stored(mime, data, from_pixels=False)
         try:
             return self.decode(row.codec, data)[: row.height, : row.width]
-        except Exception as error:  # codecs are anybody's code, and a report is made even where one is missing
+        except Exception as error:  # third-party codecs raise anything; the report goes without the image
             return f"its file cannot be decoded here ({error})"
 
 
 def _quality_that_fits(shelf: _Shelf, names: Sequence[str], max_bytes: int) -> int | None:
-    """The best of QUALITIES by the size of an evenly spaced sample, scaled up by area; the last where none fits."""
+    """Choose from QUALITIES by a sample, scaled by area; the last if none fits."""
     sample = names[:: -(-len(names) // SAMPLE) or 1]
     pictures = [found for name in sample for _, found in shelf.take(name) if not isinstance(found, str)]
     share = sum(map(shelf.area, sample)) / max(1, sum(map(shelf.area, names)))
     room = max_bytes * share * (1 if len(sample) == len(names) else MARGIN)
     for quality in QUALITIES[:-1]:
         lengths = (found.length if isinstance(found, Stored) else _stored(found, quality).length for found in pictures)
-        if all(total <= room for total in itertools.accumulate(lengths)):  # stops at the first that is too much
+        if all(total <= room for total in itertools.accumulate(lengths)):  # stops at the first excess
             return quality
     return QUALITIES[-1]
 
 
 def _read_by_browsers(data: bytes, row: Row) -> str | None:
-    """The type of a file that a browser shows at the picture's size; smaller ones are to be scaled up by their codec."""
+    """Return the MIME type if browsers show the file at full size, else None."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             return BROWSER_KINDS.get(image.format or "") if image.size == (row.width, row.height) else None
@@ -157,7 +158,7 @@ def _stored(pixels: Pixels, quality: int | None) -> Stored:
     if quality is None and max(image.size) <= WEBP_SIDE:
         image.save(buffer, "WEBP", lossless=True, quality=50, method=4)
         return Stored("image/webp", buffer.getvalue(), from_pixels=True)
-    # Speed 9 takes a sixth of the time of speed 7, and 4% more bytes.
+    # Speed 9 takes a sixth of the time of speed 7, with 4% more bytes.
     image.save(buffer, "AVIF", quality=quality or QUALITIES[1], subsampling="4:4:4", speed=9)
     return Stored("image/avif", buffer.getvalue(), from_pixels=True)
 

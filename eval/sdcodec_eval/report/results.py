@@ -1,4 +1,4 @@
-"""A results folder read back: rows, curves and environment as typed values; a file that lies or is missing is refused."""
+"""Reader of a results folder: rows, curves and environment as typed values."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from sdcodec.errors import SdcodecError
+from sdcodec_eval.curves import BDRate
+from sdcodec_eval.published import PublishedCurve
+from sdcodec_eval.run import ENVIRONMENT, RESULTS, TABLE
+from sdcodec_eval.summary import SCHEMA
 
-OK, UNREACHABLE = "ok", "unreachable"
 HEADLINE = "lpips_alex"
 
 
 class ResultsError(SdcodecError):
-    """The results folder is incomplete, damaged, or written by a later version."""
+    """A results folder is incomplete, damaged, or written by a later version."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A column of the results: what it is called, its unit, and which direction is better."""
+    """Metric of the results: column, display name, unit and direction."""
 
     column: str
     name: str
@@ -31,13 +34,13 @@ class Metric:
 
     @property
     def digits(self) -> int:
-        """Decimals that are worth printing: decibels and scores to 0.01, ratios to 0.0001."""
+        """Return the decimals to print: 2 for decibels and scores, 4 for ratios."""
         return 2 if self.unit or self.column == "ssimulacra2" else 4
 
 
 @dataclass(frozen=True)
 class Row:
-    """One picture through one codec at one budget or quality; what was not measured is None, an endless PSNR is inf."""
+    """Row of results.csv; None for an empty cell, inf for the PSNR of equal images."""
 
     image: str
     codec: str
@@ -54,18 +57,13 @@ class Row:
     height: int | None
     file: str
 
-    @property
-    def over_budget(self) -> bool:
-        """The codec could not go low enough, and this is its smallest file, which is longer than it may be."""
-        return self.status == UNREACHABLE and self.bytes is not None
-
 
 @dataclass(frozen=True)
 class Point:
-    """Means of one codec over pictures at one budget or quality.
+    """Means of one codec over images at one budget or quality.
 
-    pictures: how many of the `total` went into them; unreachable: how many are beyond the codec, whether they are left out
-    or are in the means with their smallest file; complete: none is left out.
+    pictures: number of images in the means, of `total`. unreachable: number of images for which no quality meets the
+    limit; they are left out, or included with their smallest file. complete: no image is left out.
     """
 
     budget: int | None
@@ -83,13 +81,13 @@ class Point:
 
     @property
     def fair(self) -> bool:
-        """Every picture met the budget, so that the means may be compared."""
+        """Check whether every image met the budget, so that the means are comparable."""
         return self.complete and not self.unreachable
 
 
 @dataclass(frozen=True)
 class CodecResults:
-    """A codec by its label in the run, its settings, its curve, and the ceiling that its transform sets, if it has one."""
+    """Codec of the run: label, settings, curve, and ceiling of its transform, or {}."""
 
     label: str
     codec: str
@@ -100,31 +98,8 @@ class CodecResults:
 
 
 @dataclass(frozen=True)
-class BdRate:
-    """Bjøntegaard's mean difference in rate at equal quality, in percent; or the reason why there is none."""
-
-    codec: str
-    anchor: str
-    metric: str
-    percent: float | None
-    overlap: float | None
-    range: tuple[float, float] | None
-    refused: str | None
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published curve over the same pictures: `points` hold `bpp` and columns of metrics."""
-
-    name: str
-    source: str
-    note: str
-    points: tuple[Mapping[str, float | None], ...]
-
-
-@dataclass(frozen=True)
 class Results:
-    """All of a results folder."""
+    """Content of a results folder."""
 
     folder: Path
     rows: tuple[Row, ...]
@@ -134,39 +109,37 @@ class Results:
     dataset: str | None
     crop: int | None
     anchor: str | None
-    bd_rate: tuple[BdRate, ...]
-    published: tuple[Published, ...]
+    bd_rate: tuple[BDRate, ...]
+    published: tuple[PublishedCurve, ...]
     published_note: str
     environment: Mapping[str, Any]
 
     @property
     def images(self) -> list[str]:
-        """Names in the order of the CSV; broken inputs are among them."""
+        """Return the names in the order of the CSV, with those of unreadable inputs."""
         return list(dict.fromkeys(row.image for row in self.rows))
 
     @property
     def readable_images(self) -> list[str]:
-        """Those that were measured, by any codec."""
+        """Return the names of the images that could be read."""
         return list(dict.fromkeys(row.image for row in self.rows if row.width))
 
     @property
     def reference(self) -> CodecResults:
-        """The codec that meets the budget first; without one, the first of the run."""
+        """Return the codec that meets the budget first, or else the first of the run."""
         return next((codec for codec in self.codecs if codec.reference), self.codecs[0])
 
     @property
     def headline(self) -> Metric:
-        """LPIPS-Alex where it was measured, else the run's first metric."""
+        """Return LPIPS-Alex if it was measured, else the first metric of the run."""
         return next((metric for metric in self.metrics if metric.column == HEADLINE), self.metrics[0])
 
 
 def read_results(folder: Path) -> Results:
-    """Reads `results.csv`, `results.json` and `environment.json`. Raises ResultsError."""
-    summary = _json(folder / "results.json")
-    if summary.get("schema") != 1:
-        raise ResultsError(
-            f"{folder / 'results.json'}: schema {summary.get('schema')!r} is not known here; update sdcodec"
-        )
+    """Read a results folder; raise ResultsError if it is incomplete or damaged."""
+    summary = _json(folder / RESULTS)
+    if summary.get("schema") != SCHEMA:
+        raise ResultsError(f"{folder / RESULTS}: the schema {summary.get('schema')!r} is unknown; update sdcodec")
     try:
         metrics = tuple(
             Metric(entry["column"], entry["title"], entry["unit"], entry["better"] == "higher")
@@ -178,7 +151,7 @@ def read_results(folder: Path) -> Results:
         pictures = summary["pictures"]
         results = Results(
             folder=folder,
-            rows=_rows(folder / "results.csv", columns),
+            rows=_rows(folder / TABLE, columns),
             metrics=metrics,
             codecs=codecs,
             budgets=tuple(summary["budgets"]),
@@ -188,12 +161,12 @@ def read_results(folder: Path) -> Results:
             bd_rate=tuple(_bd_rate(entry) for entry in summary["bd_rate"]),
             published=tuple(_published(entry) for entry in summary["published"]),
             published_note=summary["published_note"] or "",
-            environment=_json(folder / "environment.json"),
+            environment=_json(folder / ENVIRONMENT),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ResultsError(f"{folder}: the results are damaged ({error!r}); run the evaluation again") from error
     if not results.codecs or not results.metrics or not results.rows:
-        raise ResultsError(f"{folder}: no codec, no metric or no picture in the results; nothing to report")
+        raise ResultsError(f"{folder}: the results have no codec, no metric or no image; run the evaluation again")
     return results
 
 
@@ -207,7 +180,7 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ResultsError(f"{path}: is damaged ({error}); run the evaluation again") from error
     if not isinstance(data, dict):
-        raise ResultsError(f"{path}: is damaged (no object); run the evaluation again")
+        raise ResultsError(f"{path}: is damaged (not an object); run the evaluation again")
     return data
 
 
@@ -278,9 +251,9 @@ def _point(point: Mapping[str, Any], columns: list[str], lowest: bool) -> Point:
     )
 
 
-def _bd_rate(entry: Mapping[str, Any]) -> BdRate:
+def _bd_rate(entry: Mapping[str, Any]) -> BDRate:
     common = entry["range"]
-    return BdRate(
+    return BDRate(
         codec=entry["codec"],
         anchor=entry["anchor"],
         metric=entry["metric"],
@@ -291,6 +264,6 @@ def _bd_rate(entry: Mapping[str, Any]) -> BdRate:
     )
 
 
-def _published(entry: Mapping[str, Any]) -> Published:
+def _published(entry: Mapping[str, Any]) -> PublishedCurve:
     points = tuple(dict(point) for point in entry["points"])
-    return Published(entry["name"], entry["source"], entry["note"], points)
+    return PublishedCurve(entry["name"], entry["source"], entry["note"], points)

@@ -1,4 +1,4 @@
-// For every picture a card: the split view of two codecs at one size, and what each codec made of it. Worst first.
+// Cards, one per image: a split view of two codecs at one size, and a table of all codecs.
 "use strict";
 
 const ORIGINAL = "original";
@@ -28,8 +28,8 @@ function comparisons(data, section) {
     right: chosen("right").value,
   });
 
-  // The codec's row at the chosen size: of that budget, or, in a run over qualities, the nearest file in length to the
-  // reference's at the chosen quality.
+  // Returns the row of the selected budget; in a run over qualities, the row whose file is nearest in length to the
+  // reference's file at the selected quality.
   function rowAt(image, label, point) {
     const rows = rowsOf.get(image).get(label);
     if (data.budgets.length) return rows.find((row) => row.budget === point);
@@ -44,7 +44,7 @@ function comparisons(data, section) {
     if (!row) return `${name}: not measured`;
     if (row.status === "unreachable") return `${name} cannot reach ${formatted(row.limit ?? row.budget, 0)} bytes`;
     if (row.status !== "ok") return `${name}: ${row.status}`;
-    return `${name}: ${row.absent || "no picture in the report"}`;
+    return `${name}: ${row.absent || "no image in the report"}`;
   }
 
   class Card {
@@ -101,7 +101,7 @@ function comparisons(data, section) {
 
   const cards = data.images.filter((image) => image.picture).map((image) => new Card(image));
 
-  // What a codec could not do at all comes before what it did badly.
+  // Images without a value come first.
   function sort() {
     const { point } = state();
     const by = order.querySelector("[name=metric]").value;

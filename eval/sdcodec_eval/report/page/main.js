@@ -1,4 +1,4 @@
-// Brings the page to life once the text, the tables and the numbers are there; the pictures follow further down.
+// Start of the scripts: tables and curves first, images after the rest of the page is parsed.
 "use strict";
 
 {

@@ -1,4 +1,4 @@
-// Numbers as the page writes them. Python writes an endless PSNR as the string "inf".
+// Formatting of numbers, and a constructor of elements. The data contain infinity as the string "inf".
 "use strict";
 
 const MISSING = "–";

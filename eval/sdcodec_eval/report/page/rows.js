@@ -1,4 +1,4 @@
-// Every row of results.csv, made when the reader opens it, with filters.
+// Table of all rows of results.csv with a filter, built when it is opened.
 "use strict";
 
 function everyRow(data, details) {

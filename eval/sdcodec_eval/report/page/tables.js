@@ -1,4 +1,4 @@
-// Tables that sort by a click or a key on a column's head. A cell's data-value is what it sorts by; empty cells stay last.
+// Tables that sort by a click or a key on a column's head, by data-value; empty cells stay last.
 "use strict";
 
 function sortable(table) {
@@ -22,7 +22,7 @@ function sortable(table) {
       return descending ? compare(b, a) : compare(a, b);
     });
     body.append(...rows.map(([, row]) => row));
-    table.classList.add("sorted"); // groups of rows are groups no more
+    table.classList.add("sorted"); // sorting breaks the groups of rows
   };
   heads.forEach((head, column) => {
     const button = document.createElement("button");

@@ -1,4 +1,4 @@
-// Light or dark: the system's choice until the reader makes one, which this browser then remembers.
+// Light and dark theme: the system's, or the reader's choice, which the browser stores.
 "use strict";
 
 function themeSwitch(button) {
@@ -13,7 +13,7 @@ function themeSwitch(button) {
   try {
     const kept = localStorage.getItem("sdcodec-report-theme");
     if (kept === "light" || kept === "dark") root.dataset.theme = kept;
-  } catch { /* a file opened from disk may have no storage */ }
+  } catch { /* pages opened from disk may have no storage */ }
   button.addEventListener("click", () => {
     root.dataset.theme = current() === "dark" ? "light" : "dark";
     try { localStorage.setItem("sdcodec-report-theme", root.dataset.theme); } catch { /* as above */ }

@@ -1,11 +1,11 @@
-// Two pictures under one frame with a split that is dragged, and a zoom that both share, down to single pixels.
+// Split view: two images in one frame with a movable split and a common zoom.
 //
-// The frame's two layers fill it; the upper one is clipped at the split. Zoom and position belong to the pictures
-// inside the layers, so the split stays where it is while the pictures move under it.
+// Two layers fill the frame; the upper one is clipped at the split. Zoom and position apply to the images inside the
+// layers, so the split does not move with them.
 "use strict";
 
 const ZOOMS = [1, 2, 3, 4, 6, 8, 12, 16];
-const GRAB = 22; // pixels from the split at which the pointer takes it rather than the zoomed picture
+const GRAB = 22; // pixels from the split within which the pointer moves it instead of the zoomed image
 
 class Viewer {
   constructor(root, width, height, name) {
@@ -15,10 +15,10 @@ class Viewer {
     this.layers = { left: root.querySelector(".layer.left"), right: root.querySelector(".layer.right"), original: root.querySelector(".layer.original") };
     this.level = root.querySelector(".level");
     this.split = 0.5;
-    this.zoom = 0; // 0: fitted; else CSS pixels for one of the picture's
+    this.zoom = 0; // 0: fitted; else CSS pixels per pixel of the image
     this.centre = [width / 2, height / 2];
     this.frame.style.setProperty("--ratio", String(width / height));
-    this.frame.setAttribute("aria-label", `${name}, zoomed: arrow keys move the picture`);
+    this.frame.setAttribute("aria-label", `${name}, zoomed: arrow keys move the image`);
     this.frame.addEventListener("pointerdown", (event) => this.grab(event));
     this.frame.addEventListener("dblclick", (event) => this.setZoom(this.zoom ? 0 : this.close, this.under(event)));
     this.frame.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
@@ -35,7 +35,7 @@ class Viewer {
     this.setSplit(0.5);
   }
 
-  // side: "left", "right" or "original"; picture: {url, text} with one of them null
+  // side: "left", "right" or "original". picture: {url, text}; without a url the text is shown instead.
   show(side, picture) {
     const layer = this.layers[side];
     const image = layer.querySelector("img");
@@ -76,7 +76,7 @@ class Viewer {
     return Math.min(this.frame.clientWidth / this.width, this.frame.clientHeight / this.height) || 1;
   }
 
-  // what a double click zooms to: pixels can be told apart, and it is closer than fitted
+  // Zoom of a double click: at least 4, and closer than fitted.
   get close() {
     return ZOOMS.find((z) => z >= Math.max(4, 1.5 * this.fitted)) ?? ZOOMS[ZOOMS.length - 1];
   }
@@ -119,7 +119,7 @@ class Viewer {
     }
   }
 
-  // the picture's coordinates under the pointer
+  // Coordinates of the image under the pointer.
   under(event) {
     const box = this.frame.getBoundingClientRect();
     const s = this.scale;
@@ -155,16 +155,16 @@ class Viewer {
     if (moves) this.frame.focus({ preventScroll: true });
     else this.handle.focus({ preventScroll: true });
     event.preventDefault();
-    if (!moves && event.pointerType !== "touch") follow(event); // a touch may be the start of scrolling
+    if (!moves && event.pointerType !== "touch") follow(event); // a touch may start scrolling
   }
 
   wheel(event) {
-    if (!event.ctrlKey) return; // the page scrolls; pinching on a touchpad arrives as a wheel with Ctrl
+    if (!event.ctrlKey) return; // a plain wheel scrolls the page; a pinch on a touchpad is a wheel with Ctrl
     event.preventDefault();
     const at = this.under(event);
     const old = this.scale;
     this.step(event.deltaY < 0 ? 1 : -1);
-    const keep = old / this.scale; // the point under the pointer stays there
+    const keep = old / this.scale; // keep the point under the pointer
     this.centre = at.map((value, axis) => value + (this.centre[axis] - value) * keep);
     this.layout();
   }
@@ -182,7 +182,7 @@ class Viewer {
     else if (event.key === "o") this.setPeek(this.peek.getAttribute("aria-pressed") !== "true");
     else return;
     event.preventDefault();
-    event.stopPropagation(); // the frame around it pans by the same keys
+    event.stopPropagation(); // the frame pans with the same keys
   }
 
   pan(event) {
