@@ -82,16 +82,16 @@ def _adaptive(channels: int) -> Prior:
     return AdaptivePrior(adaptive_config(channels), tensors, tables, CPU)
 
 
-def deflated(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
+def deflated(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
     """Plain symbols, one byte each where they fit, two where not, as zlib packs them."""
-    symbols = steps.round()
+    symbols = scaled.round()
     kind = np.int8 if symbols.abs().max() < 128 else np.int16
     return len(zlib.compress(symbols.numpy().astype(kind).tobytes(), 9)), symbols
 
 
-def zero_order(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
+def zero_order(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
     """The entropy of each channel's symbols, by their own frequencies, which nobody has sent."""
-    symbols = steps.round()
+    symbols = scaled.round()
     bits = 0.0
     for own in symbols.numpy():
         _, counts = np.unique(own, return_counts=True)
@@ -102,22 +102,22 @@ def zero_order(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
 def by_prior(prior: Prior) -> Method:
     """Real bytes, of one block of up to 64x64."""
 
-    def coded(steps: Tensor, quality_index: int) -> tuple[float, Tensor]:
-        coder = Coder(steps[None], prior.hyper_latents(steps[None], quality_index), prior.tables)
-        values = prior.walk((1, *steps.shape[1:]), quality_index, coder)
+    def coded(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
+        coder = Coder(scaled[None], prior.hyper_latents(scaled[None], quality_index), prior.tables)
+        values = prior.walk((1, *scaled.shape[1:]), quality_index, coder)
         [block] = coder.finish()
         return len(block), values[0].float() / (1 << MEAN_BITS)
 
     return coded
 
 
-def at_error(method: Method, steps: Tensor, wanted: float, gains: Tensor) -> float:
+def at_error(method: Method, scaled: Tensor, wanted: float, gains: Tensor) -> float:
     """Bytes at a mean squared error, log-linear between the two half steps of quality around it."""
 
     def tried(quality_index: int) -> tuple[float, float]:
         gain = gains[quality_index][:, None, None]
-        size, decoded = method(steps * gain, quality_index)
-        return float((decoded / gain - steps).square().mean()), size
+        size, decoded = method(scaled * gain, quality_index)
+        return float((decoded / gain - scaled).square().mean()), size
 
     low, high = 0, len(gains) - 1  # coarse, fine
     ends = {low: tried(low), high: tried(high)}
@@ -132,14 +132,14 @@ def at_error(method: Method, steps: Tensor, wanted: float, gains: Tensor) -> flo
     return float(few * (many / few) ** share)
 
 
-def nearest_error(steps: NDArray[np.float32], chosen: Palettised) -> float:
+def nearest_error(scaled: NDArray[np.float32], chosen: Palettised) -> float:
     """Mean squared error of the same palette without dithering."""
     entries = (chosen.palette * float(chosen.unit) / (1 << VALUE_BITS) + chosen.offsets / (1 << OFFSET_BITS)).astype(
         np.float32
     )
-    vectors = steps.reshape(len(steps), -1).T
+    vectors = scaled.reshape(len(scaled), -1).T
     squares = np.array([np.square(own - entries).sum(1).min() for own in vectors])
-    return float(squares.mean()) / len(steps)
+    return float(squares.mean()) / len(scaled)
 
 
 def compare(space: Space, colours: int) -> None:
@@ -149,14 +149,14 @@ def compare(space: Space, colours: int) -> None:
     methods |= {f"uniform, {name} prior": by_prior(prior) for name, prior in space.priors.items()}
     sizes: dict[str, list[float]] = {f"palette of {colours}, dithered": []}
     errors, growths = [], []
-    for steps in space.pictures:
-        chosen = palettised(steps.numpy(), colours)
-        error = float(np.square(chosen.values() / (1 << VALUE_BITS) - steps.numpy()).mean())
-        errors.append(error / float(steps.var()))
-        growths.append(error / nearest_error(steps.numpy(), chosen))
+    for scaled in space.pictures:
+        chosen = palettised(scaled.numpy(), colours)
+        error = float(np.square(chosen.values() / (1 << VALUE_BITS) - scaled.numpy()).mean())
+        errors.append(error / float(scaled.var()))
+        growths.append(error / nearest_error(scaled.numpy(), chosen))
         sizes[f"palette of {colours}, dithered"].append(len(chosen.to_bytes()))
         for name, method in methods.items():
-            sizes.setdefault(name, []).append(at_error(method, steps, error, space.gains))
+            sizes.setdefault(name, []).append(at_error(method, scaled, error, space.gains))
     first = np.mean(next(iter(sizes.values())))
     print(f"\n{space.name}: {len(space.pictures)} pictures, latents {list(space.pictures[0].shape)}, ", end="")
     print(

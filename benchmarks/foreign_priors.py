@@ -125,9 +125,11 @@ def main() -> int:
         _make(network, adaptive, options.photographs)
         shutil.rmtree(fitted, ignore_errors=True)
         shutil.copytree(adaptive, fitted)
-        config = FitConfig(minutes=options.minutes, steps=options.steps, pictures=options.pictures, width=options.width)
+        config = FitConfig(
+            minutes=options.minutes, num_steps=options.steps, pictures=options.pictures, width=options.width
+        )
         result = fit_prior(store.read_manifest(fitted), [options.photographs], config, device="cpu", say=print)
-        print(f"fitted: {result.steps} steps on {result.pictures} photographs")
+        print(f"fitted: {result.num_steps} steps on {result.pictures} photographs")
     codecs = {"adaptive": Codec(adaptive, device="cpu", precision="float32")}
     if (fitted / store.MANIFEST).exists():
         codecs["fitted"] = Codec(fitted, device="cpu", precision="float32")
@@ -181,9 +183,9 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
     nothing = (float("nan"),) * 2
     for quality in options.quality:
         quality_index = round(2 * quality)
-        steps = latents * any_codec._model.quantiser.gain[quality_index][:, None, None]
-        whole = steps.round()
-        error = float((whole - steps).square().mean())
+        scaled = latents * any_codec._model.quantiser.gain[quality_index][:, None, None]
+        whole = scaled.round()
+        error = float((whole - scaled).square().mean())
         if not options.priors_only:
             others = _classic(whole.to(torch.int64).numpy()) | {
                 way: _same_integers(whole, way) for way in WAYS_TO_WHOLE
@@ -193,7 +195,7 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
             [coded] = grid.code(codec._model, latents[None], quality_index, Rounding())
             data = filed(codec._envelope(picture), quality_index, coded).to_bytes()
             symbols = codec.symbols(data)
-            own = float((torch.from_numpy(symbols).float() / 16 - steps).square().mean())
+            own = float((torch.from_numpy(symbols).float() / 16 - scaled).square().mean())
             figures = nothing
             if not options.no_pixels:
                 decoded = np.asarray(codec.decode(data).convert("RGB"))
@@ -255,23 +257,23 @@ def _timing() -> None:
     """Seconds each way of a block of smooth random latents, the best of three; what a prior has learnt does not matter."""
     for channels in (4, 32):
         random = torch.Generator().manual_seed(0)
-        steps = 2 * torch.nn.functional.avg_pool2d(torch.randn(1, channels, 66, 66, generator=random), 3, stride=1)
+        scaled = 2 * torch.nn.functional.avg_pool2d(torch.randn(1, channels, 66, 66, generator=random), 3, stride=1)
         adaptive = AdaptivePrior(adaptive_config(channels), *adaptive_prior_tensors(channels), torch.device("cpu"))
         network = PriorNetwork(prior_config(channels, FitConfig()), 0.0)
         learned = LearnedPrior(network.config, prior_tensors(network), gaussian_tables(scales()), torch.device("cpu"))
         for name, prior in (("adaptive", adaptive), ("learned", learned)):
-            encoding, decoding = (min(times) for times in zip(*(_timed(prior, steps) for _ in range(3)), strict=True))
+            encoding, decoding = (min(times) for times in zip(*(_timed(prior, scaled) for _ in range(3)), strict=True))
             print(f"64x64x{channels}, {name}: encoding {encoding:.3f} s, decoding {decoding:.3f} s")
 
 
 @torch.no_grad()
-def _timed(prior: Prior, steps: Tensor) -> tuple[float, float]:
+def _timed(prior: Prior, scaled: Tensor) -> tuple[float, float]:
     start = time.perf_counter()
-    coder = Coder(steps, prior.hyper_latents(steps, 100), prior.tables)
-    prior.walk((1, *steps.shape[2:]), 100, coder)
+    coder = Coder(scaled, prior.hyper_latents(scaled, 100), prior.tables)
+    prior.walk((1, *scaled.shape[2:]), 100, coder)
     blocks = coder.finish()
     middle = time.perf_counter()
-    prior.walk((1, *steps.shape[2:]), 100, Decoder(blocks, prior.tables, steps.device))
+    prior.walk((1, *scaled.shape[2:]), 100, Decoder(blocks, prior.tables, scaled.device))
     return middle - start, time.perf_counter() - middle
 
 

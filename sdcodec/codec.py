@@ -218,7 +218,7 @@ class Codec(LoadedBundle):
     # Denoising
 
     def _denoised(
-        self, latents: Tensor, containers: Sequence[Container], steps: int, strength: float | None, seed: int
+        self, latents: Tensor, containers: Sequence[Container], num_steps: int, strength: float | None, seed: int
     ) -> Tensor:
         """Denoise dequantised latents `[B, C, h, w]`, image by image."""
         with hardware.explained_memory(
@@ -226,7 +226,7 @@ class Codec(LoadedBundle):
         ):
             unet, factor = self._denoiser, 1.0 if strength is None else strength
             each = zip(latents[:, None], map(self._deviations, containers), strict=True)
-            return torch.cat([denoised(own, error, unet, steps, factor, seed) for own, error in each])
+            return torch.cat([denoised(own, error, unet, num_steps, factor, seed) for own, error in each])
 
     def _deviations(self, container: Container) -> Tensor:
         """Return the standard deviation of the latents' error, `[C]`: as measured, or else that of rounding."""

@@ -29,10 +29,10 @@ def check_mode(mode: str, quality: float | None, effort: int | None) -> None:
         raise OptionError("a palette has no quality and no effort; give target_bytes or target_bpp for fewer colours")
 
 
-def check_denoising(steps: int, strength: float | None, seed: int) -> None:
+def check_denoising(num_steps: int, strength: float | None, seed: int) -> None:
     """Each within its range. Raises OptionError."""
-    if steps < 0:
-        raise OptionError(f"denoise {steps} is negative; it counts steps, and 0 is none")
+    if num_steps < 0:
+        raise OptionError(f"denoise {num_steps} is negative; give a number of steps, 0 for none")
     if strength is not None and not 0 <= strength < math.inf:
         raise OptionError(f"strength {strength} is not a factor from 0 up")
     if not 0 <= seed < 1 << 63:

@@ -80,14 +80,14 @@ class Refiner:
         """Quantise as the encoder will."""
         return record(self._model, scaled_latents, self._quality_index)
 
-    def _slope_of_bits(self, steps: Tensor, state: Recorded) -> Tensor:
+    def _slope_of_bits(self, scaled: Tensor, state: Recorded) -> Tensor:
         """Bits a step, `[C, h, w]`: of the expected cost with uniform noise before rounding, for which it is exact.
 
         With u uniform in ±1/2 the symbol is floor or ceiling of the distance, with the fraction as the probability, so that
         the expectation is piecewise linear through the table's own costs.
         """
-        away = steps - state.means
-        further = further_bits(self._model.prior.tables, steps.device)
+        away = scaled - state.means
+        further = further_bits(self._model.prior.tables, scaled.device)
         ceiling = away.abs().floor_().long().add_(1).clamp_(max=further.shape[1] - 1)
         return further[state.indices, ceiling].mul_(away.sign())
 

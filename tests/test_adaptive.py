@@ -24,7 +24,7 @@ def prior(channels: int) -> AdaptivePrior:
 
 
 def smooth(batch: int, channels: int, height: int, width: int, size: float = 2.0, seed: int = 0) -> torch.Tensor:
-    """Latents in steps: a smooth field whose contrast changes from place to place, and noise."""
+    """Latents in quantiser steps: a smooth field whose contrast changes from place to place, and noise."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, channels, height // 4 + 1, width // 4 + 1, generator=random)
     contrast = torch.randn(batch, 1, height // 4 + 1, width // 4 + 1, generator=random).exp()
@@ -32,9 +32,9 @@ def smooth(batch: int, channels: int, height: int, width: int, size: float = 2.0
     return size * (field + 0.3 * torch.randn(field.shape, generator=random))
 
 
-def encoded(own: AdaptivePrior, steps: torch.Tensor) -> tuple[torch.Tensor, list[bytes]]:
-    coder = Coder(steps, own.hyper_latents(steps, 100), own.tables)
-    values = own.walk((steps.shape[0], *steps.shape[2:]), 100, coder)
+def encoded(own: AdaptivePrior, scaled: torch.Tensor) -> tuple[torch.Tensor, list[bytes]]:
+    coder = Coder(scaled, own.hyper_latents(scaled, 100), own.tables)
+    values = own.walk((scaled.shape[0], *scaled.shape[2:]), 100, coder)
     return values, coder.finish()
 
 
@@ -45,14 +45,14 @@ def decoded(own: AdaptivePrior, blocks: list[bytes], height: int, width: int) ->
 @pytest.mark.parametrize("channels", [3, 4, 16, 32, 128])
 @pytest.mark.parametrize("size", [(4, 4), (8, 20), (64, 64)])
 def test_decoding_mirrors_encoding(channels, size):
-    own, steps = prior(channels), smooth(2, channels, *size)
-    values, blocks = encoded(own, steps)
+    own, scaled = prior(channels), smooth(2, channels, *size)
+    values, blocks = encoded(own, scaled)
     assert torch.equal(decoded(own, blocks, *size), values)
-    assert (values.float() / 16 - steps).abs().max() <= 0.5 + 1 / 16
+    assert (values.float() / 16 - scaled).abs().max() <= 0.5 + 1 / 16
 
 
 @pytest.mark.parametrize(
-    "steps",
+    "scaled",
     [
         torch.zeros(1, 4, 16, 16),
         torch.full((1, 4, 16, 16), 37.3),
@@ -63,11 +63,11 @@ def test_decoding_mirrors_encoding(channels, size):
     ],
     ids=["zeros", "constant", "constant beyond the centre's range", "huge", "a line", "below a step"],
 )
-def test_constant_and_extreme_latents_come_back(steps):
+def test_constant_and_extreme_latents_come_back(scaled):
     own = prior(4)
-    values, blocks = encoded(own, steps)
+    values, blocks = encoded(own, scaled)
     assert torch.equal(decoded(own, blocks, 16, 16), values)
-    assert (values.double() / 16 - steps.double()).abs().max() <= 0.5 + 1 / 16
+    assert (values.double() / 16 - scaled.double()).abs().max() <= 0.5 + 1 / 16
 
 
 def test_constant_latents_cost_almost_nothing():
@@ -82,10 +82,10 @@ def test_symbols_beyond_the_limit_are_cut_off_not_garbled():
 
 
 def test_symbols_do_not_depend_on_the_batch():
-    own, steps = prior(8), smooth(5, 8, 16, 24)
-    together, blocks = encoded(own, steps)
+    own, scaled = prior(8), smooth(5, 8, 16, 24)
+    together, blocks = encoded(own, scaled)
     for i in range(5):
-        alone, [block] = encoded(own, steps[i : i + 1])
+        alone, [block] = encoded(own, scaled[i : i + 1])
         assert torch.equal(alone[0], together[i])
         assert block == blocks[i]
 
@@ -139,18 +139,18 @@ def test_damaged_data_never_crashes():
 
 
 def test_the_estimate_is_the_length():
-    own, steps = prior(8), smooth(1, 8, 64, 64)
-    estimator = CostEstimator(steps, own.hyper_latents(steps, 0), own.tables)
+    own, scaled = prior(8), smooth(1, 8, 64, 64)
+    estimator = CostEstimator(scaled, own.hyper_latents(scaled, 0), own.tables)
     own.walk((1, 64, 64), 0, estimator)
-    _, [block] = encoded(own, steps)
+    _, [block] = encoded(own, scaled)
     assert abs(len(block) - estimator.bits / 8) < 0.002 * len(block) + 4
 
 
 def test_it_beats_the_entropy_of_each_channel():
-    own, steps = prior(8), smooth(1, 8, 64, 64)
-    _, [block] = encoded(own, steps)
+    own, scaled = prior(8), smooth(1, 8, 64, 64)
+    _, [block] = encoded(own, scaled)
     ideal = 0.0
-    for channel in steps[0].round():
+    for channel in scaled[0].round():
         _, counts = np.unique(channel.numpy(), return_counts=True)
         ideal -= float((counts * np.log2(counts / counts.sum())).sum()) / 8
     assert len(block) < 0.94 * ideal
@@ -159,13 +159,13 @@ def test_it_beats_the_entropy_of_each_channel():
 def test_parameters_are_worth_their_bits():
     """Channels of very different size: offsets of the channels must pay."""
     own = prior(4)
-    steps = smooth(1, 4, 64, 64) * torch.tensor([0.4, 1.0, 2.0, 4.0])[:, None, None]
-    chosen = own.hyper_latents(steps, 0)
+    scaled = smooth(1, 4, 64, 64) * torch.tensor([0.4, 1.0, 2.0, 4.0])[:, None, None]
+    chosen = own.hyper_latents(scaled, 0)
     plain = chosen.clone()
     plain[:, 1:12] = 0
     bits = []
     for parameters in (chosen, plain):
-        estimator = CostEstimator(steps, parameters, own.tables)
+        estimator = CostEstimator(scaled, parameters, own.tables)
         own.walk((1, 64, 64), 0, estimator)
         bits.append(estimator.bits)
     assert bits[0] < 0.99 * bits[1]

@@ -73,9 +73,9 @@ class Oracle:
         return x - sigma * self.noise
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("num_steps", [1, 3])
 @pytest.mark.parametrize("quality", [0, 15, 30, 45])
-def test_with_an_oracle_the_clean_latents_come_back(bundles, quality, steps):
+def test_with_an_oracle_the_clean_latents_come_back(bundles, quality, num_steps):
     """From the file alone: the level comes from the chunk, which is exact to half a sixteenth of an octave."""
     codec = sdcodec.Codec(bundles["sd15"], device="cpu", precision="float32")
     clean = codec._latents([read_picture(PICTURE)])
@@ -83,9 +83,9 @@ def test_with_an_oracle_the_clean_latents_come_back(bundles, quality, steps):
     container = Container.from_bytes(data)
     dequantised = codec._decoded_latents([container])
     codec.__dict__["_denoiser"] = oracle = Oracle(clean, dequantised - clean)
-    better = pixels(codec.decode(data, denoise=steps))
+    better = pixels(codec.decode(data, denoise=num_steps))
     wanted = codec._pixels(clean, container.header)[0].astype(int)
-    assert len(oracle.sigmas) == steps
+    assert len(oracle.sigmas) == num_steps
     assert np.abs(better - wanted).mean() < 0.1 * np.abs(pixels(codec.decode(data)) - wanted).mean()
 
 

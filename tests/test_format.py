@@ -45,7 +45,7 @@ def test_it_agrees_under_the_adaptive_prior(adaptive_bundle, size, quality):
 
 def test_it_agrees_under_a_fitted_prior(adaptive_bundle, tmp_path):
     save_photographs(tmp_path / "photographs", 4)
-    config = FitConfig(steps=2, width=8, hyper_channels=4, crop=8, batch=2)
+    config = FitConfig(num_steps=2, width=8, hyper_channels=4, crop=8, batch=2)
     fitted = fit_prior(store.read_manifest(adaptive_bundle), [tmp_path / "photographs"], config, only_if_better=False)
     codec = sdcodec.Codec(adaptive_bundle, device="cpu")
     data = codec.encode(photograph(40, 64), quality=60).data

@@ -45,23 +45,23 @@ def test_four_channels_of_64x64_take_about_5_kilobytes():
 
 def test_dithering_keeps_local_means():
     """Of blocks of 8x8, better than the nearest colours do, though each value is farther off: that is what it is for."""
-    steps = smooth_latents(1)
-    chosen = palettised(steps, 4)
+    scaled = smooth_latents(1)
+    chosen = palettised(scaled, 4)
     colours = chosen.palette.astype(float) * chosen.unit / 256 + chosen.offsets / 16
-    nearest = colours[np.abs(steps.reshape(1, -1) - colours).argmin(0)].reshape(steps.shape)
+    nearest = colours[np.abs(scaled.reshape(1, -1) - colours).argmin(0)].reshape(scaled.shape)
     dithered = chosen.values() / (1 << VALUE_BITS)
 
     def error_of_means(values: np.ndarray) -> float:
-        return float(np.median(np.square((values - steps).reshape(8, 8, 8, 8).mean(axis=(1, 3)))))
+        return float(np.median(np.square((values - scaled).reshape(8, 8, 8, 8).mean(axis=(1, 3)))))
 
     assert error_of_means(dithered) < 0.1 * error_of_means(nearest)
-    assert np.square(nearest - steps).mean() < np.square(dithered - steps).mean() < steps.var() / 4
+    assert np.square(nearest - scaled).mean() < np.square(dithered - scaled).mean() < scaled.var() / 4
 
 
 def test_few_distinct_vectors_are_kept_exactly():
-    steps = np.zeros((3, 8, 8), np.float32)
-    steps[:, 2:5, :] = 255 / 256
-    assert np.array_equal(palettised(steps).values() / 256, steps)
+    scaled = np.zeros((3, 8, 8), np.float32)
+    scaled[:, 2:5, :] = 255 / 256
+    assert np.array_equal(palettised(scaled).values() / 256, scaled)
 
 
 def test_palettes_are_deterministic():

@@ -29,25 +29,25 @@ def latents(batch: int, height: int = 16, width: int = 24, seed: int = 0) -> tor
     return 6 * torch.randn(batch, 8, height, width, generator=generator)
 
 
-def encoded(prior, steps, quality_index):
-    coder = Coder(steps, prior.hyper_latents(steps, quality_index), TABLES)
-    decoded = prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), quality_index, coder)
+def encoded(prior, scaled, quality_index):
+    coder = Coder(scaled, prior.hyper_latents(scaled, quality_index), TABLES)
+    decoded = prior.walk((scaled.shape[0], scaled.shape[2], scaled.shape[3]), quality_index, coder)
     return decoded, coder.finish()
 
 
 @pytest.mark.parametrize("quality_index", [0, 77, 200])
 def test_decoding_mirrors_encoding(prior, quality_index):
-    steps = latents(3)
-    written, blocks = encoded(prior, steps, quality_index)
+    scaled = latents(3)
+    written, blocks = encoded(prior, scaled, quality_index)
     read = prior.walk((3, 16, 24), quality_index, Decoder(blocks, TABLES, CPU))
     assert torch.equal(read, written)
 
 
 def test_symbols_do_not_depend_on_the_batch(prior):
-    steps = latents(5)
-    together, blocks = encoded(prior, steps, 90)
+    scaled = latents(5)
+    together, blocks = encoded(prior, scaled, 90)
     for i in range(5):
-        alone, [block] = encoded(prior, steps[i : i + 1], 90)
+        alone, [block] = encoded(prior, scaled[i : i + 1], 90)
         assert torch.equal(alone[0], together[i])
         assert block == blocks[i]
 
@@ -56,8 +56,8 @@ def test_symbols_do_not_depend_on_the_batch(prior):
 @pytest.mark.parametrize("mkldnn", [True, False])
 @pytest.mark.parametrize("autocast", [True, False])
 def test_symbols_do_not_depend_on_the_circumstances(prior, threads, mkldnn, autocast):
-    steps = latents(2)
-    expected, blocks = encoded(prior, steps, 90)
+    scaled = latents(2)
+    expected, blocks = encoded(prior, scaled, 90)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -80,27 +80,27 @@ def test_every_symbol_is_coded_in_exactly_one_pass(passes, size):
 
 
 def test_reconstruction_is_within_half_a_step(prior):
-    steps = latents(1)
-    decoded, _ = encoded(prior, steps, 150)
-    error = (decoded.float() / 16 - steps).abs()
+    scaled = latents(1)
+    decoded, _ = encoded(prior, scaled, 150)
+    error = (decoded.float() / 16 - scaled).abs()
     tolerance = 0.5 + 1 / 16
     # Symbols under table 0 are forced to zero: few, and only where the prior is nearly certain.
     assert (error > tolerance).float().mean() < 0.05
 
 
 def test_the_estimate_is_the_length(prior):
-    steps = latents(1, 64, 64)
-    hyper = prior.hyper_latents(steps, 120)
-    estimator = CostEstimator(steps, hyper, TABLES)
+    scaled = latents(1, 64, 64)
+    hyper = prior.hyper_latents(scaled, 120)
+    estimator = CostEstimator(scaled, hyper, TABLES)
     prior.walk((1, 64, 64), 120, estimator)
-    _, [block] = encoded(prior, steps, 120)
+    _, [block] = encoded(prior, scaled, 120)
     assert abs(len(block) - estimator.bits / 8) < 0.002 * len(block) + 4
 
 
 def test_integers_stay_near_the_trained_network(random_model, prior):
     """Means and tables of the first pass, whose inputs are the same on both sides."""
     network = random_model.prior
-    steps = latents(1)
+    scaled = latents(1)
     quality = torch.tensor([45.0])
 
     class Watch(Coder):
@@ -111,11 +111,11 @@ def test_integers_stay_near_the_trained_network(random_model, prior):
                 self.first = (positions, means, tables)
             return super().latents(positions, means, tables)
 
-    watch = Watch(steps, prior.hyper_latents(steps, 90), TABLES)
+    watch = Watch(scaled, prior.hyper_latents(scaled, 90), TABLES)
     prior.walk((1, 16, 24), 90, watch)
     positions, means, tables = watch.first
     network.set_quantise(True)
-    coded = network(steps, quality)
+    coded = network(scaled, quality)
     network.set_quantise(False)
     mask = torch.from_numpy(pass_masks(8, 16, 24)[0]).flatten()
     assert torch.equal(positions, torch.nonzero(mask).flatten())
@@ -125,7 +125,7 @@ def test_integers_stay_near_the_trained_network(random_model, prior):
 
 def test_hyper_latents_are_predicted_as_the_trained_network_does(random_model, prior):
     network, quality = random_model.prior, torch.tensor([45.0])
-    steps = latents(1)
+    scaled = latents(1)
     found = torch.full((2, 4 * 4 * 6), -1e3)
 
     class Watch(Coder):
@@ -136,12 +136,12 @@ def test_hyper_latents_are_predicted_as_the_trained_network_does(random_model, p
             found[:, positions] = torch.stack([means[0] / 16, tables[0].float()])
             return super().hyper(positions, means, tables)
 
-    watch = Watch(steps, prior.hyper_latents(steps, 90), TABLES)
+    watch = Watch(scaled, prior.hyper_latents(scaled, 90), TABLES)
     prior.walk((1, 16, 24), 90, watch)
     assert watch.passes == 4
     network.set_quantise(True)
     with torch.no_grad():
-        _, means, index = network._hyper_decoded(network.hyper_latents(steps, quality), quality)
+        _, means, index = network._hyper_decoded(network.hyper_latents(scaled, quality), quality)
         base = network.hyper_mean(quality)[:, :, None, None]
     network.set_quantise(False)
     assert (means.flatten() - found[0]).abs().max() < 0.2

@@ -25,7 +25,7 @@ from sdcodec.training.prior_fit import FitConfig, fit_prior, prior_config, train
 from sdcodec_cli.main import main
 
 CPU = torch.device("cpu")
-QUICK = FitConfig(steps=3, width=8, hyper_channels=4, crop=8, batch=2)
+QUICK = FitConfig(num_steps=3, width=8, hyper_channels=4, crop=8, batch=2)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_minutes_are_kept(adaptive_bundle, photographs):
     config = FitConfig(minutes=0.05, width=8, hyper_channels=4, crop=8, batch=2)
     begun = time.monotonic()
     fitted = fit_prior(read_manifest(adaptive_bundle), [photographs], config, only_if_better=False)
-    assert fitted.steps > QUICK.steps
+    assert fitted.num_steps > QUICK.num_steps
     assert time.monotonic() - begun < 60
 
 
@@ -109,12 +109,12 @@ def test_fitted_priors_of_every_width_code_their_latents(channels):
     random = torch.Generator().manual_seed(0)
     latents = [torch.randn(channels, 16, 16, generator=random) for _ in range(3)]
     gain = torch.linspace(0.5, 4, 201)[:, None].repeat(1, channels)
-    config = FitConfig(steps=2, width=16, hyper_channels=4, crop=8, batch=2)
+    config = FitConfig(num_steps=2, width=16, hyper_channels=4, crop=8, batch=2)
     network, _ = train_prior(latents, gain, config, CPU, np.inf, lambda _: None)
     _, tables = adaptive_prior_tensors(channels)
     prior = LearnedPrior(network.config, prior_tensors(network), tables, CPU)
-    steps = latents[0][None] * gain[120][:, None, None]
-    coder = Coder(steps, prior.hyper_latents(steps, 120), tables)
+    scaled = latents[0][None] * gain[120][:, None, None]
+    coder = Coder(scaled, prior.hyper_latents(scaled, 120), tables)
     written = prior.walk((1, 16, 16), 120, coder)
     assert torch.equal(prior.walk((1, 16, 16), 120, Decoder(coder.finish(), tables, CPU)), written)
     assert prior_config(channels, config).context_kernel == (5 if channels <= 32 else 3)

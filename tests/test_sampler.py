@@ -114,24 +114,24 @@ def test_timesteps_and_sigmas_are_inverse_to_each_other():
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("deviation", [0.03, 0.1, 0.4, 2.0])
-@pytest.mark.parametrize("steps", STEPS)
-def test_an_oracle_brings_back_the_clean_latents(clean, noise, prediction, deviation, steps):
+@pytest.mark.parametrize("num_steps", STEPS)
+def test_an_oracle_brings_back_the_clean_latents(clean, noise, prediction, deviation, num_steps):
     oracle = Oracle(prediction, clean)
     denoiser = PREDICTIONS[prediction](oracle, noise_schedule(STABLE_DIFFUSION))
-    result = denoise(clean + deviation * noise, deviation, denoiser, steps)
+    result = denoise(clean + deviation * noise, deviation, denoiser, num_steps)
     assert (result - clean).abs().max() < 1e-3 * max(1, deviation)
-    assert len(oracle.timesteps) == steps
+    assert len(oracle.timesteps) == num_steps
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("deviation", [0.03, 0.1, 0.4, 2.0])
-@pytest.mark.parametrize("steps", STEPS)
-def test_the_noise_level_is_the_errors(clean, noise, prediction, deviation, steps):
+@pytest.mark.parametrize("num_steps", STEPS)
+def test_the_noise_level_is_the_errors(clean, noise, prediction, deviation, num_steps):
     """The oracle takes away its noise times the sigma that it is told: only the right one leaves nothing."""
     denoiser = PREDICTIONS[prediction](Oracle(prediction, clean, noise), noise_schedule(STABLE_DIFFUSION))
-    result = denoise(clean + deviation * noise, deviation, denoiser, steps)
+    result = denoise(clean + deviation * noise, deviation, denoiser, num_steps)
     assert (result - clean).abs().max() < 1e-3 * deviation
-    wrong = denoise(clean + deviation * noise, 1.2 * deviation, denoiser, steps)
+    wrong = denoise(clean + deviation * noise, 1.2 * deviation, denoiser, num_steps)
     assert (wrong - clean).square().mean().sqrt() > 0.01 * deviation
 
 
@@ -199,7 +199,7 @@ def test_a_zero_snr_model_is_walked_from_any_level(clean, noise):
 
 
 @pytest.mark.parametrize(
-    ("deviation", "steps", "timesteps"),
+    ("deviation", "num_steps", "timesteps"),
     [
         (0.2, 1, [249]),
         (0.2, 4, [249]),
@@ -209,9 +209,9 @@ def test_a_zero_snr_model_is_walked_from_any_level(clean, noise):
         (14.0, 2, [999, 499]),
     ],
 )
-def test_a_turbo_model_is_asked_at_its_own_timesteps_only(clean, deviation, steps, timesteps):
+def test_a_turbo_model_is_asked_at_its_own_timesteps_only(clean, deviation, num_steps, timesteps):
     recorder = Recorder(clean, STABLE_DIFFUSION, TURBO)
-    denoise(clean, deviation, recorder, steps)
+    denoise(clean, deviation, recorder, num_steps)
     assert [recorder.schedule.timestep(sigma) for sigma in recorder.sigmas] == pytest.approx(timesteps)
 
 

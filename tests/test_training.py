@@ -33,7 +33,7 @@ CONFIG = """
 data = ["photos"]
 output = "run"
 name = "trial"
-steps = 8
+num_steps = 8
 decay = 2
 warmup = 2
 spread_start = 1
@@ -79,7 +79,7 @@ def test_the_log_tells_of_training_and_validation(finished):
 
 def test_a_resumed_run_is_the_unbroken_run(folder, finished, tmp_path):
     overrides = {"output": str(tmp_path / "resumed")}
-    train(folder / "config.toml", overrides=overrides | {"steps": "4"})
+    train(folder / "config.toml", overrides=overrides | {"num_steps": "4"})
     # The learning rate depends on the whole number of steps: break the long run, not a short one.
     (tmp_path / "resumed" / "last.pt").unlink()
     stop_at_four(folder / "config.toml", overrides)
@@ -119,8 +119,8 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("stepps = 3", "stepps"),
         ("optimiser = 'sgd'", "muon or adamw"),
         ("crops = [{start = 0, size = 50, batch = 1}]", "multiples of 32"),
-        ("steps = ", "TOML"),
-        ("steps = 2.5", "steps = 2.5: a whole number is wanted"),
+        ("num_steps = ", "TOML"),
+        ("num_steps = 2.5", "num_steps = 2.5: a whole number is wanted"),
         ("autocast = 1", "autocast = 1: true or false is wanted"),
         ("ema = true", "ema = True: a number is wanted"),
         ("crops = 64", "crops = 64: a list is wanted"),
@@ -196,7 +196,7 @@ def decoder_run(folder: Path, random_bundle: Path, tmp_path_factory: pytest.Temp
     with_adaptive_prior(other)
     keep_priors(store.read_manifest(earlier), store.read_manifest(other))
     (folder / "decoder.toml").write_text(
-        f'data = ["photos"]\noutput = "decoder"\nstart_from = "{earlier}"\ntrain_only = "decoder"\nsteps = 1\nwarmup = 1\n'
+        f'data = ["photos"]\noutput = "decoder"\nstart_from = "{earlier}"\ntrain_only = "decoder"\nnum_steps = 1\nwarmup = 1\n'
         "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
     )
     return earlier, train(folder / "decoder.toml") / "bundle"
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_another_shape_is_refused(folder: Path, finished: Path) 
 
 @pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
 def test_distances_over_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name: str) -> None:
-    overrides = {"output": name, "steps": "1", f"{name}_weight": "1.0", "vgg": str(vgg_file)}
+    overrides = {"output": name, "num_steps": "1", f"{name}_weight": "1.0", "vgg": str(vgg_file)}
     trainer = prepare(load_config(folder / "config.toml", overrides))
     loss, parts = trainer.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]), 0)
     assert 0 < parts[name] < float(loss.detach())

@@ -61,7 +61,7 @@ def fit(
 
     config = FitConfig(
         minutes=minutes or 10.0,
-        steps=steps or 0,
+        num_steps=steps or 0,
         pictures=pictures or 0,
         width=width,
         blocks=blocks,
@@ -77,6 +77,6 @@ def fit(
     )
     change = fitted.bits / fitted.bits_before - 1
     click.echo(
-        f"{name}: {fitted.steps} steps on {fitted.pictures} photographs; {change:+.1%} bits on the validation "
+        f"{name}: {fitted.num_steps} steps on {fitted.pictures} photographs; {change:+.1%} bits on the validation "
         f"photographs; fingerprint {fitted.bundle.priors[0].fingerprint.hex()[:8]}"
     )

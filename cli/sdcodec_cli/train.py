@@ -23,7 +23,7 @@ def train(config: Path, resume: bool, settings: tuple[str, ...]) -> None:
     \b
     Examples:
       sdcodec train recipes/base.toml
-      sdcodec train recipes/base.toml --resume --set steps=20000
+      sdcodec train recipes/base.toml --resume --set num_steps=20000
     """
     overrides = {}
     for setting in settings:

@@ -15,14 +15,14 @@ def denoise(
     latents: Tensor,
     error_std: float | Tensor,
     denoiser: Denoiser,
-    steps: int,
+    num_steps: int,
     strength: float = 1.0,
     seed: int = 0,
 ) -> Tensor:
     """Takes the error for the denoiser's noise and removes it in a few steps.
 
     latents: float32 `[B, C, h, w]` in the scaled latent space. error_std: the standard deviation of their error, one number or
-        one a channel `[C]`. steps: how often the denoiser is asked at most; a distilled model may need fewer.
+        one a channel `[C]`. num_steps: how often the denoiser is asked at most; a distilled model may need fewer.
     strength: what error_std is multiplied by, since the error of a quantiser is not white noise.
     seed: of the noise that is added for a distilled model; otherwise nothing is random.
 
@@ -33,9 +33,9 @@ def denoise(
     """
     deviations = (strength * torch.as_tensor(error_std, dtype=torch.float64)).cpu().expand(latents.shape[1])
     matched = math.sqrt(float(deviations.square().mean()))
-    if steps == 0 or matched < denoiser.schedule.smallest:
+    if num_steps == 0 or matched < denoiser.schedule.smallest:
         return latents
-    sigmas = denoiser.schedule.walk(matched, steps)
+    sigmas = denoiser.schedule.walk(matched, num_steps)
     x = latents
     if denoiser.schedule.trained_timesteps is not None:
         x = x + _missing_noise(latents, deviations, sigmas[0], seed)

@@ -54,19 +54,19 @@ class NoiseSchedule:
         """The timestep, continuous, whose sigma this is; the first or the last one for what lies outside."""
         return float(np.interp(math.log(sigma), np.log(self.sigmas), np.arange(len(self.sigmas))))
 
-    def walk(self, sigma: float, steps: int) -> list[float]:
-        """From `sigma` down: the `steps` sigmas at which the denoiser is asked.
+    def walk(self, sigma: float, num_steps: int) -> list[float]:
+        """From `sigma` down: the `num_steps` sigmas at which the denoiser is asked.
 
         Evenly spaced in timesteps, the first one being that of `sigma` (not above the largest). A distilled model starts
         at its next higher timestep and stops only at those it knows, so there may be fewer steps than asked for.
         """
         if self.trained_timesteps is None:
             start = self.timestep(sigma)
-            return [self.sigma(start * (steps - i) / steps) for i in range(steps)]
+            return [self.sigma(start * (num_steps - i) / num_steps) for i in range(num_steps)]
         known = [self.sigma(timestep) for timestep in self.trained_timesteps]
         first = next((i for i, level in enumerate(known) if level >= sigma), len(known) - 1)
         downwards = known[first::-1]
-        count = min(steps, len(downwards))
+        count = min(num_steps, len(downwards))
         return [downwards[i * len(downwards) // count] for i in range(count)]
 
 

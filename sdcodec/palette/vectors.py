@@ -69,16 +69,16 @@ class Palettised:
         return cls(offsets, unit, np.ascontiguousarray(palette), indices)
 
 
-def palettised(steps: NDArray[np.float32], colours: int = MOST_COLOURS) -> Palettised:
+def palettised(scaled: NDArray[np.float32], colours: int = MOST_COLOURS) -> Palettised:
     """Latents in steps at MIDDLE `[C, h, w]` → as bytes of a palette of at most `colours` (1..256) vectors.
 
     Deterministic: k-means starts from vectors that a seeded generator draws.
     """
-    channels, height, width = steps.shape
+    channels, height, width = scaled.shape
     scale = 1 << OFFSET_BITS
-    lowest = np.clip(np.floor(steps.min(axis=(1, 2)) * scale), -LIMIT, LIMIT)
+    lowest = np.clip(np.floor(scaled.min(axis=(1, 2)) * scale), -LIMIT, LIMIT)
     offsets = lowest.astype(np.int16)
-    away = steps - (lowest / scale)[:, None, None]
+    away = scaled - (lowest / scale)[:, None, None]
     unit = int(np.clip(np.ceil(away.max() * (1 << VALUE_BITS) / 255), 1, (1 << 16) - 1))
     vectors = (away * ((1 << VALUE_BITS) / unit)).reshape(channels, -1).T.astype(np.float32)
     palette = np.unique(np.rint(_means(vectors, colours)).clip(0, 255).astype(np.uint8), axis=0)

@@ -174,15 +174,15 @@ class AdaptivePrior:
     # The encoder's side
 
     @torch.no_grad()
-    def hyper_latents(self, steps: Tensor, quality_index: int) -> Tensor:
+    def hyper_latents(self, scaled_latents: Tensor, quality_index: int) -> Tensor:
         """Latents in steps `[B, C, h, w]` → the parameters that code each item best, float `[B, 8 + 2C]`."""
-        return torch.cat([self._fitted(own[None]) for own in steps.float()]).float()
+        return torch.cat([self._fitted(own[None]) for own in scaled_latents.float()]).float()
 
-    def _fitted(self, steps: Tensor) -> Tensor:
+    def _fitted(self, scaled: Tensor) -> Tensor:
         """The parameters of one block `[1, C, h, w]`."""
-        centre = steps.mean((2, 3)).round().long().clamp_(-CENTRE_LIMIT, CENTRE_LIMIT)
-        regime = self._cheapest_regime(steps, centre)
-        _, lattices, channels = self._offsets(steps, regime, centre)
+        centre = scaled.mean((2, 3)).round().long().clamp_(-CENTRE_LIMIT, CENTRE_LIMIT)
+        regime = self._cheapest_regime(scaled, centre)
+        _, lattices, channels = self._offsets(scaled, regime, centre)
         return Parameters(
             torch.tensor([regime], device=self.device),
             torch.from_numpy(lattices)[None].to(self.device),
@@ -190,12 +190,12 @@ class AdaptivePrior:
             centre,
         ).numbers()
 
-    def _cheapest_regime(self, steps: Tensor, centre: Tensor) -> int:
+    def _cheapest_regime(self, scaled: Tensor, centre: Tensor) -> int:
         """The regime that takes the fewest bits, of those made for symbols of about this size.
 
         A part of the block tells as much as the whole.
         """
-        sample = steps[:, :, :REGIME_SAMPLE, :REGIME_SAMPLE]
+        sample = scaled[:, :, :REGIME_SAMPLE, :REGIME_SAMPLE]
         # Without neighbours a symbol's size is what the first lattice's weight says.
         size = float((sample - centre[:, :, None, None]).abs().mean()) * (1 << SIZE_BITS)
         away = (self._size_weights[:, 0, 0].clamp(min=1) / max(size, 1.0)).log().abs().tolist()
@@ -204,11 +204,11 @@ class AdaptivePrior:
         return likely[bits.index(min(bits))]
 
     def _offsets(
-        self, steps: Tensor, regime: int, centre: Tensor
+        self, scaled: Tensor, regime: int, centre: Tensor
     ) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
         """Bits of a block `[1, C, h, w]` in a regime, and the offsets of lattices and channels that make them so few."""
-        watch = _OffsetCosts(steps, self)
-        self._passes((1, *steps.shape[2:]), self._without_offsets(regime, centre), watch)
+        watch = _OffsetCosts(scaled, self)
+        self._passes((1, *scaled.shape[2:]), self._without_offsets(regime, centre), watch)
         return _best_offsets(np.stack(watch.costs), *self._side_costs)
 
     def _without_offsets(self, regime: int, centre: Tensor) -> Parameters:
@@ -230,8 +230,8 @@ class AdaptivePrior:
 class _OffsetCosts(SymbolQuantiser):
     """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -5 to 5."""
 
-    def __init__(self, steps: Tensor, prior: AdaptivePrior) -> None:
-        super().__init__(steps, torch.zeros(steps.shape[0], 0), prior.tables)
+    def __init__(self, scaled: Tensor, prior: AdaptivePrior) -> None:
+        super().__init__(scaled, torch.zeros(scaled.shape[0], 0), prior.tables)
         self._channels = prior.channels
         self.costs: list[NDArray[np.float64]] = []  # of each lattice, [C, 11]
 

@@ -53,11 +53,11 @@ class LearnedPrior:
         self._analysis = {name: tensors[name].to(device).float() for name in tensors if name.startswith("analyse")}
 
     @torch.no_grad()
-    def hyper_latents(self, steps: Tensor, quality_index: int) -> Tensor:
+    def hyper_latents(self, scaled_latents: Tensor, quality_index: int) -> Tensor:
         """Latents in steps `[B, C, h, w]` → hyper-latents in steps `[B, Z, h/4, w/4]`, float, not rounded."""
         a = self._analysis
         with torch.autocast(self.device.type, enabled=False):
-            x = steps.float() * a["analyse_input"][quality_index][:, None, None]
+            x = scaled_latents.float() * a["analyse_input"][quality_index][:, None, None]
             x = F.silu(F.conv2d(x, a["analyse_1.weight"], a["analyse_1.bias"], stride=2, padding=1))
             x = F.silu(F.conv2d(x, a["analyse_2.weight"], a["analyse_2.bias"], stride=2, padding=1))
             x = F.conv2d(x, a["analyse_3.weight"], a["analyse_3.bias"], padding=1)

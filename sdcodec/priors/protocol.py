@@ -30,7 +30,7 @@ class Prior(Protocol):
     tables: FrequencyTables
     channels: int
 
-    def hyper_latents(self, steps: Tensor, quality_index: int) -> Tensor:
+    def hyper_latents(self, scaled_latents: Tensor, quality_index: int) -> Tensor:
         """Encoder's side: latents in steps `[B, C, h, w]` → side information in steps, not rounded.
 
         `[B, Z, h/4, w/4]` hyper-latents, or `[B, P]` parameters: as many numbers an item as `walk` asks `source.hyper` for.

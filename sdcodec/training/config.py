@@ -35,7 +35,7 @@ class TrainingConfig:
     data: tuple[str, ...]
     output: str
     name: str = "base"  # of the bundle
-    steps: int = 12_000
+    num_steps: int = 12_000
     seed: int = 1
     learning_rate: float = 1e-3
     optimiser: str = "muon"

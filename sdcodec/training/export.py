@@ -118,8 +118,8 @@ def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
 class _Counter(SymbolQuantiser):
     """Counts what falls under each table."""
 
-    def __init__(self, steps: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
-        super().__init__(steps, hyper, tables)
+    def __init__(self, scaled: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
+        super().__init__(scaled, hyper, tables)
         self.counts = [np.zeros(2 * reach + 2) for reach in tables.radius]
         self._radius = tables.radius
 
@@ -139,9 +139,9 @@ def observed_tables(
     base = gaussian_tables(scales())
     prior = LearnedPrior(config, tensors, base, torch.device("cpu"))
     counts: list[NDArray[np.float64]] | None = None
-    for steps, quality_index in batches:
-        counter = _Counter(steps, prior.hyper_latents(steps, quality_index), base)
-        prior.walk((steps.shape[0], steps.shape[2], steps.shape[3]), quality_index, counter)
+    for scaled, quality_index in batches:
+        counter = _Counter(scaled, prior.hyper_latents(scaled, quality_index), base)
+        prior.walk((scaled.shape[0], scaled.shape[2], scaled.shape[3]), quality_index, counter)
         counts = counter.counts if counts is None else [a + b for a, b in zip(counts, counter.counts, strict=True)]
     if counts is None:
         raise TrainingError("no images to fit the frequency tables to; give the export a folder of photographs")

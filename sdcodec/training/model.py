@@ -47,13 +47,13 @@ class TrainingModel(nn.Module):
         self.inverse_gain = Knots(channels, start=-math.log(8.0), slope=-GAIN_SLOPE)
         self.decoder_bias = Knots(autoencoder.decoder_width_8)
 
-    def steps(self, images: Tensor, quality: Tensor) -> Tensor:
+    def scaled_latents(self, images: Tensor, quality: Tensor) -> Tensor:
         """Latents in the quantiser's steps, not rounded, `[B, C, H/8, W/8]`, of what `forward` takes."""
         latents: Tensor = self.encoder(images).float()
         return latents * self.gain(quality).exp()[:, :, None, None]
 
     def forward(self, images: Tensor, quality: Tensor) -> Reconstruction:
         """`images` `[B, 3, H, W]` in [0, 1], H and W multiples of 32; `quality` `[B]`."""
-        coded = self.prior(self.steps(images, quality), quality)
+        coded = self.prior(self.scaled_latents(images, quality), quality)
         decoded = coded.decoded * self.inverse_gain(quality).exp()[:, :, None, None]
         return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)

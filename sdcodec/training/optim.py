@@ -14,7 +14,7 @@ from torch import Tensor
 BETAS = (0.9, 0.99)  # of AdamW
 
 
-def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
     """Newton–Schulz iteration on `[N, rows, columns]`, rows <= columns: singular values go to about one.
 
     Each step multiplies by a polynomial of the Gram matrix, and these commute: so the steps are taken on Gram matrices, which
@@ -26,7 +26,7 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     gram = x @ x.mT
     once = torch.eye(gram.shape[-1], device=x.device).expand_as(gram)
     product = once
-    for _ in range(steps):
+    for _ in range(iterations):
         step = torch.baddbmm(a * once + b * gram, gram, gram, alpha=c)
         product = step @ product
         gram = step @ gram @ step

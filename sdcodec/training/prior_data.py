@@ -25,10 +25,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how wide. A run with `steps` can be repeated; one with `minutes` ends in time."""
+    """How long and how wide. A run with `num_steps` can be repeated; one with `minutes` ends in time."""
 
     minutes: float = 10.0
-    steps: int = 0  # where it is not 0, it counts, and `minutes` does not
+    num_steps: int = 0  # where it is not 0, it counts, and `minutes` does not
     pictures: int = 0  # at most so many; 0: all, or as many as a quarter of the time allows
     width: int = 64
     blocks: int = 1

@@ -60,7 +60,7 @@ class Fitted:
     """
 
     bundle: Bundle
-    steps: int
+    num_steps: int
     pictures: int
     bits: float
     bits_before: float
@@ -88,10 +88,10 @@ def fit_prior(
     started = time.monotonic()
     on = hardware.device(device)
     model = loading.load(bundle, bundle.priors[0], on, torch.float32)
-    until = math.inf if config.steps else started + CACHE_SHARE * 60 * config.minutes
+    until = math.inf if config.num_steps else started + CACHE_SHARE * 60 * config.minutes
     training, validation = cached_latents(model.autoencoder, folders, config, on, until, say)
-    until = math.inf if config.steps else started + 60 * config.minutes
-    network, steps = train_prior(training, model.quantiser.gain.cpu(), config, on, until, say)
+    until = math.inf if config.num_steps else started + 60 * config.minutes
+    network, num_steps = train_prior(training, model.quantiser.gain.cpu(), config, on, until, say)
     tensors, tables = _exported(network, training, model.quantiser.gain.cpu(), config)
     fitted = LearnedPrior(network.config, tensors, tables, on)
     bits, before = (_bits(prior, validation, model.quantiser.gain) for prior in (fitted, model.prior))
@@ -111,11 +111,11 @@ def fit_prior(
             model.quantiser.inverse_gain.cpu(),
         ),
     )
-    return Fitted(written, steps, len(training) + len(validation), bits, before)
+    return Fitted(written, num_steps, len(training) + len(validation), bits, before)
 
 
 def _check(config: FitConfig) -> None:
-    if config.steps < 0 or config.pictures < 0 or not 0 < config.minutes < math.inf:
+    if config.num_steps < 0 or config.pictures < 0 or not 0 < config.minutes < math.inf:
         raise TrainingError("minutes are positive, steps and pictures not negative")
     if config.width < 4 or config.width % 4 or config.blocks < 0 or config.hyper_channels < 1 or config.batch < 1:
         raise TrainingError("width is a positive multiple of 4, blocks at least 0, hyper-channels and batch at least 1")
@@ -145,7 +145,7 @@ def prior_config(channels: int, config: FitConfig) -> PriorConfig:
 def train_prior(
     latents: list[Tensor], gain: Tensor, config: FitConfig, on: torch.device, until: float, say: Say
 ) -> tuple[PriorNetwork, int]:
-    """The averaged network, and how many steps it was trained: `config.steps`, or until the time `until`."""
+    """The averaged network, and how many steps it was trained: `config.num_steps`, or until the time `until`."""
     torch.manual_seed(config.seed)
     crops = Crops(latents, config)
     network = _initial(latents, gain, config)
@@ -158,15 +158,15 @@ def train_prior(
     begun = time.monotonic()
     step, shown, recent = 0, begun, 0.0
     while True:
-        done = step / config.steps if config.steps else (time.monotonic() - begun) / max(until - begun, 1e-3)
+        done = step / config.num_steps if config.num_steps else (time.monotonic() - begun) / max(until - begun, 1e-3)
         if done >= 1 and step > 0:
             break
         torch.manual_seed(config.seed * 1_000_003 + step)
         network.set_quantise(done >= 1 - FINAL_SHARE)
         optimisers.zero_grad()
         quality_index = _spread_qualities(config.batch)
-        steps = (crops.batch(step, config.batch) * gain[quality_index][:, :, None, None]).to(on)
-        bits = network(steps, quality_index.to(on) / 2).bits / steps[0].numel()
+        scaled = (crops.batch(step, config.batch) * gain[quality_index][:, :, None, None]).to(on)
+        bits = network(scaled, quality_index.to(on) / 2).bits / scaled[0].numel()
         loss = (bits / expected[quality_index].to(on)).mean()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -251,8 +251,8 @@ def _bits(prior: Prior, latents: list[Tensor], gain: Tensor) -> float:
     for own in latents:
         for quality in VALIDATION_QUALITIES:
             quality_index = round(2 * quality)
-            steps = own[None].to(gain.device) * gain[quality_index][:, None, None]
-            counter = CostEstimator(steps, prior.hyper_latents(steps, quality_index), prior.tables)
+            scaled = own[None].to(gain.device) * gain[quality_index][:, None, None]
+            counter = CostEstimator(scaled, prior.hyper_latents(scaled, quality_index), prior.tables)
             prior.walk((1, *own.shape[1:]), quality_index, counter)
             results.append(counter.bits / own.numel())
     return float(np.mean(results))

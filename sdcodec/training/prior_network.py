@@ -94,9 +94,9 @@ class PriorNetwork(IntegerReady):
             if isinstance(module, IntegerReady):
                 module.quantise = quantise
 
-    def hyper_latents(self, steps: Tensor, quality: Tensor) -> Tensor:
+    def hyper_latents(self, scaled: Tensor, quality: Tensor) -> Tensor:
         """Latents in steps `[B, C, h, w]` → hyper-latents in their own steps `[B, Z, h/4, w/4]`, not rounded."""
-        x = steps * self.context_gain(quality).exp()[:, :, None, None]
+        x = scaled * self.context_gain(quality).exp()[:, :, None, None]
         x = F.silu(self.analyse_2(F.silu(self.analyse_1(x))))
         return self.analyse_3(x).float() * self.hyper_gain(quality).exp()[:, :, None, None]
 
@@ -110,26 +110,26 @@ class PriorNetwork(IntegerReady):
         y = F.conv2d(x, self.weight_of(self.synthesise_3.weight), self.synthesise_3.bias, padding=1)
         return self.activation(x + y + self.quality_3(quality)[:, :, None, None].to(x.dtype))
 
-    def forward(self, steps: Tensor, quality: Tensor) -> Coded:
-        """`steps`: latents times gain, `[B, C, h, w]`, h and w multiples of 4; `quality`: `[B]`.
+    def forward(self, scaled: Tensor, quality: Tensor) -> Coded:
+        """`scaled`: latents times gain, `[B, C, h, w]`, h and w multiples of 4; `quality`: `[B]`.
 
         Rates come from uniform noise while training and from rounding in evaluation mode. Where latents are given, no gradient
         for them is needed: set `latents_are_given`, and the rates of training come from rounding as well, with gradients for
         the scales from the symbols and gradients for the means from what was rounded.
         """
-        steps = steps.float()
-        hyper = self.hyper_latents(steps, quality)
+        scaled = scaled.float()
+        hyper = self.hyper_latents(scaled, quality)
         hyper_decoded, hyper_mean, hyper_index = self._hyper_decoded(hyper, quality)
         hyper_bits = self._bits(hyper, hyper_decoded, hyper_mean, hyper_index)
 
         features = self.features(hyper_decoded, quality)
-        _, channels, height, width = steps.shape
+        _, channels, height, width = scaled.shape
         passes = self.config.passes
-        masks, order, all_lines = _plan(channels, height, width, passes, steps.device)
+        masks, order, all_lines = _plan(channels, height, width, passes, scaled.device)
         context_gain = self.context_gain(quality).exp()[:, :, None, None]
         mean_gain = self.mean_gain(quality).exp()[:, :, None, None]
         scale_base = self.scale_base(quality)[:, :, None, None]
-        decoded, means, scales = torch.zeros_like(steps), torch.zeros_like(steps), torch.zeros_like(steps)
+        decoded, means, scales = torch.zeros_like(scaled), torch.zeros_like(scaled), torch.zeros_like(scaled)
         context = torch.zeros_like(features[:, :1]).expand(-1, channels, -1, -1)
         for k in range(passes):
             lines = all_lines[k]
@@ -137,15 +137,15 @@ class PriorNetwork(IntegerReady):
                 mean, scale = self.passes[k](context, features, quality, order)
             else:
                 found = self.passes[k](context, features, quality, order[lines[0]][:, lines[1]], lines)
-                mean, scale = (_placed(own, lines, steps) for own in found)
+                mean, scale = (_placed(own, lines, scaled) for own in found)
             mean = self._grid(mean * mean_gain)
-            mask = masks[k].to(steps.dtype)
-            decoded = decoded + mask * (mean + round_ste(steps - mean))
+            mask = masks[k].to(scaled.dtype)
+            decoded = decoded + mask * (mean + round_ste(scaled - mean))
             means = means + mask * mean
             scales = scales + mask * self._scale_index(scale + scale_base)
             if k + 1 < passes:
                 context = self.signed(decoded * context_gain)
-        bits = self._bits(steps, decoded, means, scales)
+        bits = self._bits(scaled, decoded, means, scales)
         return Coded(decoded, bits + hyper_bits, hyper_bits, means, scales)
 
     def _hyper_decoded(self, hyper: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -90,7 +90,7 @@ class Trainer:
             upcoming = deque(self._load(loader, self.step + ahead) for ahead in range(min(workers, BATCHES_AHEAD)))
             since, shown = time.monotonic(), self.step
             sums: dict[str, Tensor] = {}
-            while self.step < config.steps and not stopped:
+            while self.step < config.num_steps and not stopped:
                 images = upcoming.popleft().result()
                 upcoming.append(self._load(loader, self.step + 1 + len(upcoming)))
                 for key, value in self._train_step(images).items():
@@ -102,7 +102,7 @@ class Trainer:
                     self.seconds += elapsed
                     log.write("train", self.step, self.seconds, means)
                     since, shown, sums = time.monotonic(), self.step, {}
-                if self.step % config.validate_every == 0 or self.step == config.steps:
+                if self.step % config.validate_every == 0 or self.step == config.num_steps:
                     result = self.validate()
                     log.write("validation", self.step, self.seconds, result)
                     if result["loss"] < self.best:
@@ -116,7 +116,7 @@ class Trainer:
                     self._checkpoint()
             self._checkpoint()
             loader.shutdown(cancel_futures=True)
-        if self.step >= config.steps:
+        if self.step >= config.num_steps:
             self.export()
         return self.output
 
@@ -136,7 +136,11 @@ class Trainer:
                 )
             )
         crops = crop_batch(
-            self.photographs.training, config.seed, config.steps, TABLE_CROPS, max(stage.size for stage in config.crops)
+            self.photographs.training,
+            config.seed,
+            config.num_steps,
+            TABLE_CROPS,
+            max(stage.size for stage in config.crops),
         )
         bundle = export(
             weights,
@@ -167,7 +171,7 @@ class Trainer:
         quantise = 0 <= config.quantise_from <= self.step
         self.model.train()
         self.model.prior.set_quantise(quantise)
-        self.optimisers.set_rate(rate_factor(self.step + 1, config.steps - self.step, config.warmup, config.decay))
+        self.optimisers.set_rate(rate_factor(self.step + 1, config.num_steps - self.step, config.warmup, config.decay))
         # While LPIPS gains weight, no step is like another.
         parts = self.recorded(
             crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None
