@@ -1,4 +1,4 @@
-"""The configuration of a training run: one TOML file, checked when it is read."""
+"""Configuration of a training run: one TOML file, checked when it is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PARTS: dict[str, tuple[str, ...]] = {"decoder": ("decoder", "inverse_gain")}
 
 @dataclass(frozen=True)
 class CropStage:
-    """Crop size and batch from step `start` on."""
+    """Crop size and batch size from step `start` on."""
 
     start: int
     size: int
@@ -30,7 +30,7 @@ class CropStage:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run. Steps count optimiser updates; qualities are 0..100."""
+    """Settings of a run; qualities are 0..100."""
 
     data: tuple[str, ...]
     output: str
@@ -40,42 +40,44 @@ class TrainingConfig:
     learning_rate: float = 1e-3
     optimiser: str = "muon"
     warmup: int = 200
-    decay: int = 3_000  # the last so many steps, over which the learning rate falls to nothing
+    decay: int = 3_000  # last steps of the run, over which the learning rate falls to zero
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema: float = 0.999
-    rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps files as large as they were
+    rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps the size of files
     lpips_weight: float = 2.5
     lpips_ramp: int = 1_000
-    lpips_at_low: float = 1.0  # LPIPS and DISTS weigh so many times as much at quality 0 as at 100, log-linear between
+    lpips_at_low: float = 1.0  # weight of LPIPS and DISTS at quality 0 relative to quality 100, log-linear between
     cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
-    grid_weight: float = 0.0  # of what repeats from latent to latent, likewise
+    grid_weight: float = 0.0  # of patterns that repeat from latent to latent, likewise
     dists_weight: float = 0.0
-    lpips_vgg_weight: float = 0.0  # of LPIPS with VGG-16, beside the other
-    vgg_images: int = 0  # how many images of a batch these two look at, which are slow; 0: all
-    vgg: str = ""  # the file of VGG-16's weights that they need; empty: where torchvision has put it
-    evening: float = 0.45  # each loss is divided by beta to this power; 1: distortion alone counts, at every rate alike
-    qualities: tuple[float, float] = (0.0, 100.0)  # the range that is trained on
-    focus_quality: float = 45.0  # the middle rate that is learnt first,
-    spread_start: int = 2_000  # until here; then the range of qualities widens,
-    spread_end: int = 3_500  # and is complete here
+    lpips_vgg_weight: float = 0.0  # of LPIPS with VGG-16, beside LPIPS with AlexNet
+    vgg_images: int = 0  # images of a batch that DISTS and LPIPS-VGG see, which are slow; 0: all
+    vgg: str = ""  # file of VGG-16's weights for these two; empty: torchvision's cache
+    evening: float = (
+        0.45  # each loss is divided by beta to this power; with 1, distortion counts the same at every rate
+    )
+    qualities: tuple[float, float] = (0.0, 100.0)  # the range of training
+    focus_quality: float = 45.0  # the quality that is learnt first,
+    spread_start: int = 2_000  # until this step; then the range of qualities widens,
+    spread_end: int = 3_500  # and is complete at this step
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
-    start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
+    start_from: str = ""  # an earlier run's checkpoint (.pt), or a model by its name or folder
     crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
-    scales: tuple[float, float] = SCALES  # half of the crops are from pictures scaled down by a factor between these
+    scales: tuple[float, float] = SCALES  # half of the crops are from images scaled down by a factor between these
     validate_every: int = 500
     checkpoint_every: int = 250
     validation_images: int = 32
     device: str = "auto"
-    autocast: bool = True  # bfloat16, where the hardware is fast at it
+    autocast: bool = True  # bfloat16 on hardware that is fast at it
     threads: int = 0
     autoencoder: ConvConfig = field(default_factory=ConvConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
 
 def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:
-    """Reads the file; `overrides` are `key` or `section.key` to a TOML value as text.
+    """Read the file; `overrides` maps `key` or `section.key` to a TOML value as text.
 
     Relative folders in `data` and `output` are taken from the folder of the configuration file.
     """
@@ -93,7 +95,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         target[name] = _toml_value(text)
     values["autoencoder"] = _section(ConvConfig, values.get("autoencoder", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
-    if isinstance(values.get("crops"), list):  # what is none, is refused with the others
+    if isinstance(values.get("crops"), list):  # other values are refused below
         values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
     if isinstance(values.setdefault("data", []), str):
         values["data"] = [values["data"]]
@@ -149,7 +151,7 @@ def _with_whole_paths(config: TrainingConfig, path: Path) -> TrainingConfig:
 def _section(kind: type[Section], values: Any, path: Path) -> Section:
     kinds = get_type_hints(kind)
     if not isinstance(values, dict):
-        raise TrainingError(f"{path}: {values!r} stands where a table of {', '.join(kinds)} is wanted")
+        raise TrainingError(f"{path}: {values!r} is no table of {', '.join(kinds)}")
     unknown = sorted(set(values) - set(kinds))
     if unknown:
         raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(kinds))}")
@@ -159,7 +161,7 @@ def _section(kind: type[Section], values: Any, path: Path) -> Section:
         # TOML tells 1 from 1.0, people don't; and to Python, true is a whole number.
         fits = isinstance(value, (int, float) if wanted is float else wanted)
         if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise TrainingError(f"{path}: {key} = {value!r}: {_NAMES.get(wanted, wanted.__name__)} is wanted")
+            raise TrainingError(f"{path}: {key} = {value!r}: give {_NAMES.get(wanted, wanted.__name__)}")
     try:
         return kind(**given)
     except TypeError as error:

@@ -1,4 +1,7 @@
-"""Photographs for training: folders of images, a validation split by ranges of files, crops that depend on the step only."""
+"""Photographs for training: folders of images, a validation split, crops.
+
+Crops depend on the seed and the step only.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from torch import Tensor
 from sdcodec.errors import TrainingError
 
 SUFFIXES = {".avif", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
-SCALES = (0.6, 1.0)  # what half of the crops are scaled down by: it hides what a photograph's own file has done to it
-VALIDATION_EVERY = 25  # one file in so many is kept for validation,
+SCALES = (0.6, 1.0)  # of half of the crops: it hides the compression of the photographs' own files
+VALIDATION_EVERY = 25  # one file in 25 is kept for validation,
 VALIDATION_RANGE = 5  # in ranges of neighbours, since neighbouring files may be crops of one photograph
 
 logger = logging.getLogger(__name__)
@@ -26,17 +29,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """File names for training and for validation; no file is in both."""
+    """Files for training and for validation; no file is in both."""
 
     training: tuple[Path, ...]
     validation: tuple[Path, ...]
 
 
 def find_images(folders: list[Path]) -> Split:
-    """All images below the folders, in the order of their names.
+    """Find all images below the folders, in the order of their names.
 
-    Each folder with more than `VALIDATION_EVERY` images gives ranges of `VALIDATION_RANGE` neighbours to validation, from its
-    first on: of long folders one file in `VALIDATION_EVERY`. Raises TrainingError for a missing folder, or no images.
+    Each folder with more than `VALIDATION_EVERY` images gives ranges of `VALIDATION_RANGE` neighbours to validation,
+    from its first on: of long folders one file in `VALIDATION_EVERY`. Raises TrainingError for a missing folder, or
+    no images.
     """
     training: list[Path] = []
     validation: list[Path] = []
@@ -61,13 +65,19 @@ def find_images(folders: list[Path]) -> Split:
 
 
 def load_pixels(path: Path) -> NDArray[np.uint8]:
-    """One image as uint8 `[H, W, 3]`, without alpha and as its profile has it. Raises what Pillow raises, not OSError alone."""
+    """Load one image as uint8 `[H, W, 3]`, without alpha and colour management.
+
+    Raises Pillow's errors, which are not only OSErrors.
+    """
     with Image.open(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def load_all(paths: tuple[Path, ...], smallest: int) -> list[NDArray[np.uint8]]:
-    """Every image without a side below `smallest`, decoded once; one that cannot be read is left out with a warning."""
+    """Load every image without a side below `smallest`.
+
+    An unreadable image is left out with a warning.
+    """
 
     def load(path: Path) -> NDArray[np.uint8] | None:
         try:
@@ -89,9 +99,10 @@ def crop_batch(
     size: int,
     scales: tuple[float, float] = SCALES,
 ) -> Tensor:
-    """Random crops `[batch, 3, size, size]`, uint8: half of them from pictures scaled down by `scales`, half mirrored.
+    """Return random crops `[batch, 3, size, size]`, uint8.
 
-    The same seed and step give the same crops, so a resumed run sees what an unbroken one would have seen.
+    Half of them are from images scaled down by `scales`, half are mirrored. The same seed and step give the same
+    crops, so that a resumed run equals an unbroken one.
     """
     random = np.random.default_rng((seed, step))
     crops = []

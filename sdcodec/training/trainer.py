@@ -29,19 +29,22 @@ from sdcodec.training.session import Log, save, stop_on_signals
 VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
 TABLE_CROPS = 64
-BATCHES_AHEAD = 16  # that are being cropped while a step runs: a GPU takes less time for it than one core for its crops
+BATCHES_AHEAD = 16  # cropped while a step runs: a GPU's step takes less time than its crops on one core
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """Decoded images: training, uint8 `[H, W, 3]` each; validation crops, uint8 `[N, 256, 256, 3]`."""
+    """Decoded images: training, uint8 `[H, W, 3]` each; validation, `[N, S, S, 3]`."""
 
     training: list[NDArray[np.uint8]]
     validation: NDArray[np.uint8]
 
 
 class Trainer:
-    """A run: model, averaged weights, optimisers and data; checkpoints hold all of it, so that it resumes exactly."""
+    """A run: model, averaged weights, optimisers and data.
+
+    Checkpoints hold all of its state, so that it resumes exactly.
+    """
 
     def __init__(
         self,
@@ -51,7 +54,10 @@ class Trainer:
         device: torch.device,
         source: Bundle | None = None,
     ) -> None:
-        """`source`: the bundle that the run starts from, whose encoder and priors stay with `train_only`."""
+        """Build the run.
+
+        `source`: the bundle that the run starts from, whose encoder and priors stay with `train_only`.
+        """
         self.config, self.model, self.photographs = config, model, photographs
         self.device, self.source = device, source
         self.output = Path(config.output)
@@ -80,7 +86,10 @@ class Trainer:
         return Optimisers(matrices, groups, config.learning_rate, config.weight_decay)
 
     def run(self) -> Path:
-        """Trains to the last step or to a signal; the checkpoint on disk is complete at every moment."""
+        """Train to the last step or to a signal.
+
+        The checkpoint on disk is complete at every moment.
+        """
         config = self.config
         self.output.mkdir(parents=True, exist_ok=True)
         torch.backends.cudnn.benchmark = True  # shapes stay the same
@@ -121,7 +130,7 @@ class Trainer:
         return self.output
 
     def export(self) -> Bundle:
-        """Writes the averaged weights as a bundle, `bundle/` in the folder of the run, ready for `--model`."""
+        """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""
         config = self.config
         description = {
             "steps": self.step,
@@ -165,14 +174,17 @@ class Trainer:
         )
 
     def _train_step(self, crops: Tensor) -> dict[str, Tensor]:
-        """One step, and the means over its batch. Nothing here waits for a GPU, which would wait for the next step then."""
+        """Run one step and return the means over its batch.
+
+        Nothing here waits for a GPU, which would wait for the next step in turn.
+        """
         config = self.config
         torch.default_generator.manual_seed(config.seed * 1_000_003 + self.step)
         quantise = 0 <= config.quantise_from <= self.step
         self.model.train()
         self.model.prior.set_quantise(quantise)
         self.optimisers.set_rate(rate_factor(self.step + 1, config.num_steps - self.step, config.warmup, config.decay))
-        # While LPIPS gains weight, no step is like another.
+        # While the weight of LPIPS grows, no step equals another.
         parts = self.recorded(
             crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None
         )
@@ -183,12 +195,12 @@ class Trainer:
         return parts
 
     def _update(self, crops: Tensor, quality: Tensor) -> dict[str, Tensor]:
-        """What of a step happens on the device: loss, gradients, new weights."""
+        """Compute loss, gradients and new weights on the device."""
         loss, parts = self.objective(self.model, crops.float() / 255, quality, self.step)
         self.optimisers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
-        wrong = ~norm.isfinite()  # such a step counts nothing
+        wrong = ~norm.isfinite()  # such a step has no effect
         for parameter in self.trained:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(wrong, 0.0)
@@ -196,7 +208,7 @@ class Trainer:
         return parts | {"gradient": norm, "loss": loss.detach()}
 
     def _qualities(self, batch: int) -> Tensor:
-        """One quality per image, spread evenly over the range that is open at this step."""
+        """Return a quality per image, spread evenly over the range of this step."""
         config = self.config
         span = max(1, config.spread_end - config.spread_start)
         opened = min(1.0, max(0.0, (self.step - config.spread_start) / span))
@@ -208,7 +220,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Averaged weights, rounded symbols: means over the validation crops at each of a few qualities."""
+        """Return means over the validation crops at each of a few qualities.
+
+        Weights are averaged, symbols rounded.
+        """
         if not len(self.photographs.validation):
             return {"loss": math.nan}
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -249,6 +264,7 @@ class Trainer:
         save(self.checkpoint, state)
 
     def restore(self) -> None:
+        """Restore the state of the checkpoint."""
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
