@@ -70,7 +70,7 @@ def _no_effort_unasked() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def random_model() -> TrainingModel:
-    """Make a small model with random weights and gains that make symbols of every size."""
+    """Make a small random model whose gains give symbols of every size."""
     torch.manual_seed(5)
     model = TrainingModel(SMALL, SMALL_PRIOR)
     with torch.no_grad():
