@@ -1,12 +1,12 @@
-"""Models of the same kind on validation pictures: BD-rate against the first by PSNR, LPIPS, colour casts and grids.
+"""Compare models on validation images: BD-rates against the first one.
 
-    python benchmarks/compare_models.py FOLDER MODEL MODEL... [--qualities 10 20 35 55 80] [--count 16] [--side 256] [--scale 1]
-                                        [--vgg FILE]
+    python benchmarks/compare_models.py FOLDER MODEL MODEL... [--qualities 10 20 35 55 80] [--count 16] [--side 256]
+                                        [--scale 1] [--vgg FILE]
 
-FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles. Real files.
-With `--scale 0.5` of pictures at half their size, which are sharper than what their own files have left of them.
-LPIPS is given twice: as it is usually computed, and as a mean over sixteen offsets. `cast` and `grid` are the energies that
-`sdcodec.training.losses` describes. With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS.
+FOLDER holds training images; only the validation split is used, crops from their middles. Files are real. With
+`--scale 0.5` images are halved first, which makes them sharper than their own files. LPIPS is given twice: as it is
+usually computed, and as a mean over sixteen offsets. `cast` and `grid` are the energies of `sdcodec.training.losses`.
+With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def main() -> None:
 def _point(
     codec: Codec, pictures: list[NDArray[np.uint8]], quality: float, lpips: LPIPS, others: list[Distance]
 ) -> NDArray[np.float64]:
-    """log2 of bytes, what `goodness` says, and both energies in -10 log10, of means over pictures."""
+    """Return log2 of bytes, `goodness`, and both energies in -10 log10.
+
+    They are means over images.
+    """
     scores, energies = [], []
     for pixels in pictures:
         data = codec.encode(pixels, quality=quality, effort=0).data

@@ -1,4 +1,4 @@
-"""Images of every kind come in as upright 8-bit sRGB, and what is no image is refused in words."""
+"""Images of every kind become upright 8-bit sRGB; other files are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6
 
 
 def colours(width: int = 24, height: int = 16) -> np.ndarray:
-    """A smooth picture without symmetry: uint8 [H, W, 3]."""
+    """Make a smooth picture without symmetry: uint8 [H, W, 3]."""
     y, x = np.mgrid[0:height, 0:width]
     return np.stack(
         [x * 255 // (width - 1), y * 255 // (height - 1), (x + 2 * y) * 255 // (width + 2 * height)], -1
@@ -39,7 +39,7 @@ def file_bytes(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def adobe_like_profile() -> bytes:
-    """sRGB with its red and green primaries swapped: a valid profile that is far from sRGB."""
+    """Make a valid profile far from sRGB: its red and green primaries are swapped."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     (count,) = struct.unpack_from(">I", profile, 128)
     entries = {bytes(profile[132 + 12 * i : 136 + 12 * i]): 132 + 12 * i for i in range(count)}
@@ -239,7 +239,7 @@ class TestOrientation:
 
 
 def stored_as_shown(stored: np.ndarray, orientation: int) -> np.ndarray:
-    """EXIF 2.32, 4.6.4: where row 0 and column 0 of what is stored are in what is shown."""
+    """Store pixels so that they are shown as given (EXIF 2.32, 4.6.4)."""
     rows_are_rows = orientation <= 4
     shown = stored if rows_are_rows else stored.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,4 +1,4 @@
-"""Training: it learns, stops and resumes exactly, and ends with a model that encodes."""
+"""Training: it learns, stops, resumes exactly, and ends with a model that encodes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_resumed_run_is_the_unbroken_run(folder, finished, tmp_path):
 
 
 def stop_at_four(config: Path, overrides: dict[str, str]) -> None:
-    """Sends the signal that a user would send, from inside step 4."""
+    """Send the signal that a user would send, from inside step 4."""
     import os
     import signal
 
@@ -143,7 +143,7 @@ def test_faulty_configurations_are_refused(tmp_path, line, complaint):
 
 
 def test_there_has_to_be_a_run_to_resume(folder):
-    with pytest.raises(TrainingError, match="no run there"):
+    with pytest.raises(TrainingError, match="no run to resume"):
         train(folder / "config.toml", resume=True, overrides={"output": "elsewhere"})
 
 
@@ -172,7 +172,7 @@ def test_a_shipped_model_can_be_trained_further() -> None:
 
 
 def assert_exported_again(restored: Restored, bundle: store.Bundle) -> None:
-    """The prior's tensors are the bundle's, but for the rounding of rows between the knots."""
+    """Check the prior's tensors, but for the rounding of rows between the knots."""
     model = TrainingModel(restored.autoencoder, restored.prior)
     model.load_state_dict(restored.weights)
     stored = load_file(bundle.folder / bundle.priors[0].file)
@@ -188,7 +188,7 @@ def assert_exported_again(restored: Restored, bundle: store.Bundle) -> None:
 
 @pytest.fixture(scope="module")
 def decoder_run(folder: Path, random_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A bundle of two priors, and the bundle of a run that trained its decoder."""
+    """Make a bundle of two priors, and the bundle of a run that trained its decoder."""
     earlier = tmp_path_factory.mktemp("earlier") / "random"
     shutil.copytree(random_bundle, earlier)
     other = tmp_path_factory.mktemp("other") / "adaptive"
