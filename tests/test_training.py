@@ -234,7 +234,13 @@ def test_a_checkpoint_of_another_shape_is_refused(folder: Path, finished: Path) 
 
 @pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
 def test_distances_over_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name: str) -> None:
-    overrides = {"output": name, "num_steps": "1", f"{name}_weight": "1.0", "vgg": str(vgg_file)}
+    overrides = {
+        "output": name,
+        "num_steps": "1",
+        "validation_images": "1",
+        f"{name}_weight": "1.0",
+        "vgg": str(vgg_file),
+    }
     trainer = prepare(load_config(folder / "config.toml", overrides))
     loss, parts = trainer.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]), 0)
     assert 0 < parts[name] < float(loss.detach())
