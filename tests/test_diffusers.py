@@ -1,4 +1,4 @@
-"""Diffusers' autoencoders as models: every family there and back.
+"""Diffusers' autoencoders as models (one file: its models are slow to make).
 
 Their random weights were written by `save_pretrained`.
 """
