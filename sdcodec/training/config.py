@@ -50,6 +50,7 @@ class TrainingConfig:
     lpips_at_low: float = 1.0  # LPIPS and DISTS weigh so many times as much at quality 0 as at 100, log-linear between
     cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
     grid_weight: float = 0.0  # of what repeats from latent to latent, likewise
+    structure_weight: float = 0.0  # of the structure of luma at 1/2, 1/4 and 1/8 of the size
     dists_weight: float = 0.0
     lpips_vgg_weight: float = 0.0  # of LPIPS with VGG-16, beside the other
     vgg_images: int = 0  # how many images of a batch these two look at, which are slow; 0: all

@@ -44,13 +44,17 @@ class RateDistortion:
             perceptual = self.lpips.distance(*pair)
         reconstructed = output.images.float()
         error = 255 * (reconstructed - images)
-        squared = error.square().mean(dim=(1, 2, 3))
-        parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(error), "grid": losses.grid(error)}
+        squared = losses.squared(error)
+        limited = error.clamp(-losses.LARGEST_ERROR, losses.LARGEST_ERROR)
+        parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(limited), "grid": losses.grid(limited)}
         parts |= _rates(output.coded, images)
         weight = config.lpips_weight * (min(1.0, step / max(1, config.lpips_ramp)) if training else 1.0)
         towards_low = config.lpips_at_low ** (1 - quality / 100)
         distortion = weight * towards_low * perceptual
         distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
+        if config.structure_weight:
+            parts["structure"] = losses.structure(reconstructed, images)
+            distortion = distortion + config.structure_weight * towards_low * parts["structure"]
         looked_at = config.vgg_images if training else 0
         for name, (weight, term) in self.vgg_terms.items():
             parts[name] = on_some(term, reconstructed, images, looked_at)
