@@ -8,7 +8,6 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -21,7 +20,6 @@ from sdcodec.bundles.writing import keep_priors
 from sdcodec.errors import TrainingError
 from sdcodec.training import losses
 from sdcodec.training.config import load_config
-from sdcodec.training.data import crop_batch
 from sdcodec.training.export import prior_tensors
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import on_some
@@ -41,7 +39,8 @@ spread_end = 3
 quantise_from = 5
 validate_every = 4
 checkpoint_every = 4
-crops = [{ start = 0, size = 64, batch = 2 }]
+crop_size = 64
+batch = 2
 """
 
 
@@ -97,8 +96,8 @@ def stop_at_four(config: Path, overrides: dict[str, str]) -> None:
     trainer = prepare(load_config(config, overrides))
     original = trainer._train_step
 
-    def step(images):
-        parts = original(images)
+    def step():
+        parts = original()
         if trainer.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return parts
@@ -118,16 +117,16 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
     [
         ("stepps = 3", "stepps"),
         ("optimiser = 'sgd'", "muon or adamw"),
-        ("crops = [{start = 0, size = 50, batch = 1}]", "multiples of 32"),
+        ("crop_size = 100", "multiple of 32"),
+        ("batch = 0", "at least 1"),
         ("num_steps = ", "TOML"),
         ("num_steps = 2.5", "num_steps = 2.5: a whole number is wanted"),
         ("autocast = 1", "autocast = 1: true or false is wanted"),
         ("ema = true", "ema = True: a number is wanted"),
-        ("crops = 64", "crops = 64: a list is wanted"),
-        ("crops = [64]", "64 stands where a table of start, size, batch is wanted"),
+        ("qualities = 64", "qualities = 64: a list is wanted"),
+        ("prior = 64", "64 stands where a table of latent_channels"),
         ("[autoencoder]\ndecoder_blocks_8 = 'many'", "decoder_blocks_8 = 'many': a whole number is wanted"),
-        ("scales = [1.0, 0.5]", "scales: two factors above 0"),
-        ("scales = ['all', 1.0]", "scales: two factors above 0"),
+        ("qualities = [50.0, 10.0]", "the smaller first"),
         ("qualities = [10.0]", "qualities: two numbers from 0 to 100"),
         ("start_from = 3", "start_from = 3: text is wanted"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
@@ -152,18 +151,6 @@ def test_missing_data_is_refused(tmp_path):
     path.write_text('data = ["nothing"]\noutput = "run"\n')
     with pytest.raises(TrainingError, match="nothing"):
         train(path)
-
-
-def test_crops_are_scaled_down_as_far_as_asked() -> None:
-    stripes = np.zeros((256, 256, 3), np.uint8)
-    stripes[:, ::2] = 255  # gone where scaled down
-
-    def contrasts(scales: tuple[float, float]) -> torch.Tensor:
-        return crop_batch([stripes], 1, 0, 24, 64, scales).float().std(dim=(1, 2, 3))
-
-    whole, half = contrasts((1.0, 1.0)), contrasts((0.5, 0.5))
-    assert (whole > 120).all()
-    assert 6 <= int((half < 60).sum()) <= 18 and (half[half >= 60] > 120).all()
 
 
 def test_a_shipped_model_can_be_trained_further() -> None:
@@ -197,7 +184,7 @@ def decoder_run(folder: Path, random_bundle: Path, tmp_path_factory: pytest.Temp
     keep_priors(store.read_manifest(earlier), store.read_manifest(other))
     (folder / "decoder.toml").write_text(
         f'data = ["photos"]\noutput = "decoder"\nstart_from = "{earlier}"\ntrain_only = "decoder"\nnum_steps = 1\nwarmup = 1\n'
-        "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+        "quantise_from = 0\nvalidation_images = 1\ncrop_size = 64\nbatch = 1\n"
     )
     return earlier, train(folder / "decoder.toml") / "bundle"
 

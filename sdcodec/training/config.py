@@ -11,21 +11,11 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.errors import TrainingError
 from sdcodec.priors.config import PriorConfig
-from sdcodec.training.data import SCALES
 
 Section = TypeVar("Section")
 
 # Parts that `train_only` can name, with the prefixes of their parameters' names.
 PARTS: dict[str, tuple[str, ...]] = {"decoder": ("decoder", "inverse_gain")}
-
-
-@dataclass(frozen=True)
-class CropStage:
-    """Crop size and batch from step `start` on."""
-
-    start: int
-    size: int
-    batch: int
 
 
 @dataclass(frozen=True)
@@ -63,8 +53,8 @@ class TrainingConfig:
     quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
-    crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
-    scales: tuple[float, float] = SCALES  # half of the crops are from pictures scaled down by a factor between these
+    crop_size: int = 256
+    batch: int = 24
     validate_every: int = 500
     checkpoint_every: int = 250
     validation_images: int = 32
@@ -94,8 +84,6 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         target[name] = _toml_value(text)
     values["autoencoder"] = _section(ConvConfig, values.get("autoencoder", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
-    if isinstance(values.get("crops"), list):  # what is none, is refused with the others
-        values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
     if isinstance(values.setdefault("data", []), str):
         values["data"] = [values["data"]]
     values.setdefault("output", f"runs/{path.stem}")
@@ -115,11 +103,8 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         )
     if not _is_range(config.qualities) or not 0 <= config.qualities[0] <= config.qualities[1] <= 100:
         raise TrainingError(f"{path}: qualities: two numbers from 0 to 100, the smaller first")
-    if not _is_range(config.scales) or not 0 < config.scales[0] <= config.scales[1] <= 1:
-        raise TrainingError(f"{path}: scales: two factors above 0 and at most 1, the smaller first")
-    for stage in config.crops:
-        if stage.size % 32 or stage.size < 64 or stage.batch < 1:
-            raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")
+    if config.crop_size % 32 or config.crop_size < 64 or config.batch < 1:
+        raise TrainingError(f"{path}: crop_size: a multiple of 32, at least 64; batch: at least 1")
     return config
 
 

@@ -40,8 +40,8 @@ class RecordedSteps:
             self._crops = torch.empty_like(crops, device=self._device)
             self._quality = torch.empty_like(quality, device=self._device)
             self._stream = torch.cuda.Stream(self._device)
+        self._crops.copy_(crops)
         # Copies from memory that is not pinned would wait for all that the GPU still has to do.
-        self._crops.copy_(crops.pin_memory(), non_blocking=True)
         self._quality.copy_(quality.pin_memory(), non_blocking=True)
         if self._done < WARM_UP:
             self._done += 1

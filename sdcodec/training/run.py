@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.bundles.store import find
 from sdcodec.errors import OptionError, TrainingError
 from sdcodec.training.config import TrainingConfig, load_config
-from sdcodec.training.data import find_images, load_all
+from sdcodec.training.data import find_images
 from sdcodec.training.model import TrainingModel
+from sdcodec.training.photographs import centre_crops, load_photographs
 from sdcodec.training.restore import restore
 from sdcodec.training.session import load_weights
-from sdcodec.training.trainer import VALIDATION_SIZE, Photographs, Trainer
+from sdcodec.training.trainer import VALIDATION_SIZE, Trainer
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -27,8 +26,8 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
     Raises TrainingError for a faulty configuration, missing data, or a run that exists and is not to be resumed.
     """
     trainer = prepare(load_config(config_path, overrides), resume=resume)
-    photographs = trainer.photographs
-    print(f"{len(photographs.training)} images for training, {len(photographs.validation)} for validation", flush=True)
+    images = trainer.photographs.count, len(trainer.validation)
+    print(f"{images[0]} images for training, {images[1]} for validation", flush=True)
     return trainer.run()
 
 
@@ -51,7 +50,10 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
         config = replace(config, autoencoder=restored.autoencoder, prior=restored.prior)
         weights = restored.weights
     model = _model(config, weights).to(device, memory_format=torch.channels_last)
-    trainer = Trainer(config, model, _photographs(config), device, source)
+    split = find_images([Path(folder) for folder in config.data])
+    photographs = load_photographs(split.training, config.crop_size, device, output.parent)
+    validation = centre_crops(split.validation, config.validation_images, VALIDATION_SIZE)
+    trainer = Trainer(config, model, photographs, validation, device, source)
     if resume:
         trainer.restore()
     return trainer
@@ -87,18 +89,3 @@ def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> Trainin
             )
         model.load_state_dict(weights)
     return model
-
-
-def _photographs(config: TrainingConfig) -> Photographs:
-    split = find_images([Path(folder) for folder in config.data])
-    largest = max(stage.size for stage in config.crops)
-    validation = load_all(split.validation, VALIDATION_SIZE)
-    return Photographs(load_all(split.training, largest), _centre_crops(validation, config.validation_images))
-
-
-def _centre_crops(images: list[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
-    chosen = [images[i * len(images) // count] for i in range(min(count, len(images)))]
-    tops = [(pixels.shape[0] - VALIDATION_SIZE) // 2 for pixels in chosen]
-    lefts = [(pixels.shape[1] - VALIDATION_SIZE) // 2 for pixels in chosen]
-    crops = [p[t : t + VALIDATION_SIZE, x : x + VALIDATION_SIZE] for p, t, x in zip(chosen, tops, lefts, strict=True)]
-    return np.stack(crops) if crops else np.zeros((0, VALIDATION_SIZE, VALIDATION_SIZE, 3), np.uint8)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.bundles.store import Bundle
-from sdcodec.training.config import PARTS, CropStage, TrainingConfig
-from sdcodec.training.data import crop_batch
+from sdcodec.training.config import PARTS, TrainingConfig
 from sdcodec.training.export import export, export_decoder
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import RateDistortion
 from sdcodec.training.optim import Optimisers, rate_factor
+from sdcodec.training.photographs import Photographs
 from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.session import Log, save, stop_on_signals
 
 VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
 TABLE_CROPS = 64
-BATCHES_AHEAD = 16  # that are being cropped while a step runs: a GPU takes less time for it than one core for its crops
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Decoded images: training, uint8 `[H, W, 3]` each; validation crops, uint8 `[N, 256, 256, 3]`."""
-
-    training: list[NDArray[np.uint8]]
-    validation: NDArray[np.uint8]
 
 
 class Trainer:
@@ -48,11 +36,16 @@ class Trainer:
         config: TrainingConfig,
         model: TrainingModel,
         photographs: Photographs,
+        validation: NDArray[np.uint8],
         device: torch.device,
         source: Bundle | None = None,
     ) -> None:
-        """`source`: the bundle that the run starts from, whose encoder and priors stay with `train_only`."""
-        self.config, self.model, self.photographs = config, model, photographs
+        """Take `validation` crops, uint8 `[N, H, W, 3]`, and the bundle that the run starts from as `source`.
+
+        The encoder and the priors of `source` stay with `train_only`.
+        """
+        self.config, self.model = config, model
+        self.photographs, self.validation = photographs, validation
         self.device, self.source = device, source
         self.output = Path(config.output)
         self.checkpoint = self.output / "last.pt"
@@ -85,15 +78,11 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         torch.backends.cudnn.benchmark = True  # shapes stay the same
         log = Log(self.output / "log.csv")
-        workers = max(1, (os.cpu_count() or 1) - 1) if self.device.type == "cuda" else 1
-        with stop_on_signals() as stopped, ThreadPoolExecutor(max_workers=workers) as loader:
-            upcoming = deque(self._load(loader, self.step + ahead) for ahead in range(min(workers, BATCHES_AHEAD)))
+        with stop_on_signals() as stopped:
             since, shown = time.monotonic(), self.step
             sums: dict[str, Tensor] = {}
             while self.step < config.num_steps and not stopped:
-                images = upcoming.popleft().result()
-                upcoming.append(self._load(loader, self.step + 1 + len(upcoming)))
-                for key, value in self._train_step(images).items():
+                for key, value in self._train_step().items():
                     sums[key] = sums.get(key, 0.0) + value
                 self.step += 1
                 if self.step % 50 == 0:
@@ -115,7 +104,6 @@ class Trainer:
                 if self.step % config.checkpoint_every == 0:
                     self._checkpoint()
             self._checkpoint()
-            loader.shutdown(cancel_futures=True)
         if self.step >= config.num_steps:
             self.export()
         return self.output
@@ -125,7 +113,7 @@ class Trainer:
         config = self.config
         description = {
             "steps": self.step,
-            "training_images": len(self.photographs.training),
+            "training_images": self.photographs.count,
             "validation_loss": self.best,
         }
         weights = {name: value.cpu() for name, value in self.average.items()}
@@ -135,13 +123,7 @@ class Trainer:
                     weights, config.autoencoder, config.prior, self.source, self.output / "bundle", description
                 )
             )
-        crops = crop_batch(
-            self.photographs.training,
-            config.seed,
-            config.num_steps,
-            TABLE_CROPS,
-            max(stage.size for stage in config.crops),
-        )
+        crops = self.photographs.crops(config.seed, config.num_steps, TABLE_CROPS, config.crop_size).cpu()
         bundle = export(
             weights,
             config.autoencoder,
@@ -157,16 +139,10 @@ class Trainer:
         print(f"model written to {bundle.folder}, fingerprint {bundle.priors[0].fingerprint.hex()[:8]}", flush=True)
         return bundle
 
-    def _load(self, loader: ThreadPoolExecutor, step: int) -> Future[Tensor]:
-        stage = _stage(self.config.crops, step)
-        config = self.config
-        return loader.submit(
-            crop_batch, self.photographs.training, config.seed, step, stage.batch, stage.size, config.scales
-        )
-
-    def _train_step(self, crops: Tensor) -> dict[str, Tensor]:
+    def _train_step(self) -> dict[str, Tensor]:
         """One step, and the means over its batch. Nothing here waits for a GPU, which would wait for the next step then."""
         config = self.config
+        crops = self.photographs.crops(config.seed, self.step, config.batch, config.crop_size)
         torch.default_generator.manual_seed(config.seed * 1_000_003 + self.step)
         quantise = 0 <= config.quantise_from <= self.step
         self.model.train()
@@ -209,7 +185,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Averaged weights, rounded symbols: means over the validation crops at each of a few qualities."""
-        if not len(self.photographs.validation):
+        if not len(self.validation):
             return {"loss": math.nan}
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
@@ -219,12 +195,9 @@ class Trainer:
         total = 0.0
         for level in VALIDATION_QUALITIES:
             rows = []
-            for start in range(0, len(self.photographs.validation), 4):
+            for start in range(0, len(self.validation), 4):
                 images = (
-                    torch.from_numpy(self.photographs.validation[start : start + 4])
-                    .to(self.device)
-                    .permute(0, 3, 1, 2)
-                    .float()
+                    torch.from_numpy(self.validation[start : start + 4]).to(self.device).permute(0, 3, 1, 2).float()
                     / 255
                 )
                 at = torch.full((images.shape[0],), level, device=self.device)
@@ -258,7 +231,3 @@ class Trainer:
 
 def _is_trained(name: str, only: str) -> bool:
     return not only or name.startswith(PARTS[only])
-
-
-def _stage(stages: tuple[CropStage, ...], step: int) -> CropStage:
-    return [stage for stage in stages if stage.start <= step][-1]
