@@ -17,7 +17,11 @@ from sdcodec.training.model import TrainingModel
 from sdcodec.training.photographs import centre_crops, load_photographs
 from sdcodec.training.restore import restore
 from sdcodec.training.session import load_weights
+from sdcodec.training.start import start_as_transform
 from sdcodec.training.trainer import VALIDATION_SIZE, Trainer
+
+START_BATCH = 1 << 40  # number of a step that no training reaches
+START_CROPS = 128
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -53,6 +57,8 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
     split = find_images([Path(folder) for folder in config.data])
     photographs = load_photographs(split.training, config.crop_size, device, output.parent)
     validation = centre_crops(split.validation, config.validation_images, VALIDATION_SIZE)
+    if weights is None:
+        start_as_transform(model, photographs.crops(config.seed, START_BATCH, START_CROPS, config.crop_size))
     trainer = Trainer(config, model, photographs, validation, device, source)
     if resume:
         trainer.restore()
