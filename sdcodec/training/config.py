@@ -25,18 +25,18 @@ class TrainingConfig:
     data: tuple[str, ...]
     output: str
     name: str = "base"  # of the bundle
-    num_steps: int = 12_000
+    num_steps: int = 0  # length of the run: either this
+    minutes: float = 0.0  # or this, without warming up
     seed: int = 1
     learning_rate: float = 1e-3
     optimiser: str = "muon"
-    warmup: int = 200
-    decay: int = 3_000  # the last so many steps, over which the learning rate falls to nothing
+    warmup: float = 0.03  # share of the run over which the learning rate rises
+    decay: float = 0.97  # share at the end over which it falls to 0
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema: float = 0.999
     rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps files as large as they were
     lpips_weight: float = 2.5
-    lpips_ramp: int = 1_000
     lpips_at_low: float = 1.0  # LPIPS and DISTS weigh so many times as much at quality 0 as at 100, log-linear between
     cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
     grid_weight: float = 0.0  # of what repeats from latent to latent, likewise
@@ -47,10 +47,7 @@ class TrainingConfig:
     vgg: str = ""  # the file of VGG-16's weights that they need; empty: where torchvision has put it
     evening: float = 0.45  # each loss is divided by beta to this power; 1: distortion alone counts, at every rate alike
     qualities: tuple[float, float] = (0.0, 100.0)  # the range that is trained on
-    focus_quality: float = 45.0  # the middle rate that is learnt first,
-    spread_start: int = 2_000  # until here; then the range of qualities widens,
-    spread_end: int = 3_500  # and is complete here
-    quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
+    quantise_from: float = 0.0  # share of the run after which the prior's rounding is simulated; 1: never
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
     start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
     crop_size: int = 256
@@ -103,9 +100,17 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         )
     if not _is_range(config.qualities) or not 0 <= config.qualities[0] <= config.qualities[1] <= 100:
         raise TrainingError(f"{path}: qualities: two numbers from 0 to 100, the smaller first")
+    if min(config.num_steps, config.minutes) < 0 or not all(0 <= share <= 1 for share in _shares(config)):
+        raise TrainingError(
+            f"{path}: warmup, decay and quantise_from are shares of the run from 0 to 1; num_steps and minutes at least 0"
+        )
     if config.crop_size % 32 or config.crop_size < 64 or config.batch < 1:
         raise TrainingError(f"{path}: crop_size: a multiple of 32, at least 64; batch: at least 1")
     return config
+
+
+def _shares(config: TrainingConfig) -> tuple[float, float, float]:
+    return config.warmup, config.decay, config.quantise_from
 
 
 def _is_range(values: tuple[object, ...]) -> bool:

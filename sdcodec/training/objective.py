@@ -33,9 +33,7 @@ class RateDistortion:
         self.lpips = LPIPS().to(device, memory_format=torch.channels_last)
         self.vgg_terms = {name: (weight, term.to(device)) for name, (weight, term) in _vgg_terms(config).items()}
 
-    def __call__(
-        self, model: TrainingModel, images: Tensor, quality: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: TrainingModel, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         config, training = self.config, model.training
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = model(images, quality)
@@ -48,9 +46,8 @@ class RateDistortion:
         limited = error.clamp(-losses.LARGEST_ERROR, losses.LARGEST_ERROR)
         parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(limited), "grid": losses.grid(limited)}
         parts |= _rates(output.coded, images)
-        weight = config.lpips_weight * (min(1.0, step / max(1, config.lpips_ramp)) if training else 1.0)
         towards_low = config.lpips_at_low ** (1 - quality / 100)
-        distortion = weight * towards_low * perceptual
+        distortion = config.lpips_weight * towards_low * perceptual
         distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
         if config.structure_weight:
             parts["structure"] = losses.structure(reconstructed, images)
@@ -99,7 +96,7 @@ def _vgg_terms(config: TrainingConfig) -> dict[str, tuple[float, DISTS | LPIPS]]
     path = Path(config.vgg) if config.vgg else find_vgg16()
     if path is None:
         raise TrainingError(
-            "DISTS and LPIPS-VGG need VGG-16's weights; give their file as `vgg`, or leave dists_weight and lpips_vgg_weight at 0"
+            "DISTS and LPIPS-VGG need VGG-16's weights; give their file as --vgg, or set dists_weight and lpips_vgg_weight to 0"
         )
     try:
         trunk = read_vgg16(path)

@@ -30,11 +30,13 @@ class RecordedSteps:
         self._key: Hashable = None
         self._done = 0
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._previous: torch.cuda.Event | None = None
+        self.warming = False  # whether the last call ran a step as it is, or recorded one, on CUDA
 
     def __call__(self, crops: Tensor, quality: Tensor, key: Hashable) -> dict[str, Tensor]:
-        """key: equal as long as a recording stays valid, inputs aside; None where this step must not be recorded."""
-        if self._device.type != "cuda" or key is None:
-            return self._step(crops.to(self._device), quality.to(self._device))
+        """Take one step; a recording stays valid as long as `key` and the shapes of the inputs stay the same."""
+        if self._device.type != "cuda":
+            return self._step(crops, quality)
         if self._key != (key, crops.shape):
             self._key, self._done, self._graph = (key, crops.shape), 0, None
             self._crops = torch.empty_like(crops, device=self._device)
@@ -43,6 +45,7 @@ class RecordedSteps:
         self._crops.copy_(crops)
         # Copies from memory that is not pinned would wait for all that the GPU still has to do.
         self._quality.copy_(quality.pin_memory(), non_blocking=True)
+        self.warming = self._graph is None
         if self._done < WARM_UP:
             self._done += 1
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -56,4 +59,17 @@ class RecordedSteps:
             with torch.cuda.graph(self._graph):
                 self._found = self._step(self._crops, self._quality)
         self._graph.replay()
+        self._wait_for_the_previous_step()
         return {name: value.clone() for name, value in self._found.items()}
+
+    def forget(self) -> None:
+        """Record anew at the next step, since tensors that the recording changes have been replaced."""
+        self._key = None
+
+    def _wait_for_the_previous_step(self) -> None:
+        """Let the program run at most one step ahead of the GPU, so that a clock shows the time of the steps."""
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self._device))
+        if self._previous is not None:
+            self._previous.synchronize()
+        self._previous = done

@@ -40,7 +40,9 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
     output = Path(config.output)
     _check_output(output, resume)
     if not config.data:
-        raise TrainingError("data is missing; name folders of photographs, as in --set 'data=[\"FOLDER\"]'")
+        raise TrainingError("photographs are missing; give their folder as --data")
+    if (config.num_steps > 0) == (config.minutes > 0):
+        raise TrainingError("the length of the run is not clear; give either --minutes or --steps")
     device = _device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)

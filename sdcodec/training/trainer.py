@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,16 @@ from sdcodec.training.config import PARTS, TrainingConfig
 from sdcodec.training.export import export, export_decoder
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import RateDistortion
-from sdcodec.training.optim import Optimisers, rate_factor
+from sdcodec.training.optim import Optimisers
 from sdcodec.training.photographs import Photographs
 from sdcodec.training.recording import RecordedSteps
+from sdcodec.training.schedule import Clock, Schedule
 from sdcodec.training.session import Log, save, stop_on_signals
 
 VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
 VALIDATION_SIZE = 256
-TABLE_CROPS = 64
+TABLE_BATCH, TABLE_CROPS = 2 << 40, 64  # the number of a step that no training reaches
+LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
 
 
 class Trainer:
@@ -58,7 +59,8 @@ class Trainer:
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
         self.step = 0
         self.best = math.inf
-        self.seconds = 0.0
+        self.schedule = Schedule(config.num_steps, 60 * config.minutes)
+        self.clock = Clock()
 
     def _optimisers(self) -> Optimisers:
         config = self.config
@@ -79,34 +81,38 @@ class Trainer:
         torch.backends.cudnn.benchmark = True  # shapes stay the same
         log = Log(self.output / "log.csv")
         with stop_on_signals() as stopped:
-            since, shown = time.monotonic(), self.step
+            self.clock.start()
+            logged, shown = self.clock.seconds, self.step
             sums: dict[str, Tensor] = {}
-            while self.step < config.num_steps and not stopped:
+            while self.progress < 1 and not stopped:
                 for key, value in self._train_step().items():
                     sums[key] = sums.get(key, 0.0) + value
                 self.step += 1
-                if self.step % 50 == 0:
+                self.clock.tick(counts=not self.recorded.warming)
+                if self.step % LOG_STEPS == 0 or self.clock.seconds - logged > LOG_SECONDS:
                     means = {key: float(value) / (self.step - shown) for key, value in sums.items()}
-                    elapsed = time.monotonic() - since
-                    self.seconds += elapsed
-                    log.write("train", self.step, self.seconds, means)
-                    since, shown, sums = time.monotonic(), self.step, {}
-                if self.step % config.validate_every == 0 or self.step == config.num_steps:
+                    log.write("train", self.step, self.clock.seconds, means)
+                    logged, shown, sums = self.clock.seconds, self.step, {}
+                if self.step % config.validate_every == 0 or self.progress == 1:
                     result = self.validate()
-                    log.write("validation", self.step, self.seconds, result)
+                    log.write("validation", self.step, self.clock.seconds, result)
                     if result["loss"] < self.best:
                         self.best = result["loss"]
                         save(
                             self.output / "best.pt",
                             {"model": self.average, "config": asdict(config), "step": self.step},
                         )
-                    since = time.monotonic()
                 if self.step % config.checkpoint_every == 0:
                     self._checkpoint()
             self._checkpoint()
-        if self.step >= config.num_steps:
+        if self.progress == 1:
             self.export()
         return self.output
+
+    @property
+    def progress(self) -> float:
+        """Share of the run, 0..1, that has passed."""
+        return self.schedule.progress(self.step, self.clock.seconds)
 
     def export(self) -> Bundle:
         """Writes the averaged weights as a bundle, `bundle/` in the folder of the run, ready for `--model`."""
@@ -123,7 +129,7 @@ class Trainer:
                     weights, config.autoencoder, config.prior, self.source, self.output / "bundle", description
                 )
             )
-        crops = self.photographs.crops(config.seed, config.num_steps, TABLE_CROPS, config.crop_size).cpu()
+        crops = self.photographs.crops(config.seed, TABLE_BATCH, TABLE_CROPS, config.crop_size).cpu()
         bundle = export(
             weights,
             config.autoencoder,
@@ -143,15 +149,13 @@ class Trainer:
         """One step, and the means over its batch. Nothing here waits for a GPU, which would wait for the next step then."""
         config = self.config
         crops = self.photographs.crops(config.seed, self.step, config.batch, config.crop_size)
-        torch.default_generator.manual_seed(config.seed * 1_000_003 + self.step)
-        quantise = 0 <= config.quantise_from <= self.step
+        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        quantise = config.quantise_from < 1 and self.progress >= config.quantise_from
         self.model.train()
         self.model.prior.set_quantise(quantise)
-        self.optimisers.set_rate(rate_factor(self.step + 1, config.num_steps - self.step, config.warmup, config.decay))
-        # While LPIPS gains weight, no step is like another.
-        parts = self.recorded(
-            crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None
-        )
+        factor = self.schedule.rate_factor(self.step, self.clock.seconds, config.warmup, config.decay)
+        self.optimisers.set_rate(factor)
+        parts = self.recorded(crops, self._qualities(config.batch), quantise)
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.model.state_dict()
@@ -160,7 +164,7 @@ class Trainer:
 
     def _update(self, crops: Tensor, quality: Tensor) -> dict[str, Tensor]:
         """What of a step happens on the device: loss, gradients, new weights."""
-        loss, parts = self.objective(self.model, crops.float() / 255, quality, self.step)
+        loss, parts = self.objective(self.model, crops.float() / 255, quality)
         self.optimisers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
@@ -172,15 +176,9 @@ class Trainer:
         return parts | {"gradient": norm, "loss": loss.detach()}
 
     def _qualities(self, batch: int) -> Tensor:
-        """One quality per image, spread evenly over the range that is open at this step."""
-        config = self.config
-        span = max(1, config.spread_end - config.spread_start)
-        opened = min(1.0, max(0.0, (self.step - config.spread_start) / span))
-        lowest, highest = config.qualities
-        low = config.focus_quality + (lowest - config.focus_quality) * opened
-        high = config.focus_quality + (highest - config.focus_quality) * opened
-        places = (torch.randperm(batch) + torch.rand(batch)) / batch
-        return low + (high - low) * places
+        """Return one quality per image, spread evenly over the range, in random order."""
+        lowest, highest = self.config.qualities
+        return lowest + (highest - lowest) * (torch.randperm(batch) + torch.rand(batch)) / batch
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -190,7 +188,7 @@ class Trainer:
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.eval()
-        self.model.prior.set_quantise(0 <= self.config.quantise_from <= self.step)
+        self.model.prior.set_quantise(self.config.quantise_from < 1)
         result: dict[str, float] = {}
         total = 0.0
         for level in VALIDATION_QUALITIES:
@@ -201,7 +199,7 @@ class Trainer:
                     / 255
                 )
                 at = torch.full((images.shape[0],), level, device=self.device)
-                loss, parts = self.objective(self.model, images, at, self.step)
+                loss, parts = self.objective(self.model, images, at)
                 rows.append({key: float(value) for key, value in (parts | {"loss": loss}).items()})
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             total += mean.pop("loss") / len(VALIDATION_QUALITIES)
@@ -216,7 +214,7 @@ class Trainer:
             "optimisers": self.optimisers.state(),
             "step": self.step,
             "best": self.best,
-            "seconds": self.seconds,
+            "seconds": self.clock.seconds,
             "config": asdict(self.config),
         }
         save(self.checkpoint, state)
@@ -226,7 +224,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimisers.restore(state["optimisers"])
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.step, self.best, self.clock.seconds = state["step"], state["best"], state["seconds"]
 
 
 def _is_trained(name: str, only: str) -> bool:
