@@ -81,7 +81,7 @@ def encode(
     metadata: frozenset[str] = frozenset(),
     max_pixels: int | None = None,
 ) -> bytes:
-    """Encode an image to the bytes of an `.sdc` file; see `Codec.encode` for the arguments and errors.
+    """Encode an image to the bytes of an `.sdc` file, as `Codec.encode` does.
 
     The model stays loaded for the next calls of `encode` and `decode`.
     """
@@ -112,9 +112,10 @@ def decode(
     strength: float | None = None,
     seed: int = 0,
 ) -> Image.Image:
-    """Decode the bytes of an `.sdc` file to a PIL image; see `Codec.decode`. The model is found by the fingerprint in the data.
+    """Decode the bytes of an `.sdc` file to a PIL image; see `Codec.decode`.
 
-    Raises FormatError for damaged data, BundleError if the model that wrote it is not installed (or is not `model`).
+    The model is found by the fingerprint in the data. Raises FormatError for damaged data, BundleError if the model
+    that wrote it is not installed (or is not `model`).
     """
     from sdcodec.container import Container
 

@@ -1,4 +1,4 @@
-"""Blending: results of overlapping windows, for networks whose operations see a whole window."""
+"""Blending of overlapping windows, for networks with global operations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Span:
-    """One side of a window, `[start, end)` in latents. `rise` and `fall`: where its weight rises from 0 and falls to 0."""
+    """One side of a window, `[start, end)` in latents.
+
+    Its weight rises from 0 over `rise` and falls to 0 over `fall`.
+    """
 
     start: int
     end: int
@@ -21,11 +24,12 @@ class Span:
 
 
 def spans(length: int, size: int, overlap: int, guard: int = 0) -> list[Span]:
-    """Cover `length` latents with evenly spread windows of `size`, which share at least `overlap` with their neighbours.
+    """Cover `length` latents with evenly spread windows of `size`.
 
-    Up to `size` there is one window. All are of full size and share more instead of being smaller: a network does best at the
-    size that it was trained on. The outer `guard` latents of a shared part count nothing: there a network meets an edge
-    that the image does not have.
+    Neighbours share at least `overlap`. Up to `size` there is one window. All are of full size and share more instead
+    of being
+    smaller: a network does best at the size that it was trained on. The outer `guard` latents of a shared part have
+    weight 0: there a network meets an edge that the image does not have.
     """
     if length <= size:
         return [Span(0, length)]
@@ -39,9 +43,10 @@ def spans(length: int, size: int, overlap: int, guard: int = 0) -> list[Span]:
 
 
 def weights(side: Sequence[Span], scale: int) -> list[Tensor]:
-    """Return the weights of each span, float32 `[scale * (end - start)]`; at every place they add up to 1.
+    """Return the weights of each span, float32 `[scale * (end - start)]`.
 
-    `scale`: samples per latent, 1 in latent space, the autoencoder's factor in pixel space.
+    Their sum is 1 at every place. `scale`: samples per latent, 1 in latent space, the autoencoder's factor in pixel
+    space.
     """
     total = torch.zeros(scale * side[-1].end, dtype=torch.float64)
     own = []
@@ -67,9 +72,10 @@ def _ramp(place: Tensor, between: tuple[int, int]) -> Tensor:
 def blended(
     rows: Sequence[Span], columns: Sequence[Span], scale: int, compute: Callable[[Span, Span], Tensor]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Blend what `compute` returns for every window, `[B, C, scale * height, scale * width]`, from top to bottom.
+    """Blend the results of `compute` for every window, from top to bottom.
 
-    Yields bands of finished rows, each with the sample row where it begins, so that memory is that of one row of windows.
+    They are `[B, C, scale * height, scale * width]`. Yields bands of finished rows, each with its first sample row,
+    so that memory is that of one row of windows.
     """
     row_weights, column_weights = weights(rows, scale), weights(columns, scale)
     band: Tensor | None = None

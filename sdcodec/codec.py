@@ -41,7 +41,7 @@ MODES: dict[str, Mode] = {"latents": LATENTS, "palette": PaletteMode()}
 
 
 class Codec(LoadedBundle):
-    """A loaded model. Its weights are shared with every other Codec of the same model, device and precision.
+    """A loaded model, shared with every other Codec of the same model and device.
 
     A Codec can be used from several threads at once. Pickling stores its model's name, fingerprint and options.
     """
@@ -61,15 +61,19 @@ class Codec(LoadedBundle):
         """Encode an image to the bytes of an `.sdc` file.
 
         image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
-        quality: 0..100 in steps of 0.5 (default 50). Or target_bytes: the highest quality whose file has at most so many bytes;
+        quality: 0..100 in steps of 0.5 (default 50). Or target_bytes: the highest quality whose file has at most that
+            size;
             below the size of quality 0, more latents are rounded to zero. Or target_bpp: the same in bits per pixel.
-        effort: 0..9, the time spent on a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by gradient
+        effort: 0..9, the time spent on a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by
+            gradient
             descent, with twice the steps a level. Default: 6 with `base` up to 2**19 pixels, 4 up to 2**20, else 0.
-        mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with target_bytes or
+        mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with
+            target_bytes or
             target_bpp as many as fit; it has no quality and no effort.
         metadata: kinds to keep, of "icc", "exif" and "xmp".
 
-        Raises ImageError for unreadable images, BudgetError for a budget that cannot be met, OptionError, NotEnoughMemoryError.
+        Raises ImageError for unreadable images, BudgetError for a budget that cannot be met, OptionError,
+        NotEnoughMemoryError.
         """
         check_rate(quality, target_bytes, target_bpp)
         check_mode(mode, quality, effort)
@@ -94,15 +98,18 @@ class Codec(LoadedBundle):
         strength: float | None = None,
         seed: int = 0,
     ) -> Image.Image:
-        """Decode the bytes of an `.sdc` file to a PIL image, RGB or RGBA; kept metadata is in its `info`.
+        """Decode the bytes of an `.sdc` file to a PIL image, RGB or RGBA.
 
-        denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below what the
+        Kept metadata is in its `info`.
+
+        denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below
+            what the
             UNet was trained on, nothing is done.
         strength: factor on the measured deviation of the latents' error (None: 1).
         seed: of the noise that turbo models add. The same seed and device give the same pixels.
 
-        Raises FormatError for damaged data, BundleError if another model wrote it or the model has no UNet, ImageError
-        beyond max_pixels, NotEnoughMemoryError, OptionError.
+        Raises FormatError for damaged data, BundleError if another model wrote it or the model has no UNet,
+        ImageError beyond max_pixels, NotEnoughMemoryError, OptionError.
         """
         check_denoising(denoise, strength, seed)
         container = self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS)
@@ -115,9 +122,9 @@ class Codec(LoadedBundle):
     def encode_batch(
         self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
     ) -> list[Encoded]:
-        """Encode several images at one quality; those of one size go through the networks together.
+        """Encode several images at one quality.
 
-        Refinement takes them one by one. Raises as `encode`.
+        Images of one size go through the networks together; refinement takes them one by one. Raises as `encode`.
         """
         check_rate(quality, None, None)
         check_effort(effort)
@@ -144,9 +151,10 @@ class Codec(LoadedBundle):
         strength: float | None = None,
         seed: int = 0,
     ) -> list[Image.Image]:
-        """Decode several files; those of one size and quality go through the autoencoder together.
+        """Decode several files.
 
-        The UNet takes them one by one, each from the same seed, so that memory stays that of one image. Raises as `decode`.
+        Those of one size and quality go through the autoencoder together. The UNet takes them one by one, each from
+        the same seed, so that memory stays that of one image. Raises as `decode`.
         """
         check_denoising(denoise, strength, seed)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
@@ -161,9 +169,10 @@ class Codec(LoadedBundle):
         return [images[i] for i in range(len(files))]
 
     def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
-        """Return the image, RGB, after the autoencoder without quantisation: the upper bound of every quality.
+        """Return the image, RGB, after the autoencoder without quantisation.
 
-        Decoders that depend on quality are given the highest. Raises ImageError for unreadable images.
+        It is the upper bound of every quality. Decoders that depend on quality are given the highest. Raises
+        ImageError for unreadable images.
         """
         picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
@@ -197,12 +206,15 @@ class Codec(LoadedBundle):
 
     @hardware.explained_memory(SMALLER)
     def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
-        """Return the pixels of latents `[B, C, h, w]`, uint8 `[B, H, W, 3]`, cropped to the image."""
+        """Return the pixels of latents `[B, C, h, w]`, uint8, cropped to the image."""
         pixels = windowed.decode(self._model.autoencoder, latents, header.quality_index)
         return pixels[:, : header.height, : header.width]
 
     def _padded(self, picture: Picture) -> NDArray[np.uint8]:
-        """Return the visible pixels `[H, W, 3]`, edges repeated up to multiples of 4 latents."""
+        """Return the visible pixels `[H, W, 3]`, padded to multiples of 4 latents.
+
+        Edges are repeated.
+        """
         rgb = picture.rgb if picture.alpha is None else smooth_hidden_colour(picture.rgb, picture.alpha)
         missing = [(0, padded_size(side, self._model.autoencoder.factor) - side) for side in rgb.shape[:2]]
         return np.pad(rgb, (*missing, (0, 0)), mode="edge") if any(after for _, after in missing) else rgb
@@ -212,7 +224,7 @@ class Codec(LoadedBundle):
         return Source(latents, self._padded(picture), height, width)
 
     def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
-        """Return the latents `[B, C, h, w]` of containers of one size, quality, prior and mode."""
+        """Return the latents `[B, C, h, w]` of files of one size, quality, prior and mode."""
         return _mode_of(containers[0]).decode(self._model_of(containers[0]), containers)
 
     # Denoising
@@ -229,7 +241,10 @@ class Codec(LoadedBundle):
             return torch.cat([denoised(own, error, unet, num_steps, factor, seed) for own, error in each])
 
     def _deviations(self, container: Container) -> Tensor:
-        """Return the standard deviation of the latents' error, `[C]`: as measured, or else that of rounding."""
+        """Return the standard deviation of the latents' error, `[C]`.
+
+        It is the measured one, or else that of rounding.
+        """
         model = self._model_of(container)
         if container.deviations is None or not model.measures_error:
             return error_levels.uniform_deviations(model.quantiser.inverse_gain[container.header.quality_index])

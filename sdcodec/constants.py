@@ -1,10 +1,13 @@
-"""Numbers that coding, training, export and the tests share; those that decide symbols are part of the format."""
+"""Constants of coding, training, export and tests.
+
+Those that decide symbols are part of the format.
+"""
 
 from __future__ import annotations
 
 import math
 
-# Quality 0..100 in halves: the rows of every table that depends on quality.
+# Quality 0..100 in increments of 0.5: the rows of every table that depends on quality.
 QUALITY_LEVELS = 201
 HIGHEST_QUALITY_INDEX = QUALITY_LEVELS - 1
 

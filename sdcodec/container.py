@@ -1,4 +1,7 @@
-"""The `.sdc` file, built and parsed; pure Python, knows nothing of networks. `docs/format.md` is its specification."""
+"""Container: the `.sdc` file, built and parsed, as `docs/format.md` specifies it.
+
+Pure Python, without networks.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from sdcodec.errors import FormatError, UnsupportedVersionError
 
 MAGIC = b"\x89SDC"
 VERSION = 1
-FACTORS = (8, 16, 32, 4)  # pixels a latent, by the two lowest bits of the flags
-GRID_MULTIPLE = 4  # pictures are padded to multiples of this many latents
+FACTORS = (8, 16, 32, 4)  # pixels per latent, by the two lowest bits of the flags
+GRID_MULTIPLE = 4  # images are padded to multiples of this many latents
 BLOCK_LATENTS = 64  # latents along a side of a block that is coded on its own
 SIZE_LIMIT = 1 << 24
 
@@ -29,9 +32,10 @@ CHUNK_NAMES = {
 
 @dataclass(frozen=True)
 class Header:
-    """Header of a file. `quality_index` is 0..200, twice the quality; `fingerprint` is 4 bytes.
+    """Header of a file.
 
-    Sizes are in pixels; a latent stands for `factor` x `factor` of them, one of FACTORS.
+    `quality_index` is 0..200, twice the quality; `fingerprint` is 4 bytes. Sizes are in pixels, with `factor` x
+    `factor` pixels per latent, one of FACTORS.
     """
 
     fingerprint: bytes
@@ -44,22 +48,25 @@ class Header:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A tagged part of the file; an upper-case tag is critical: readers that do not know it have to refuse the file."""
+    """A tagged part of the file; upper-case tags are critical.
+
+    Readers that do not know a critical chunk have to refuse the file.
+    """
 
     tag: str
     payload: bytes
 
     @property
     def name(self) -> str:
-        """What the tag stands for."""
+        """Name of the tag."""
         return CHUNK_NAMES.get(self.tag, "unknown")
 
 
 @dataclass(frozen=True)
 class Container:
-    """A whole file: header, entropy-coded blocks in raster order, and what travels beside the picture.
+    """A whole file: header, entropy-coded blocks in raster order, and other chunks.
 
-    Where `palette` is given, it stands in the place of the blocks, of which there are none.
+    A file with a `palette` has no blocks.
     """
 
     header: Header
@@ -69,18 +76,18 @@ class Container:
     exif: bytes | None = None
     xmp: bytes | None = None
     unknown: tuple[Chunk, ...] = field(default=())
-    deviations: bytes | None = None  # of the latents' error, for denoising: a byte a channel group
+    deviations: bytes | None = None  # of the latents' error, for denoising: a byte per channel group
     palette: bytes | None = None
 
     def chunks(self) -> list[Chunk]:
-        """The chunks in the order in which they are written."""
+        """Return the chunks in their order in the file."""
         known = (("A", self.alpha), ("i", self.icc), ("e", self.exif), ("x", self.xmp), ("n", self.deviations))
         extras = [Chunk(tag, payload) for tag, payload in known if payload is not None]
         latents = Chunk("L", _pack_blocks(self.blocks)) if self.palette is None else Chunk("P", self.palette)
         return [latents, *extras, *self.unknown]
 
     def to_bytes(self) -> bytes:
-        """The file's bytes."""
+        """Return the file's bytes."""
         header = self.header
         flags = FACTORS.index(header.factor)
         parts = [MAGIC, bytes([header.version << 4 | flags]), header.fingerprint, bytes([header.quality_index])]
@@ -92,10 +99,10 @@ class Container:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Container:
-        """Parses a whole file.
+        """Parse a whole file.
 
-        Raises UnsupportedVersionError for a version or a critical chunk of the future, FormatError for anything else that is
-        not as the specification says: no magic, cut short, bytes appended, a checksum that does not match.
+        Raises UnsupportedVersionError for a version or a critical chunk of the future, FormatError for anything else
+        that is not as the specification says: no magic, cut short, bytes appended, a checksum that does not match.
         """
         if data[: len(MAGIC)] != MAGIC:
             raise FormatError("not an .sdc file: it does not begin with the four bytes 89 53 44 43")
@@ -115,7 +122,7 @@ class Container:
             tag = chr(reader.take(1)[0])
             payload = reader.take(reader.leb128())
             if not (tag.isascii() and tag.isalpha()):
-                raise FormatError(f"damaged: {ord(tag):#04x} stands where a chunk's letter should")
+                raise FormatError(f"damaged: {ord(tag):#04x} is no letter of a chunk; get the file again")
             if tag not in CHUNK_NAMES:
                 if tag.isupper():
                     raise UnsupportedVersionError(
@@ -136,24 +143,24 @@ class Container:
 
 
 def padded_size(size: int, factor: int = 8) -> int:
-    """A side in pixels, padded up to a multiple of 4 latents."""
+    """Pad a side in pixels up to a multiple of 4 latents."""
     multiple = GRID_MULTIPLE * factor
     return -(-size // multiple) * multiple
 
 
 def latent_grid(width: int, height: int, factor: int = 8) -> tuple[int, int]:
-    """Rows and columns of latents for a picture of this size in pixels."""
+    """Return rows and columns of latents for an image of this size in pixels."""
     return padded_size(height, factor) // factor, padded_size(width, factor) // factor
 
 
 def block_grid(width: int, height: int, factor: int = 8) -> tuple[int, int]:
-    """Rows and columns of blocks for a picture of this size in pixels."""
+    """Return rows and columns of blocks for an image of this size in pixels."""
     rows, columns = latent_grid(width, height, factor)
     return -(-rows // BLOCK_LATENTS), -(-columns // BLOCK_LATENTS)
 
 
 def block_count(width: int, height: int, factor: int = 8) -> int:
-    """How many blocks a picture of this size in pixels has."""
+    """Return the number of blocks for an image of this size in pixels."""
     rows, columns = block_grid(width, height, factor)
     return rows * columns
 
@@ -197,7 +204,7 @@ def _unpack_blocks(payload: bytes, count: int) -> tuple[bytes, ...]:
 
 
 def _check(block: bytes) -> bytes:
-    """CRC-16/CCITT-FALSE, big-endian."""
+    """Return the CRC-16/CCITT-FALSE, big-endian."""
     return binascii.crc_hqx(block, 0xFFFF).to_bytes(2, "big")
 
 
@@ -211,7 +218,7 @@ def _leb128(value: int) -> bytes:
 
 
 class _Reader:
-    """Takes bytes from the front and never beyond the end."""
+    """Reader that takes bytes from the front and never beyond the end."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self._data, self._position = data, position

@@ -1,4 +1,7 @@
-"""Effort: what each level from 0 to 9 does beyond rounding to the nearest. Files of every level decode alike."""
+"""Effort: the work of each level from 0 to 9 beyond rounding to the nearest.
+
+Files of every level decode alike.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,10 @@ from sdcodec.priors.rounding import PLAIN, Rounding
 
 @dataclass(frozen=True)
 class Effort:
-    """How latents are rounded, and how many steps of gradient descent refine them before (`sdcodec.refinement`)."""
+    """Rounding of latents, and steps of gradient descent before it.
+
+    The latter are those of `sdcodec.refinement`.
+    """
 
     rounding: Rounding = PLAIN
     iterations: int = 0
@@ -27,20 +33,21 @@ EFFORTS = (
     *(Effort(iterations=2**k) for k in range(1, 7)),
 )
 HIGHEST = len(EFFORTS) - 1
-# What pictures of up to so many pixels get where no effort is named: refining takes seconds then, as starting PyTorch does.
+# Default levels up to a number of pixels: refining takes seconds then, like starting PyTorch.
 UNNAMED = ((1 << 19, 6), (1 << 20, 4))
 
 
 def check_effort(level: int | None) -> None:
-    """One of the levels, or none named. Raises OptionError."""
+    """Check that a level is one of 0..9, or None. Raises OptionError."""
     if level is not None and level not in range(len(EFFORTS)):
-        raise OptionError(f"effort {level} is none of the whole numbers 0..{HIGHEST}")
+        raise OptionError(f"effort {level} is unknown; choose a whole number from 0 to {HIGHEST}")
 
 
 def effort_of(level: int | None, autoencoder: Autoencoder, pixels: int) -> Effort:
-    """What a level stands for; None is what UNNAMED says where the model is quick to refine through, and else 0.
+    """Return the settings of an effort level; None selects the default.
 
-    Raises OptionError for a level that is none.
+    The default is that of UNNAMED for an image of `pixels` pixels if the model is quick to refine through, otherwise
+    0.
     """
     check_effort(level)
     if level is None:

@@ -9,7 +9,7 @@ from sdcodec.container import Container
 
 @dataclass(frozen=True, repr=False)
 class Encoded:
-    """The bytes of a file, the image's size in pixels, and the quality 0..100 that was used."""
+    """The bytes of a file, the image's size in pixels, and its quality 0..100."""
 
     data: bytes
     width: int

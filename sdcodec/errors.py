@@ -1,11 +1,11 @@
-"""The errors that sdcodec raises; all are children of SdcodecError, and each message says what is wrong and what helps.
+"""Errors that sdcodec raises; all are children of SdcodecError.
 
-Commands put the file's name before it where the message lacks it.
+Each message has the problem and its remedy; commands put the file's name before it if the message lacks it.
 """
 
 
 class SdcodecError(Exception):
-    """Whatever goes wrong for a reason that the caller can understand and mend."""
+    """Any problem that the caller can understand and solve."""
 
 
 class ImageError(SdcodecError):
@@ -33,7 +33,7 @@ class NotEnoughMemoryError(SdcodecError):
 
 
 class OutputError(SdcodecError):
-    """The result cannot be written where it was asked for."""
+    """The result cannot be written to its place."""
 
 
 class OptionError(SdcodecError):
@@ -45,7 +45,7 @@ class TrainingError(SdcodecError):
 
 
 def misfit(part: str, error: Exception) -> BundleError:
-    """For weights of a model's `part` that the networks of its configuration do not take: `error` says which."""
+    """Return the error for weights that do not fit a model part's configuration."""
     return BundleError(
         f"the {part}'s weights do not fit its configuration: {str(error).splitlines()[0]}; install the model again"
     )

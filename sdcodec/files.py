@@ -1,4 +1,4 @@
-"""Files in and out: where results go, and writing them whole or not at all."""
+"""Files: names of results, and output that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ STANDARD_STREAM = "-"
 
 @dataclass(frozen=True)
 class Job:
-    """One input and where its result goes; either may be `-`, standard input or output."""
+    """One input and the place of its result.
+
+    Either may be `-`, standard input or output.
+    """
 
     source: str
     target: str
 
 
 def plan(inputs: Sequence[str], output: str, extension: str) -> list[Job]:
-    """Gives every input its output, before anything is read or written.
+    """Give every input its output, before anything is read or written.
 
     One input: `output` is a file, a folder (it exists, or ends in a separator) or `-`. Several: a folder. In a folder
-    the result is called as the input is, with `extension` (no dot) in place of its own.
+    the result has the input's name, with `extension` (no dot) instead of its own.
 
-    Raises OptionError for what cannot be meant (two results of one name, a result over an input) and OutputError for a
+    Raises OptionError for contradictions (two results of one name, a result over an input) and OutputError for a
     folder that does not exist.
     """
     if output == STANDARD_STREAM:
@@ -67,13 +70,16 @@ def _refuse_collisions(jobs: list[Job]) -> None:
 
 
 def _identity(path: str) -> str:
-    """The same text for the same file; where file systems usually ignore case, so does this."""
+    """Return the same text for every path of one file.
+
+    On file systems that usually ignore case, so does this.
+    """
     real = os.path.normcase(os.path.realpath(path))
     return real.casefold() if sys.platform == "darwin" else real
 
 
 def read_bytes(source: str) -> bytes:
-    """The bytes of a file or, for `-`, of standard input. Raises OSError."""
+    """Read a file or, for `-`, standard input. Raises OSError."""
     if source == STANDARD_STREAM:
         return sys.stdin.buffer.read()
     if os.path.isdir(source):
@@ -83,7 +89,10 @@ def read_bytes(source: str) -> bytes:
 
 
 def write_bytes(target: str, data: bytes, *, force: bool = False) -> None:
-    """Writes to a file (see `atomic_write`) or, for `-`, to standard output. Raises OutputError."""
+    """Write to a file (see `atomic_write`) or, for `-`, to standard output.
+
+    Raises OutputError.
+    """
     if target != STANDARD_STREAM:
         atomic_write(target, data, force=force)
         return
@@ -96,7 +105,7 @@ def write_bytes(target: str, data: bytes, *, force: bool = False) -> None:
 
 
 def _forget_standard_output() -> None:
-    """Sends what Python still holds back for standard output nowhere, so that it does not complain again at exit."""
+    """Discard the output that Python still holds, so that it does not fail at exit."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: not a real stream, nothing to flush
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -104,10 +113,11 @@ def _forget_standard_output() -> None:
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
-    """Writes a file whole or not at all: a temporary file in the same folder takes its name when complete.
+    """Write a file whole or not at all.
 
-    An existing file is replaced only with `force`, and its permissions stay. Links are followed. What is no regular
-    file (`/dev/null`, a pipe) is written to directly. Raises OutputError.
+    A temporary file in the same folder takes its name when complete. An existing file is replaced only with `force`,
+    and its permissions stay. Links are followed. Devices and pipes (`/dev/null`) are written to directly. Raises
+    OutputError.
     """
     name = os.fspath(path)
     target = os.path.realpath(name)
@@ -126,7 +136,7 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
                 file.write(data)
             if mode is not None:
                 os.chmod(temporary, stat.S_IMODE(mode))
-            refuse_existing(name, force=force)  # it may have come into being meanwhile
+            refuse_existing(name, force=force)  # it may have been created meanwhile
             os.replace(temporary, target)
         except BaseException:
             _remove(temporary)
@@ -136,13 +146,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
 
 
 def refuse_existing(target: str, *, force: bool = False) -> None:
-    """Raises OutputError where a regular file is in the way and is not to be replaced."""
+    """Raise OutputError if a regular file exists and is not to be replaced."""
     if not force and os.path.isfile(target):
         raise OutputError(f"{target}: exists already; give --force to replace it, or another name")
 
 
 def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):  # it was never made, or the disk is gone: the first error says more
+    with contextlib.suppress(OSError):  # it was never made, or the disk is gone: the first error has the reason
         os.unlink(path)
 
 

@@ -1,6 +1,7 @@
-"""The walk over an image's latent grid in blocks of 64x64, and its ends: encoder, decoder, estimator, recorder.
+"""Walk over an image's latent grid in blocks of 64x64, and the ends of the walk.
 
-`walk` alone decides in which order blocks are coded and what one block sees of others (today nothing).
+The ends are encoder, decoder, estimator and recorder. `walk` alone decides in which order blocks are coded and how
+much of others a block sees (today nothing).
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ Quantising = TypeVar("Quantising", bound=SymbolQuantiser)
 
 @dataclass(frozen=True)
 class Block:
-    """A block of one image of a batch: its index in raster order, its rows and its columns in latents."""
+    """A block of one image of a batch, with its rows and columns in latents.
+
+    `index` counts the blocks of the image in raster order.
+    """
 
     item: int
     index: int
@@ -44,19 +48,25 @@ class Block:
 
 
 class End(Protocol[Source]):
-    """An end of the walk: opens a symbol source for blocks of one shape, and takes the result."""
+    """An end of the walk: it opens symbol sources for blocks, and takes the results."""
 
     def open(self, blocks: Sequence[Block]) -> Source:
-        """Return the source that the prior asks for the symbols of these blocks, a batch of one shape."""
+        """Return the symbol source of these blocks, a batch of one shape."""
         ...
 
     def close(self, blocks: Sequence[Block], source: Source, values: Tensor) -> None:
-        """Take the dequantised symbols of the blocks, in 1/16 of a quantiser step, int64 `[blocks, C, h, w]`."""
+        """Take the dequantised symbols of the blocks, int64 `[blocks, C, h, w]`.
+
+        They are in 1/16 of a quantiser step.
+        """
         ...
 
 
 def walk(prior: Prior, shape: tuple[int, int, int], quality_index: int, end: End[Source]) -> None:
-    """Walk over the latent grids of images of one size, `shape` = (images, h, w), from block to block."""
+    """Walk over the latent grids of images of one size, from block to block.
+
+    `shape` is (images, h, w).
+    """
     for blocks in _batches(*shape):
         source = end.open(blocks)
         values = prior.walk((len(blocks), *blocks[0].shape), quality_index, source)
@@ -64,7 +74,7 @@ def walk(prior: Prior, shape: tuple[int, int, int], quality_index: int, end: End
 
 
 def _batches(items: int, height: int, width: int) -> Iterator[list[Block]]:
-    """Blocks of one shape, a few at a time."""
+    """Yield blocks of one shape, a few at a time."""
     places = list(tiling.blocks(height, width, BLOCK_LATENTS))
     shapes = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in places]
     for alike in tiling.alike(shapes):
@@ -78,7 +88,10 @@ def _batches(items: int, height: int, width: int) -> Iterator[list[Block]]:
 
 @dataclass(frozen=True)
 class CodedLatents:
-    """An image's entropy-coded blocks in raster order; if measured, the mean squared error of its latents `[C]`."""
+    """An image's entropy-coded blocks in raster order.
+
+    `squared_error` `[C]` is the mean squared error of its latents, if it is measured.
+    """
 
     blocks: tuple[bytes, ...]
     squared_error: Tensor | None
@@ -92,7 +105,10 @@ def code(model: Model, latents: Tensor, quality_index: int, rounding: Rounding) 
 
 
 def estimated_bytes(model: Model, latents: Tensor, quality_index: int, rounding: Rounding) -> float:
-    """Return the ideal code length of one image's latents `[C, h, w]`; real blocks are about two bytes longer."""
+    """Return the ideal code length of one image's latents `[C, h, w]`.
+
+    Real blocks are about two bytes longer.
+    """
     end = _Estimator(model, model.quantiser.scaled(latents[None], quality_index), quality_index, rounding)
     walk(model.prior, _shape(latents[None]), quality_index, end)
     return end.bits / 8 + end.blocks * (2 if end.blocks > 1 else 1)
@@ -100,7 +116,7 @@ def estimated_bytes(model: Model, latents: Tensor, quality_index: int, rounding:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One image's latents as the decoder will see them, with the prior's expectations.
+    """An image's latents as the decoder will see them, with the prior's expectations.
 
     `decoded` and `means` float32 `[C, h, w]` in quantiser steps; `indices` of tables, int64 `[C, h, w]`.
     """
@@ -112,14 +128,17 @@ class Recorded:
 
 
 def record(model: Model, scaled_latents: Tensor, quality_index: int) -> Recorded:
-    """Quantise one image's latents `[C, h, w]`, in quantiser steps, as the encoder does without any effort."""
+    """Quantise one image's latents `[C, h, w]`, in quantiser steps.
+
+    It is the encoder's quantisation at effort 0.
+    """
     end = _Recorder(model, scaled_latents[None], quality_index)
     walk(model.prior, _shape(scaled_latents[None]), quality_index, end)
     return Recorded(end.decoded, end.means, end.indices, end.bits)
 
 
 class _QuantisingEnd(End[Quantising]):
-    """An end that has latents `[B, C, h, w]`, in quantiser steps, and quantises them."""
+    """An end that quantises latents `[B, C, h, w]`, in quantiser steps."""
 
     kind: type[Quantising]
 
@@ -200,9 +219,9 @@ class _Recorder(_QuantisingEnd[Recorder]):
 
 
 def decode(model: Model, containers: Sequence[Container]) -> list[NDArray[np.int32]]:
-    """Return the integers of containers of one size and quality, each `[C, h, w]`, in 1/16 of a quantiser step.
+    """Return the integers of containers of one size and quality, each `[C, h, w]`.
 
-    Raises FormatError for damaged blocks.
+    They are in 1/16 of a quantiser step. Raises FormatError for damaged blocks.
     """
     header = containers[0].header
     height, width = latent_grid(header.width, header.height, header.factor)

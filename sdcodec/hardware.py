@@ -1,4 +1,4 @@
-"""Which device and which precision a machine is good at."""
+"""Devices and precisions of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def device(name: str = "auto") -> torch.device:
-    """`auto` prefers CUDA, then MPS, then the CPU. Raises OptionError for a device that is not there."""
+    """Return the device of this name; `auto` prefers CUDA, then MPS, then the CPU.
+
+    Raises OptionError for a device that is not available.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -27,7 +30,10 @@ def device(name: str = "auto") -> torch.device:
 
 
 def dtype(precision: str, on: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware is fast at it, float32 elsewhere. Raises OptionError for an unknown name."""
+    """Return the type of this precision.
+
+    `auto` is bfloat16 on hardware that is fast at it, float32 elsewhere. Raises OptionError for an unknown name.
+    """
     if precision != "auto":
         if precision not in DTYPES:
             raise OptionError(f"precision {precision!r} is unknown; choose auto, {', '.join(DTYPES)}")
@@ -39,7 +45,7 @@ def dtype(precision: str, on: torch.device) -> torch.dtype:
 
 @contextmanager
 def explained_memory(remedy: str) -> Iterator[None]:
-    """Turns every way in which PyTorch says that memory is exhausted into NotEnoughMemoryError with this remedy."""
+    """Turn PyTorch's errors of exhausted memory into NotEnoughMemoryError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -49,7 +55,10 @@ def explained_memory(remedy: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """CUDA has a class of its own for it; the CPU's allocator, Metal and file mappings have only words."""
+    """Return whether an error is one of exhausted memory.
+
+    CUDA has a class for it; the CPU's allocator, Metal and file mappings have only messages.
+    """
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     words = str(error).lower()
@@ -57,7 +66,10 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def _cpu_has_bfloat16() -> bool:
-    """AVX-512 BF16 or AMX: everything else emulates it, slower than float32."""
+    """Return whether the CPU has AVX-512 BF16 or AMX.
+
+    Others emulate bfloat16, slower than float32.
+    """
     features = torch.backends.cpu.get_cpu_capability()
     if features not in ("AVX512", "AVX512_BF16", "AMX"):
         return False

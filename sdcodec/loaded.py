@@ -1,4 +1,4 @@
-"""A bundle that is loaded on a device: its shared weights, its earlier priors and its UNet, and how it is pickled."""
+"""Loaded bundle: its shared weights on a device, and its pickling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SMALLER = "take a smaller picture, precision bfloat16 or float16, or another dev
 
 
 class LoadedBundle:
-    """The base of `Codec`: a bundle, its options, and its model for each of its priors."""
+    """Base of `Codec`: a bundle, its options, and its model for each of its priors."""
 
     def __init__(
         self,
@@ -27,12 +27,15 @@ class LoadedBundle:
         precision: str = "auto",
         offload: bool = False,
     ) -> None:
-        """
+        """Load a model.
+
         model: the name of a bundle, or its folder.
         device: auto (CUDA, then MPS, then CPU), cpu, cuda or mps, as PyTorch names them.
-        precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16. Symbols of a
+        precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16.
+            Symbols of a
             file never depend on it.
-        offload: keep the UNet's weights in main memory and send them to the GPU layer by layer: slower, for small GPUs.
+        offload: keep the UNet's weights in main memory and send them to the GPU layer by layer: slower, for small
+            GPUs.
 
         Raises BundleError for an unknown or damaged model, OptionError for a device that is not available.
         """
@@ -59,9 +62,10 @@ class LoadedBundle:
         precision: str = "auto",
         offload: bool = False,
     ) -> Self:
-        """Return the Codec that decodes `data`, by the fingerprint in it, among all bundles or in the given one.
+        """Load the model that decodes `data`, found by its fingerprint.
 
-        Raises FormatError for damaged data and BundleError if no bundle fits.
+        The search is among all bundles or in the given one. Raises FormatError for damaged data and BundleError if no
+        bundle fits.
         """
         bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
         return cls(bundle.folder, device=device, precision=precision, offload=offload)
@@ -113,7 +117,10 @@ class LoadedBundle:
 
     @functools.cached_property
     def _denoiser(self) -> Denoiser:
-        """The bundle's UNet, read at its first use. Raises BundleError if the bundle has none."""
+        """The bundle's UNet, read at its first use.
+
+        Raises BundleError if the bundle has none.
+        """
         if self._model.load_denoiser is None:
             raise BundleError(
                 f"the model {self.name!r} has no UNet to denoise with; "

@@ -1,4 +1,4 @@
-"""What a codec may be asked for: checks that end in a line of OptionError."""
+"""Options of a codec: checks that raise OptionError."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MODES = ("latents", "palette")
 
 
 def check_rate(quality: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
-    """At most one of them, within its range. Raises OptionError."""
+    """Check that at most one is given, within its range. Raises OptionError."""
     if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
         raise OptionError("quality, target_bytes and target_bpp exclude each other; give one of them")
     if quality is not None and not 0 <= quality <= 100:
@@ -22,7 +22,7 @@ def check_rate(quality: float | None, target_bytes: int | None, target_bpp: floa
 
 
 def check_mode(mode: str, quality: float | None, effort: int | None) -> None:
-    """One of MODES, and with a palette neither quality nor effort. Raises OptionError."""
+    """Check a mode; a palette has neither quality nor effort. Raises OptionError."""
     if mode not in MODES:
         raise OptionError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
     if mode == "palette" and (quality is not None or effort):
@@ -30,7 +30,7 @@ def check_mode(mode: str, quality: float | None, effort: int | None) -> None:
 
 
 def check_denoising(num_steps: int, strength: float | None, seed: int) -> None:
-    """Each within its range. Raises OptionError."""
+    """Check each option of denoising. Raises OptionError."""
     if num_steps < 0:
         raise OptionError(f"denoise {num_steps} is negative; give a number of steps, 0 for none")
     if strength is not None and not 0 <= strength < math.inf:

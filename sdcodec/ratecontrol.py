@@ -1,4 +1,4 @@
-"""The search for the best file that meets a byte budget."""
+"""Rate control: search for the best file within a byte budget."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.errors import BudgetError
 from sdcodec.priors.rounding import Rounding
 
-TYPICAL_SLOPE = 0.016  # growth of log(bytes) a half step, on photographs
-FIRST_GUESS = (-4.6, 0.016)  # log(bytes a pixel) at quality 0, and its growth a half step
+TYPICAL_SLOPE = 0.016  # growth of log(bytes) per quality index, on photographs
+FIRST_GUESS = (-4.6, 0.016)  # log(bytes per pixel) at quality 0, and its growth per quality index
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
-# How far thresholds are raised at quality 0 where that is still too large. At 1, files are half as long and the
-# pictures a blur; beyond, nothing is left to save.
+# Largest raise of the thresholds at quality 0. At 1, files are half as long and the
+# images a blur; a larger raise saves nothing.
 MOST_RAISED = 1.0
-RAISES = 128  # steps in which they are raised so far
-CORRECTIONS = 7  # such steps at most, where the estimate was short
+RAISES = 128  # increments of that raise
+CORRECTIONS = 7  # largest number of such increments after a short estimate
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What decides how long a picture's file gets: the quality in half steps, and how latents are rounded."""
+    """Settings that decide the size of a file: quality index and rounding."""
 
     quality_index: int
     rounding: Rounding
 
     def lower(self, by: float) -> Setting:
-        """The same with rounding thresholds lower by `by`."""
+        """Return the setting with rounding thresholds lower by `by`."""
         return replace(self, rounding=self.rounding.lower(by))
 
 
 def best_setting(
     budget: int, pixels: int, rounding: Rounding, estimate: Callable[[Setting], float], near: int | None = None
 ) -> Setting:
-    """The largest quality whose estimated size in bytes is at most `budget`; or quality 0, with thresholds raised until it fits.
+    """Return the setting of the highest quality whose estimated size fits the budget.
 
-    `near`: where the search begins, in half steps. Raises BudgetError where even that is too large.
+    The size is in bytes. If quality 0 does not fit, its thresholds are raised until it does. `near`: quality index at
+    which the search begins. Raises BudgetError if even that is too large.
     """
     quality_index = largest_within(budget, pixels, lambda tried: estimate(Setting(tried, rounding)), near)
     if quality_index is not None:
@@ -51,9 +52,9 @@ def best_setting(
 
 
 def coded_within(budget: int, setting: Setting, coded: Callable[[Setting], bytes]) -> tuple[bytes, Setting]:
-    """The file of at most `budget` bytes that uses them best, by what `coded` makes of settings near an estimated one.
+    """Return the file that uses the budget best, near an estimated setting.
 
-    Raises BudgetError where none fits.
+    `coded` makes the file of a setting. Raises BudgetError if none fits.
     """
     data = coded(setting)
     corrections = 0
@@ -69,7 +70,7 @@ def coded_within(budget: int, setting: Setting, coded: Callable[[Setting], bytes
 
 
 def _filled(budget: int, setting: Setting, data: bytes, coded: Callable[[Setting], bytes]) -> bytes:
-    """Uses what the step of quality leaves of the budget, by rounding a little more latents away from zero.
+    """Use the rest of the budget by rounding a few more latents away from zero.
 
     A lower threshold costs more than a higher quality does, but over a hundredth of the file it is worth its bytes.
     """
@@ -87,16 +88,17 @@ def _filled(budget: int, setting: Setting, data: bytes, coded: Callable[[Setting
 
 
 def largest_within(budget: int, pixels: int, estimate: Callable[[int], float], near: int | None = None) -> int | None:
-    """The largest quality, in half steps, whose estimated size in bytes is at most `budget`; None where quality 0 is larger.
+    """Return the largest quality index whose estimated size fits the budget, or None.
 
     `estimate` is expensive and grows nearly exponentially, so the search goes along the secant of its logarithm. It
-    ends when a quality fits and the next does not, or would not by the slope seen. It begins at `near`, where that is known.
+    ends when a quality fits and the next does not, or would not by the measured slope. It begins at `near`, if that
+    is given.
     """
     target = math.log(budget)
     seen: dict[int, float] = {}
 
     def excess(quality_index: int) -> float:
-        """Logarithm of the size over the budget; above zero does not fit."""
+        """Return the logarithm of size over budget; above zero does not fit."""
         if quality_index not in seen:
             seen[quality_index] = math.log(max(1.0, estimate(quality_index))) - target
         return seen[quality_index]
@@ -112,15 +114,15 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float], n
             low = guess
         slope = _slope(seen)
         if low == guess and over + 0.75 * slope > 0:
-            break  # the next half step would not fit
+            break  # the next index would not fit
         guess = guess - math.ceil(over / slope) if over > 0 else guess + max(1, math.floor(-over / slope))
     return None if low < 0 else low
 
 
 def most_within(budget: int, most: int, coded: Callable[[int], bytes]) -> bytes:
-    """What `coded` makes of the largest number in 1..`most` for which that is at most `budget` long, by bisection.
+    """Return the file of the largest number in 1..`most` that fits, by bisection.
 
-    Raises BudgetError where not even 1 fits.
+    `coded` makes the file of a number. Raises BudgetError if not even 1 fits.
     """
     best = coded(1)
     if len(best) > budget:
@@ -137,12 +139,12 @@ def most_within(budget: int, most: int, coded: Callable[[int], bytes]) -> bytes:
 
 
 def too_few(budget: int, smallest: int) -> BudgetError:
-    """The error for a budget that even the shortest file exceeds."""
+    """Return the error for a budget that even the shortest file exceeds."""
     return BudgetError(f"{budget} bytes are too few: this picture needs about {smallest} with this model; give more")
 
 
 def _slope(seen: dict[int, float]) -> float:
-    """Growth of the logarithm a half step between the two points nearest to the budget."""
+    """Return the growth of log(bytes) per index between the points nearest the budget."""
     nearest = sorted(seen, key=lambda quality_index: abs(seen[quality_index]))[:2]
     if len(nearest) < 2:
         return TYPICAL_SLOPE

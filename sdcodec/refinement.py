@@ -1,8 +1,8 @@
-"""Refining latents while encoding: gradient descent on bits + distortion through the decoder; the file stays ordinary.
+"""Refinement of latents while encoding: gradient descent on rate and distortion.
 
-The idea of BigSleep, of moving a generator's input until a network's score is best, with a codec's score. Bits come from
-an exact walk of the integer prior, its means and tables held fixed for a step, so that any prior will do; distortion from
-the decoder of the bundle, which has to be differentiable, and LPIPS.
+The file stays ordinary. The idea is BigSleep's, to move a generator's input until a network's score is best, with a
+codec's score. Bits come from an exact walk of the integer prior, its means and tables held fixed for a step, so that
+any prior will do; distortion comes from the bundle's decoder, which has to be differentiable, and LPIPS.
 """
 
 from __future__ import annotations
@@ -24,23 +24,26 @@ MSE_SCALE = 255.0**2 / 400  # distortion per pixel: MSE of 8-bit values / 400 + 
 # Bits that a squared error of one step is worth, to begin with: 6 / ln 2 = 8.7 for the best quantiser of a smooth density
 # (R = -log2 step, D = step**2 / 12); a little less, so that the first steps save bits and later ones spend them.
 BITS_OF_A_STEP = 7.0
-LPIPS_SIDE = 31  # the least that it takes
-PROBE = 0.2  # deviation, in steps, of the noise that finds what an error in the latents does to the picture
+LPIPS_SIDE = 31  # LPIPS takes no smaller images
+PROBE = 0.2  # deviation, in quantiser steps, of the noise that measures the effect of errors in latents
 # Adam (Kingma and Ba, 2015), its denominator damped by this many bits a step, so that small slopes move little.
 RATE, BETAS, DAMPING = 0.07, (0.8, 0.95), 5.0
-FALL = 0.8  # by which the rate has fallen at the end
-# AlexNet looks every fourth pixel: descent would find patterns that please at one phase only. Offsets (rows, columns).
+FALL = 0.8  # share by which the rate has fallen at the end
+# AlexNet has a stride of 4: descent would find patterns that are good at one phase only. Offsets (rows, columns).
 SHIFTS = tuple((5 * i % 4, (5 * i // 4 + i) % 4) for i in range(16))
-WINDOW_LATENTS = 64  # side of what is differentiated at once: 1.5 GB with an earlier embedded model
-BLEND_MARGIN = 8  # latents around a window where a decoder has global operations
+WINDOW_LATENTS = 64  # side of a differentiated window: 1.5 GB with an earlier embedded model
+BLEND_MARGIN = 8  # latents around a window of a decoder with global operations
 
 
 class Refiner:
-    """One picture and quality; `run` gives better latents for it."""
+    """Refiner for one image and quality; `run` returns better latents."""
 
     def __init__(self, model: Model, quality_index: int, picture: Tensor, visible: tuple[int, int]) -> None:
-        """`picture` `[3, H, W]` in [0, 1], padded to whole latents; of it the first `visible` rows and columns count."""
-        assert isinstance(model.autoencoder, DifferentiableAutoencoder)  # codec.py has asked
+        """Prepare for a picture `[3, H, W]` in [0, 1], padded to whole latents.
+
+        Only its first `visible` rows and columns count.
+        """
+        assert isinstance(model.autoencoder, DifferentiableAutoencoder)  # checked by the mode
         self._model, self._quality_index = model, quality_index
         self._autoencoder = model.autoencoder
         self._picture, self._visible = picture, visible
@@ -48,9 +51,9 @@ class Refiner:
         self._lpips = _lpips(picture.device)
 
     def run(self, latents: Tensor, iterations: int, budget: float | None = None) -> Tensor:
-        """Latents `[C, h, w]` → latents that ordinary encoding makes a better file of, or those that came in.
+        """Refine latents `[C, h, w]`; return the given ones if that gains nothing.
 
-        `budget`: about how many bits there are; None for as many as the latents that come in take.
+        `budget`: expected number of bits; None for as many as the given latents take.
         """
         gain = self._model.quantiser.gain[self._quality_index][:, None, None]
         at_first, reach = latents * gain, self._autoencoder.refinement_reach
@@ -64,14 +67,14 @@ class Refiner:
             distortion, gradient = self._distortion(state.decoded, SHIFTS[iteration % len(SHIFTS)], gradient=True)
             if iteration == 0:
                 before = distortion
-            weight *= (budget / max(state.bits, 1.0)) ** 2  # the picture weighs more where there is room
+            weight *= (budget / max(state.bits, 1.0)) ** 2  # distortion weighs more if bits are left
             slope = self._slope_of_bits(leaf.detach(), state).add_(gradient, alpha=weight)
-            leaf.grad = slope.masked_fill_(state.indices == 0, 0)  # nothing is coded there
+            leaf.grad = slope.masked_fill_(state.indices == 0, 0)  # no bits are coded there
             optimiser.param_groups[0]["lr"] = RATE * (1 - FALL * iteration / iterations)
             optimiser.step()
             leaf.data.clamp_(at_first - reach, at_first + reach)
             state = self._walk(leaf.detach())
-        # Judged at the phase that the start was judged at.
+        # At the phase of the first distortion.
         after, _ = self._distortion(state.decoded, SHIFTS[0], gradient=False)
         gained = start_weight * (before - after) + start.bits - state.bits
         return leaf.detach() / gain if gained > 0 else latents
@@ -81,10 +84,11 @@ class Refiner:
         return record(self._model, scaled_latents, self._quality_index)
 
     def _slope_of_bits(self, scaled: Tensor, state: Recorded) -> Tensor:
-        """Bits a step, `[C, h, w]`: of the expected cost with uniform noise before rounding, for which it is exact.
+        """Return the derivative of the bits, `[C, h, w]`, per quantiser step.
 
-        With u uniform in ±1/2 the symbol is floor or ceiling of the distance, with the fraction as the probability, so that
-        the expectation is piecewise linear through the table's own costs.
+        It is that of the expected cost with uniform noise before rounding, for which it is exact: with u uniform in
+        ±1/2 the symbol is floor or ceiling of the distance, with the fraction as the probability, so that the
+        expectation is piecewise linear through the table's own costs.
         """
         away = scaled - state.means
         further = further_bits(self._model.prior.tables, scaled.device)
@@ -92,7 +96,10 @@ class Refiner:
         return further[state.indices, ceiling].mul_(away.sign())
 
     def _weight(self, state: Recorded) -> float:
-        """Bits a unit of distortion is worth, from what noise in the coded latents does to the decoded picture."""
+        """Return the bits that a unit of distortion is worth.
+
+        It follows from the change of the decoded image by noise in the coded latents.
+        """
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(state.decoded.shape, generator=generator).to(state.decoded.device)
         noise.mul_(PROBE).masked_fill_(state.indices == 0, 0)
@@ -105,9 +112,10 @@ class Refiner:
         return BITS_OF_A_STEP * float(noise.square().sum()) / max(change, 1e-12)
 
     def _distortion(self, decoded: Tensor, shift: tuple[int, int], *, gradient: bool) -> tuple[float, Tensor]:
-        """Of the picture that is decoded from `[C, h, w]`, summed over pixels; and its gradient, or zeros.
+        """Return the distortion of the image decoded from `[C, h, w]`, and its gradient.
 
-        `shift`: rows and columns that LPIPS leaves out at the top and at the left.
+        The distortion is summed over pixels. `shift`: rows and columns that LPIPS leaves out at the top and at the
+        left.
         """
         leaf = decoded.detach().clone().requires_grad_(gradient)
         total = 0.0
@@ -121,14 +129,17 @@ class Refiner:
         return total, torch.zeros_like(decoded) if leaf.grad is None else leaf.grad
 
     def _measured(self, shown: Tensor, original: Tensor, shift: tuple[int, int]) -> Tensor:
-        """MSE and LPIPS of `[1, 3, H, W]`, times the number of pixels."""
+        """Return MSE and LPIPS of `[1, 3, H, W]`, times the number of pixels."""
         top, left = (min(by, side - LPIPS_SIDE) for by, side in zip(shift, shown.shape[2:], strict=True))
         lpips = self._lpips(shown[:, :, top:, left:], original[:, :, top:, left:]).mean()
         error = MSE_SCALE * (shown - original).square().mean() + self._autoencoder.refinement_lpips * lpips
         return error * (shown.shape[2] * shown.shape[3])
 
     def _seen(self, decoded: Tensor, window: tiling.Window) -> tuple[Tensor, Tensor]:
-        """A window of the decoded picture and of the original, `[1, 3, H, W]`; alike where nothing is visible."""
+        """Return a window of the decoded image and of the original, `[1, 3, H, W]`.
+
+        Both are equal outside of the visible part.
+        """
         w, f = window, self._autoencoder.factor
         part = (decoded * self._inverse_gain)[None, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
         whole = self._autoencoder.decode_with_gradient(part, self._quality_index)

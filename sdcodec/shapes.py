@@ -1,4 +1,4 @@
-"""Comparison of a bundle's tensors with the names and shapes that its configuration asks for."""
+"""Comparison of a bundle's tensors with its configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ Shape = tuple[int, ...]
 
 
 def check_shapes(part: str, expected: Mapping[str, Shape], tensors: Mapping[str, Tensor]) -> None:
-    """Compare the tensors of a bundle's part with `expected`; raise BundleError at the first difference."""
+    """Compare names and shapes of a part's tensors with `expected`.
+
+    Raises BundleError at the first difference.
+    """
     for name, shape in expected.items():
         if name not in tensors:
             raise _mismatch(part, f"the tensor {name!r} is missing")

@@ -1,4 +1,4 @@
-"""Windows over pictures and latents: what a network sees at once, and which part of it counts."""
+"""Windows over images and latents: a network's view, and its part that counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Window:
-    """In latents: the part that counts, `[top, bottom) x [left, right)`, and what is seen around it."""
+    """A window in latents: the part that counts, `[top, bottom) x [left, right)`.
+
+    `seen_...` is the larger part that the network sees.
+    """
 
     top: int
     bottom: int
@@ -21,9 +24,10 @@ class Window:
 
 
 def windows(height: int, width: int, size: int, margin: int) -> Iterator[Window]:
-    """Covers `height` x `width` latents with parts of at most `size`, each seen with `margin` more where there is more.
+    """Cover `height` x `width` latents with parts of at most `size`.
 
-    With the margin of a network's receptive field, what is computed window by window equals what is computed at once.
+    Each is seen with `margin` more on every side, up to the edge. With the margin of a network's receptive field,
+    results window by window equal those of the whole.
     """
     for top, bottom in _spans(height, size):
         for left, right in _spans(width, size):
@@ -40,14 +44,17 @@ def windows(height: int, width: int, size: int, margin: int) -> Iterator[Window]
 
 
 def blocks(height: int, width: int, size: int) -> Iterator[tuple[slice, slice]]:
-    """Rows and columns of the blocks of `size` x `size` latents, in raster order; those at the far edges are smaller."""
+    """Yield rows and columns of blocks of `size` x `size` latents, in raster order.
+
+    Blocks at the far edges are smaller.
+    """
     for top in range(0, height, size):
         for left in range(0, width, size):
             yield slice(top, min(top + size, height)), slice(left, min(left + size, width))
 
 
 def _spans(length: int, size: int) -> list[tuple[int, int]]:
-    """Nearly equal parts, ends on multiples of 4, so that no window is a sliver."""
+    """Return nearly equal parts with ends on multiples of 4; no window is a sliver."""
     count = -(-length // size)
     ends = [min(length, -(-length * (i + 1) // (4 * count)) * 4) for i in range(count)]
     ends[-1] = length
@@ -55,7 +62,10 @@ def _spans(length: int, size: int) -> list[tuple[int, int]]:
 
 
 def alike(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Indices of equal keys together, in order of first appearance: what can be computed in one batch."""
+    """Group the indices of equal keys, in order of first appearance.
+
+    Each group is one batch.
+    """
     groups: dict[Hashable, list[int]] = {}
     for index, key in enumerate(keys):
         groups.setdefault(key, []).append(index)

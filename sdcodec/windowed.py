@@ -1,4 +1,4 @@
-"""An autoencoder over images of any size, window by window, so that memory does not grow with the image."""
+"""Autoencoder over images of any size, window by window, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ GUARD_PIXELS = 32  # seen beyond the fade, with weight 0
 
 
 def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Encode uint8 `[B, H, W, 3]`, sides multiples of `factor`, to float32 latents `[B, C, H/f, W/f]`."""
+    """Encode uint8 `[B, H, W, 3]`, sides multiples of `factor`.
+
+    Returns float32 latents `[B, C, H/f, W/f]`.
+    """
     f = autoencoder.factor
     height, width = pixels.shape[1] // f, pixels.shape[2] // f
 
@@ -65,7 +68,7 @@ def _spans(length: int, factor: int) -> list[Span]:
 
 
 def _counted(w: tiling.Window, scale: int) -> tuple[slice, slice]:
-    """Return rows and columns of a window's part that counts, within its seen part."""
+    """Return rows and columns of a window's counted part within its seen part."""
     return (
         slice(scale * (w.top - w.seen_top), scale * (w.bottom - w.seen_top)),
         slice(scale * (w.left - w.seen_left), scale * (w.right - w.seen_left)),

@@ -134,11 +134,11 @@ def test_only_added_models_are_removed_and_only_when_meant(added, home):
     shutil.copytree(added, home)
     invoke("models", "remove", "sd15", status=2)  # nobody is there to be asked
     assert (home / "sd15").is_dir()
-    assert "these are: sd15" in invoke("models", "remove", "base", "--yes", status=1)
+    assert "added models are: sd15" in invoke("models", "remove", "base", "--yes", status=1)
     assert "none of the models" in invoke("models", "remove", "../home", "--yes", status=1)
     invoke("models", "remove", "sd15", "--yes")
     assert not (home / "sd15").exists()
-    assert "these are: none" in invoke("models", "remove", "sd15", "--yes", status=1)
+    assert "added models are: none" in invoke("models", "remove", "sd15", "--yes", status=1)
 
 
 def test_listing_does_without_pytorch(added, monkeypatch):
@@ -217,7 +217,7 @@ def test_a_scale_other_than_declared_is_refused(home, tmp_path):
     arguments = pipelines.FAMILIES["taesd"][1]
     diffusers.AutoencoderTiny(**arguments, upsampling_scaling_factor=3).save_pretrained(tmp_path / "up")
     told = invoke("models", "add", "x", "--from", str(tmp_path / "up"), status=1)
-    assert "432 x 432 pixels of what was 128 x 128" in told
+    assert "432 x 432 pixels of 128 x 128" in told
     diffusers.AutoencoderTiny(
         **{**arguments, "encoder_block_out_channels": (8,), "num_encoder_blocks": (1,)}
     ).save_pretrained(tmp_path / "none")

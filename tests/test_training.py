@@ -120,15 +120,15 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
         ("warmup = 200", "shares of the run"),
         ("minutes = -1.0", "at least 0"),
         ("num_steps = ", "TOML"),
-        ("num_steps = 2.5", "num_steps = 2.5: a whole number is wanted"),
-        ("autocast = 1", "autocast = 1: true or false is wanted"),
-        ("ema = true", "ema = True: a number is wanted"),
-        ("qualities = 64", "qualities = 64: a list is wanted"),
-        ("prior = 64", "64 stands where a table of latent_channels"),
-        ("[autoencoder]\ndecoder_blocks_8 = 'many'", "decoder_blocks_8 = 'many': a whole number is wanted"),
+        ("num_steps = 2.5", "num_steps = 2.5: give a whole number"),
+        ("autocast = 1", "autocast = 1: give true or false"),
+        ("ema = true", "ema = True: give a number"),
+        ("qualities = 64", "qualities = 64: give a list"),
+        ("prior = 64", "64 is no table of latent_channels"),
+        ("[autoencoder]\ndecoder_blocks_8 = 'many'", "decoder_blocks_8 = 'many': give a whole number"),
         ("qualities = [50.0, 10.0]", "the smaller first"),
         ("qualities = [10.0]", "qualities: two numbers from 0 to 100"),
-        ("start_from = 3", "start_from = 3: text is wanted"),
+        ("start_from = 3", "start_from = 3: give text"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
         ("train_only = 'encoder'", "choose decoder"),
         ("[prior]\nlatent_channels = 32", r"latent_channels: 64 in \[autoencoder\] and 32"),
@@ -142,7 +142,7 @@ def test_faulty_configurations_are_refused(tmp_path, line, complaint):
 
 
 def test_there_has_to_be_a_run_to_resume(folder):
-    with pytest.raises(TrainingError, match="no run there"):
+    with pytest.raises(TrainingError, match="no run to resume"):
         train(folder / "config.toml", resume=True, overrides={"output": "elsewhere"})
 
 

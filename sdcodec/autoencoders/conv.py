@@ -1,4 +1,7 @@
-"""Convolutional autoencoder without normalisation or attention: one model for all rates, with a finite receptive field."""
+"""Convolutional autoencoder of the embedded model: one network for all rates.
+
+It has neither normalisation nor attention, so its receptive field is finite.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,17 @@ from torch import Tensor, nn
 from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.shapes import check_shapes
 
-FACTOR = 8  # pixels a latent, along a side
-PIXELS = 3 * FACTOR**2  # numbers in the square of a latent
-DIRECT_UNIT = 1 / 16  # of -1 to 1: what the direct path to pixels counts in, so that its weights are as large as others
+FACTOR = 8  # pixels per latent, along a side
+PIXELS = 3 * FACTOR**2  # samples of the 8x8 pixels of a latent
+DIRECT_UNIT = 1 / 16  # unit of the linear path's output, in -1..1: its weights become as large as others
 
 
 @dataclass(frozen=True)
 class ConvConfig:
-    """Widths and residual blocks at 1/2, 1/4 and 1/8 of the image's size; the defaults are those of `base`."""
+    """Widths and numbers of residual blocks at 1/2, 1/4 and 1/8 of the image's size.
+
+    The defaults are those of `base`.
+    """
 
     latent_channels: int = 64
     encoder_width_4: int = 64
@@ -35,12 +41,18 @@ class ConvConfig:
 
 
 def _cast(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """To the precision of a layer's weights; in training these are float32, and autocast is left to choose."""
+    """Cast to the precision of a layer's weights.
+
+    In training these are float32, and autocast chooses.
+    """
     return x if layer.weight.dtype == torch.float32 else x.to(layer.weight.dtype)
 
 
 def _stream(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """What residual blocks add to stays float32 where weights are not: sums in bfloat16 cost half a hundredth of LPIPS."""
+    """Keep residual streams in float32 where weights are not.
+
+    Sums in bfloat16 cost half a hundredth of LPIPS.
+    """
     return x if layer.weight.dtype == torch.float32 else x.float()
 
 
@@ -55,6 +67,7 @@ class ResidualBlock(nn.Module):
             self.second.weight.mul_(0.2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Add the residual."""
         return x + self.second(F.silu(self.first(_cast(F.silu(x), self.first))))
 
 
@@ -76,6 +89,7 @@ class ConvEncoder(nn.Module):
         self.direct = nn.Conv2d(PIXELS, config.latent_channels, 1, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Encode."""
         images = 2 * images - 1
         x = _stream(self.entry(_cast(F.pixel_unshuffle(images, 4), self.entry)), self.entry)
         x = _stream(self.down(_cast(F.silu(self.blocks_4(x)), self.down)), self.down)
@@ -84,7 +98,10 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """Latents `[B, C, h, w]` and a bias row for the quality → images `[B, 3, 8h, 8w]`, not clamped."""
+    """Latents `[B, C, h, w]` and a bias for the quality → images `[B, 3, 8h, 8w]`.
+
+    The images are not clamped.
+    """
 
     def __init__(self, config: ConvConfig) -> None:
         super().__init__()
@@ -98,7 +115,7 @@ class ConvDecoder(nn.Module):
         self.direct = nn.Conv2d(config.latent_channels, PIXELS, 1, bias=False)
 
     def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
-        """`quality_bias` is `[B, wide]`: what the decoder is told of the rate."""
+        """Decode; `quality_bias` `[B, decoder_width_8]` tells the network the rate."""
         x = _stream(self.entry(_cast(latents, self.entry)), self.entry)
         x = x + quality_bias.to(x.dtype)[:, :, None, None]
         x = _stream(F.pixel_shuffle(self.up_4(_cast(F.silu(self.blocks_8(x)), self.up_4)), 2), self.up_4)
@@ -110,7 +127,10 @@ class ConvDecoder(nn.Module):
 
 
 class ConvAutoencoder:
-    """Both networks, ready to run: weights in the chosen precision, first and last layers' sums in float32."""
+    """Encoder and decoder, ready to run in the chosen precision.
+
+    The last layers and the linear paths compute in float32.
+    """
 
     factor = FACTOR
     refinement_reach = 0.1
@@ -120,7 +140,10 @@ class ConvAutoencoder:
     def __init__(
         self, config: ConvConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
     ) -> None:
-        """`tensors` as `sdcodec.training.export` names them. Raises BundleError where they do not fit `config`."""
+        """Build the networks; `tensors` as `sdcodec.training.export` names them.
+
+        Raises BundleError if they do not fit `config`.
+        """
         self.channels = config.latent_channels
         self.margin: int | None = receptive_margin(config)
         self.device, self.dtype = device, dtype
@@ -136,23 +159,26 @@ class ConvAutoencoder:
         for part, module in parts.items():
             module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
-            # Latents and pixels need more digits than bfloat16 has; these layers are thin.
+            # Latents and pixels need more digits than bfloat16 has; these layers are small.
             module.exit.float()
             module.direct.float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [0, 1], sides multiples of 8 → float32 `[B, C, H/8, W/8]`."""
+        """Encode `[B, 3, H, W]` in [0, 1], sides multiples of 8.
+
+        Returns float32 `[B, C, H/8, W/8]`.
+        """
         with torch.autocast(self.device.type, enabled=False):
             return self.encoder(images.to(self.device, torch.float32, memory_format=torch.channels_last))
 
     @torch.no_grad()
     def decode(self, latents: Tensor, quality_index: int) -> Tensor:
-        """Float32 `[B, C, h, w]` → float32 `[B, 3, 8h, 8w]` in [0, 1]."""
+        """Decode float32 `[B, C, h, w]` to float32 `[B, 3, 8h, 8w]` in [0, 1]."""
         return self.decode_with_gradient(latents, quality_index)
 
     def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
-        """As `decode`, and differentiable in the latents."""
+        """Decode as `decode`, differentiable in the latents."""
         with torch.autocast(self.device.type, enabled=False):
             bias = self.quality_bias[quality_index].expand(latents.shape[0], -1)
             x = latents.to(self.device, memory_format=torch.channels_last)
@@ -160,7 +186,7 @@ class ConvAutoencoder:
 
 
 def receptive_margin(config: ConvConfig) -> int:
-    """How far, in latents, either network looks beyond the place that it computes."""
+    """Return the reach of the networks' receptive fields, in latents."""
     encoder = (1 + 2 * config.encoder_blocks_4) / 2 + 1 + 2 * config.encoder_blocks_8 + 1
     decoder = 1 + 2 * config.decoder_blocks_8 + (2 * config.decoder_blocks_4 + 1) / 2 + 1 / 4
     return math.ceil(max(encoder, decoder))

@@ -1,4 +1,4 @@
-"""The autoencoders of latent diffusion, as diffusers has them: a thin adapter for each family."""
+"""Autoencoders of latent diffusion, from diffusers: an adapter for each family."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATCH = 2  # FLUX.2 joins 2x2 latents into one
 
 
 class Family(ABC):
-    """What tells a family from the others: how latents are taken out of its network, and the scale that its UNet knows.
+    """Adapter of a family: access to its latents, and the scale that its UNet expects.
 
     `margin` is as in `sdcodec.autoencoders.protocol`; scaled latents are (raw - offset) * multiplier, per channel.
     """
@@ -30,7 +30,7 @@ class Family(ABC):
     @property
     @abstractmethod
     def factor(self) -> int:
-        """Pixels a latent, as the configuration declares them."""
+        """Pixels per latent, as the configuration declares them."""
 
     @property
     def channels(self) -> int:
@@ -39,14 +39,14 @@ class Family(ABC):
 
     @abstractmethod
     def raw(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [-1, 1] → unscaled latents."""
+        """Encode `[B, 3, H, W]` in [-1, 1] to unscaled latents."""
 
     def images(self, raw: Tensor) -> Tensor:
-        """Unscaled latents → `[B, 3, H, W]`, about [-1, 1]."""
+        """Decode unscaled latents to `[B, 3, H, W]`, about [-1, 1]."""
         return self.network.decode(raw).sample
 
     def scaling(self) -> tuple[Tensor, Tensor]:
-        """Offset and multiplier, float32 `[C]`."""
+        """Return offset and multiplier, float32 `[C]`."""
         config = self.network.config
         zeros = torch.zeros(self.channels)
         if config.get("latents_mean") is not None and config.get("latents_std") is not None:
@@ -56,7 +56,10 @@ class Family(ABC):
 
 
 class KullbackLeibler(Family):
-    """AutoencoderKL: Stable Diffusion 1 to 3, SDXL, FLUX. Latents are the posterior's mean."""
+    """AutoencoderKL: Stable Diffusion 1 to 3, SDXL, FLUX.
+
+    Latents are the posterior's mean.
+    """
 
     @property
     def factor(self) -> int:
@@ -67,7 +70,10 @@ class KullbackLeibler(Family):
 
 
 class Flux2(KullbackLeibler):
-    """AutoencoderKLFlux2: the posterior's mean in patches of 2x2, which stored batch statistics normalise."""
+    """AutoencoderKLFlux2: the posterior's mean in patches of 2x2.
+
+    Stored batch statistics normalise the latents.
+    """
 
     @property
     def factor(self) -> int:
@@ -90,7 +96,10 @@ class Flux2(KullbackLeibler):
 
 
 class Tiny(Family):
-    """AutoencoderTiny: TAESD and its siblings. Convolutions only, so windows with a margin leave no trace."""
+    """AutoencoderTiny: TAESD and its siblings.
+
+    It has convolutions only, so that windows with a margin leave no seam.
+    """
 
     def __init__(self, network: Any) -> None:
         super().__init__(network)
@@ -105,7 +114,7 @@ class Tiny(Family):
 
 
 class DeepCompression(Family):
-    """AutoencoderDC: SANA's; no posterior."""
+    """AutoencoderDC of SANA, without a posterior."""
 
     @property
     def factor(self) -> int:
@@ -124,14 +133,17 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 class DiffusersAutoencoder:
-    """A family's network, ready to run; latents are in the space that its UNet knows (see `Family`)."""
+    """A family's network, ready to run.
 
-    refinement_reach = math.inf  # trained without a quantiser
-    refinement_lpips = 1.0  # more would buy LPIPS with PSNR: nothing holds latents near
+    Latents are in the space that its UNet expects (see `Family`).
+    """
+
+    refinement_reach = math.inf  # the encoder was trained without a quantiser
+    refinement_lpips = 1.0  # with more, PSNR would fall: latents move without a limit
     quick_to_refine = False  # a full-size decoder takes minutes
 
     def __init__(self, family: Family, device: torch.device, dtype: torch.dtype, force_upcast: bool = False) -> None:
-        """The precision is `dtype` where the network bears it: see `running_dtype`."""
+        """Prepare the network; its precision is that of `running_dtype`."""
         self._family = family
         self.channels, self.factor, self.margin = family.channels, family.factor, family.margin
         self.device = device
@@ -139,27 +151,33 @@ class DiffusersAutoencoder:
         offset, multiplier = (values.to(device)[:, None, None] for values in family.scaling())
         self._offset, self._multiplier = offset, multiplier
         network = family.network.requires_grad_(False).eval()
-        # Not diffusers' own `to`, which warns of modules to be kept in float32 even where there are none.
+        # diffusers' own `to` warns of modules to be kept in float32 even if there are none.
         nn.Module.to(network, device, self.dtype, memory_format=torch.channels_last)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [0, 1], sides multiples of `factor` → float32 `[B, C, H/f, W/f]`. Raises BundleError."""
+        """Encode `[B, 3, H, W]` in [0, 1], sides multiples of `factor`.
+
+        Returns float32 `[B, C, H/f, W/f]`. Raises BundleError if values overflow.
+        """
         with torch.autocast(self.device.type, enabled=False):
             raw = self._family.raw(self._input(2 * images - 1)).float()
         return self._finite((raw - self._offset) * self._multiplier)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, quality_index: int) -> Tensor:
-        """Float32 `[B, C, h, w]` → float32 `[B, 3, fh, fw]` in [0, 1], whatever the quality. Raises BundleError."""
+        """Decode float32 `[B, C, h, w]` to float32 `[B, 3, fh, fw]` in [0, 1].
+
+        The quality has no influence. Raises BundleError if values overflow.
+        """
         return self._finite(self.unclamped(latents)).clamp_(0, 1)
 
     def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
-        """As `decode`, and differentiable in the latents."""
+        """Decode as `decode`, differentiable in the latents."""
         return self._finite(self.unclamped(latents)).clamp(0, 1)
 
     def unclamped(self, latents: Tensor) -> Tensor:
-        """As `decode`, differentiable, and not limited to [0, 1]."""
+        """Decode as `decode`, differentiable and not limited to [0, 1]."""
         with torch.autocast(self.device.type, enabled=False):
             raw = latents.to(self.device).float() / self._multiplier + self._offset
             return self._family.images(self._input(raw)).float() * 0.5 + 0.5
@@ -176,19 +194,28 @@ class DiffusersAutoencoder:
 
 
 def running_dtype(dtype: torch.dtype, device: torch.device, force_upcast: bool) -> torch.dtype:
-    """float32 in the place of float16 where the network overflows in it (`force_upcast`: SDXL), and on CPUs, which emulate it."""
+    """Return the precision that a network computes in.
+
+    float16 becomes float32 if the network overflows in it (`force_upcast`: SDXL), and on CPUs, which emulate float16.
+    """
     return torch.float32 if dtype == torch.float16 and (force_upcast or device.type == "cpu") else dtype
 
 
 def build(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A network of a class of FAMILIES without memory for its weights (PyTorch's device "meta"). Raises BundleError."""
+    """Build a network of FAMILIES on PyTorch's device "meta", without its weights.
+
+    Raises BundleError as `network_class`.
+    """
     with torch.device("meta"):
         network: nn.Module = network_class(name).from_config(dict(arguments))
     return network
 
 
 def network_class(name: str) -> Any:
-    """Diffusers' class. Raises BundleError for one that has no adapter here, or where diffusers is missing or too old."""
+    """Return diffusers' class of this name.
+
+    Raises BundleError for a class without an adapter, or if diffusers is missing or too old.
+    """
     if name not in FAMILIES:
         raise BundleError(f"the autoencoder's class {name!r} is not supported; these are: {', '.join(FAMILIES)}")
     try:
@@ -206,7 +233,10 @@ def network_class(name: str) -> Any:
 def load(
     configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> DiffusersAutoencoder:
-    """From a bundle's configuration (`family`, its `arguments`) and weights. Raises BundleError where they do not fit."""
+    """Build an autoencoder from a bundle's configuration and weights.
+
+    The configuration has `family` and its `arguments`. Raises BundleError if the weights do not fit.
+    """
     try:
         network = build(configuration["family"], configuration["arguments"])
         network.load_state_dict(weights, assign=True)
@@ -218,7 +248,10 @@ def load(
 
 
 def _reach(network: nn.Module) -> float:
-    """How far a chain of convolutions looks, in samples of its input: of a decoder, latents; of an encoder, pixels."""
+    """Return the reach of a chain of convolutions, in samples of its input.
+
+    The samples are latents for a decoder, pixels for an encoder.
+    """
     reach, spacing = 0.0, 1.0  # of samples, in samples of the input
     for layer in _chain(network.layers):
         if isinstance(layer, nn.Conv2d):
@@ -231,7 +264,7 @@ def _reach(network: nn.Module) -> float:
 
 
 def _chain(layers: nn.Module) -> Iterator[nn.Module]:
-    """Layers one after the other; of a residual block, those of its longer way."""
+    """Yield the layers in order; of a residual block, those of its longer branch."""
     for layer in layers.children():
         if isinstance(getattr(layer, "conv", None), nn.Sequential):
             yield from _chain(layer.conv)

@@ -1,4 +1,4 @@
-"""What codec.py asks of an autoencoder."""
+"""Protocol of an autoencoder."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 class Autoencoder(Protocol):
-    """Images ↔ latents, each latent standing for `factor` x `factor` pixels.
+    """Images ↔ latents, with `factor` x `factor` pixels per latent.
 
-    `margin` is how far, in latents, a pixel's or a latent's influence reaches in either network; None where operations
-    are global and windows have to be blended.
+    `margin` is the reach of a pixel or a latent in either network, in latents; None if operations are global, so that
+    windows have to be blended.
     """
 
     channels: int
@@ -19,22 +19,29 @@ class Autoencoder(Protocol):
     margin: int | None
 
     def encode(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]` in [0, 1], sides multiples of `factor` → float32 latents `[B, C, H/f, W/f]`."""
+        """Encode `[B, 3, H, W]` in [0, 1], sides multiples of `factor`.
+
+        Returns float32 latents `[B, C, H/f, W/f]`.
+        """
         ...
 
     def decode(self, latents: Tensor, quality_index: int) -> Tensor:
-        """Float32 latents `[B, C, h, w]` and the quality in half steps → float32 images `[B, 3, fh, fw]` in [0, 1]."""
+        """Decode float32 latents `[B, C, h, w]` at a quality index 0..200.
+
+        Returns float32 images `[B, 3, fh, fw]` in [0, 1].
+        """
         ...
 
 
 @runtime_checkable
 class DifferentiableAutoencoder(Autoencoder, Protocol):
-    """An autoencoder that latents can be refined through while encoding (efforts from 4 up).
+    """An autoencoder through which latents can be refined (effort 4 and above).
 
-    `refinement_reach` is how far, in quantiser steps, refining may move a latent. It is small where the encoder was trained
-    with quantiser and prior: the best latents are near, and farther away the metric is pleased and no others. Else infinite.
-    `refinement_lpips` is what LPIPS weighs then beside squared error / 400. `quick_to_refine`: small pictures take seconds,
-    so that they are refined where no effort is named (`sdcodec.effort`).
+    refinement_reach: limit of a latent's move, in quantiser steps. It is small if the encoder was trained with
+        quantiser and
+        prior: the best latents are near, and farther away only the metric improves. Otherwise infinite.
+    refinement_lpips: weight of LPIPS beside squared error / 400.
+    quick_to_refine: whether small images take seconds, so that they are refined by default (`sdcodec.effort`).
     """
 
     refinement_reach: float
@@ -42,5 +49,5 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
     quick_to_refine: bool
 
     def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
-        """As `decode`, and differentiable in the latents."""
+        """Decode as `decode`, differentiable in the latents."""
         ...

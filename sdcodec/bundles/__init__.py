@@ -1,1 +1,1 @@
-"""What a model is on disk: manifest, weights, fingerprints, and the places where models are found."""
+"""Bundles: models on disk with manifests, weights and fingerprints."""

@@ -1,4 +1,7 @@
-"""Steps of the quantiser for latents that were not trained to be quantised: measured on a few pictures when a model is added."""
+"""Quantiser steps for latents that were not trained to be quantised.
+
+They are measured on a few images when a model is added.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,21 @@ from sdcodec.pixels import read_picture
 
 SIDE = 256  # pixels of a calibration picture; a multiple of every factor
 MADE_PICTURES, MOST_PICTURES = 8, 16
-PROBED_PICTURES = 2  # of these the decoder's gradient is taken, the expensive part
-LOWEST_BPP, HIGHEST_BPP = 0.02, 2.0  # with one table a channel; a prior that knows the neighbours takes less
-MOST_BITS = 7.0  # a latent: finer steps than this are lost in what the autoencoder itself does to a picture
-WIDEST_RATIO = 3.0  # of a channel's step to the middle one, in powers of two
-# Results are rounded, in powers of two, so that the same model gets the same steps, and thereby the same fingerprint, on machines
+PROBED_PICTURES = 2  # images for the decoder's gradient, the expensive part
+LOWEST_BPP, HIGHEST_BPP = 0.02, 2.0  # with one table per channel; a prior that knows the neighbours takes less
+MOST_BITS = 7.0  # per latent: the error of the autoencoder itself exceeds that of finer steps
+WIDEST_RATIO = 3.0  # of a channel's step to the median one, in powers of two
+# Results are rounded, in powers of two: the same model gets the same steps, and the same fingerprint, on machines
 # whose floating point differs in the last digits.
 CHANNEL_GRID, RANGE_GRID, GAIN_BITS = 1 / 4, 1 / 4, 12
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Latents of the calibration pictures, float64 `[C, N]`, and how much a change of 1 in one moves the picture, `[C]`.
+    """Latents of the calibration images, and the decoder's sensitivity to them.
 
-    The latter is the root of the summed squares over all samples in 0..1: the norm of the decoder's Jacobian's columns.
+    latents: float64 `[C, N]`. sensitivity: `[C]`, the root of the summed squared changes of all samples in 0..1 for a
+    change of 1 in a latent: the norm of the columns of the decoder's Jacobian.
     """
 
     latents: NDArray[np.float64]
@@ -40,7 +44,10 @@ class Statistics:
 
 
 def measure(autoencoder: DiffusersAutoencoder, pictures: NDArray[np.uint8]) -> Statistics:
-    """From pictures uint8 `[N, 256, 256, 3]`. Raises BundleError where latents or pictures do not vary at all."""
+    """Measure statistics on images uint8 `[N, 256, 256, 3]`.
+
+    Raises BundleError if latents or images do not vary at all.
+    """
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     latents = torch.cat([autoencoder.encode(image[None]) for image in images])
     flat = latents.double().transpose(0, 1).flatten(1).cpu().numpy()
@@ -54,7 +61,7 @@ def measure(autoencoder: DiffusersAutoencoder, pictures: NDArray[np.uint8]) -> S
 
 
 def _squared_columns(autoencoder: DiffusersAutoencoder, latents: Tensor) -> Tensor:
-    """Mean over positions of the squared norm of the Jacobian's columns, `[C]`.
+    """Return the mean over positions of the Jacobian's squared column norms, `[C]`.
 
     For white noise v, E[(Jᵀv)²] is the diagonal of JᵀJ (Hutchinson, 1989): one gradient gives all channels at once.
     """
@@ -67,10 +74,11 @@ def _squared_columns(autoencoder: DiffusersAutoencoder, latents: Tensor) -> Tens
 
 
 def gain_rows(statistics: Statistics, factor: int) -> tuple[Tensor, Tensor]:
-    """`gain` and `inverse_gain`, float32 `[201, C]`: steps a unit of latent for each half step of quality, and back.
+    """Return `gain` and `inverse_gain`, float32 `[201, C]`, for every quality index.
 
-    Steps are log-linear in quality. Between channels they are inverse to the decoder's sensitivity, which for a given squared
-    error of the picture costs the fewest bits; the range goes from LOWEST_BPP to HIGHEST_BPP or MOST_BITS.
+    Quantiser steps are log-linear in quality. Between channels they are inverse to the decoder's sensitivity, which
+    costs the fewest bits for a given squared error of the image; the range goes from LOWEST_BPP to HIGHEST_BPP or
+    MOST_BITS.
     """
     relative = -np.log2(np.maximum(statistics.sensitivity, statistics.sensitivity.max() * 2.0**-20))
     relative -= np.median(relative)
@@ -86,7 +94,10 @@ def gain_rows(statistics: Statistics, factor: int) -> tuple[Tensor, Tensor]:
 
 
 def _scale_for(bits: float, weighted: NDArray[np.float64]) -> float:
-    """Log2 of the largest step, on the grid, at which latents `[C, N]` take so many bits each with one table a channel."""
+    """Return log2 of the largest step at which latents `[C, N]` take `bits` each.
+
+    The step is on the grid; each channel has one table.
+    """
     low, high = round(-40 / RANGE_GRID), round(40 / RANGE_GRID)
     while high - low > 1:
         middle = (low + high) // 2
@@ -96,7 +107,7 @@ def _scale_for(bits: float, weighted: NDArray[np.float64]) -> float:
 
 
 def _entropy(symbols: NDArray[np.float64]) -> float:
-    """Bits a symbol of `[C, N]`, with the frequencies of each channel known."""
+    """Return bits per symbol of `[C, N]` with the known frequencies of each channel."""
     total = 0.0
     for own in symbols:
         frequency = np.unique(own, return_counts=True)[1] / len(own)
@@ -109,9 +120,10 @@ def _on_grid(values: NDArray[np.float64], grid: float) -> NDArray[np.float64]:
 
 
 def pictures_from(folder: Path) -> NDArray[np.uint8]:
-    """The middles of up to 16 photographs of a folder, in the order of their names, uint8 `[N, 256, 256, 3]`.
+    """Return centre crops of up to 16 photographs of a folder.
 
-    What is no image or smaller is passed over. Raises ImageError where nothing is left.
+    They are uint8 `[N, 256, 256, 3]`, in the order of their names; other files and smaller images are skipped. Raises
+    ImageError if nothing is left.
     """
     middles: list[NDArray[np.uint8]] = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
@@ -131,10 +143,10 @@ def pictures_from(folder: Path) -> NDArray[np.uint8]:
 
 @cache
 def made_pictures(count: int = MADE_PICTURES) -> NDArray[np.uint8]:
-    """Stand-ins for photographs, always the same: uint8 `[N, 256, 256, 3]`.
+    """Make stand-ins for photographs, always the same: uint8 `[N, 256, 256, 3]`.
 
-    Dead leaves: discs that hide one another, with radii whose density falls with the cube, have the scale-free edges of
-    natural images (Lee, Mumford and Huang, 2001). Here each disc is shaded and has a texture of its own.
+    Dead leaves: discs that hide one another, with radii whose density falls with the cube, have the scale-free edges
+    of natural images (Lee, Mumford and Huang, 2001). Here each disc is shaded and has a texture of its own.
     """
     random = np.random.RandomState(20220822)  # the generator whose numbers never change between versions (NEP 19)
     return np.stack([_dead_leaves(random) for _ in range(count)])
@@ -159,7 +171,7 @@ def _dead_leaves(random: np.random.RandomState) -> NDArray[np.uint8]:
 
 
 def _radii(random: np.random.RandomState, smallest: float = 4.0, count: int = 400) -> Sequence[float]:
-    """Between `smallest` and half a side, with a density that falls with the cube of the radius."""
+    """Draw radii between `smallest` and half a side, with density ∝ radius⁻³."""
     largest = SIDE / 2
     uniform = random.uniform(0, 1, count)
     return list(1 / np.sqrt(uniform / smallest**2 + (1 - uniform) / largest**2))

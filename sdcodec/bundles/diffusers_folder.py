@@ -1,4 +1,7 @@
-"""Reading a network from a folder that diffusers wrote: configuration and safetensors, never a pickle."""
+"""Networks in folders that diffusers wrote: configuration and safetensors.
+
+Pickles are refused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises BundleError."""
+    """Read a JSON object. Raises BundleError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -36,11 +39,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path, prefer: torch.dtype | None = None, stem: str = WEIGHTS) -> tuple[str, list[Path]]:
-    """The variant ("", "fp16", "bf16") and its safetensors files; where there are several, the one of the type `prefer`.
+    """Return the variant ("", "fp16", "bf16") and its safetensors files.
 
-    stem: what their names begin with; transformers has `model`.
+    prefer: the type to prefer if there are several variants. stem: the beginning of their names; transformers has
+        `model`.
 
-    Raises BundleError where there are none, or only pickled ones.
+    Raises BundleError if there are none, or only pickled ones.
     """
     order = list(VARIANTS)
     if prefer in (torch.float16, torch.bfloat16):
@@ -55,13 +59,16 @@ def weight_files(folder: Path, prefer: torch.dtype | None = None, stem: str = WE
     if folder.is_dir() and any(path.suffix in PICKLES for path in folder.iterdir()):
         raise BundleError(
             f"{folder}: its weights are pickled, which may run code, and are not loaded; look for the model's safetensors "
-            "files, or convert it where you trust it"
+            "files, or convert it if you trust it"
         )
-    raise BundleError(f"{folder}: no weights there ({stem}.safetensors); give a folder as diffusers writes it")
+    raise BundleError(f"{folder}: no weights ({stem}.safetensors); give a folder as diffusers writes it")
 
 
 def stored_dtype(file: Path) -> torch.dtype:
-    """The type of most weights, by the first large tensor of the file. Raises BundleError for a damaged file."""
+    """Return the type of the file's first large tensor.
+
+    Raises BundleError for a damaged file.
+    """
     try:
         with safe_open(file, "pt") as tensors:
             names = list(tensors.keys())
@@ -72,9 +79,10 @@ def stored_dtype(file: Path) -> torch.dtype:
 
 
 def load_network(network_class: Any, folder: Path, dtype: torch.dtype, variant: str) -> Any:
-    """The network with its weights in `dtype`; diffusers knows shards and the names that older versions gave to tensors.
+    """Load the network with its weights in `dtype`.
 
-    Raises BundleError where the weights do not fit the configuration, or are damaged.
+    diffusers knows shards and the names that older versions gave to tensors. Raises BundleError if the weights do not
+    fit the configuration, or are damaged.
     """
     with explained(folder), _silent_diffusers():
         network, report = network_class.from_pretrained(
@@ -95,7 +103,10 @@ def load_network(network_class: Any, folder: Path, dtype: torch.dtype, variant: 
 
 @contextlib.contextmanager
 def explained(place: Path) -> Iterator[None]:
-    """What the libraries raise for a broken folder as a BundleError of one line; that memory is exhausted goes on as it is."""
+    """Turn the libraries' errors for a broken folder into a BundleError of one line.
+
+    Errors of exhausted memory pass unchanged.
+    """
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -107,7 +118,10 @@ def explained(place: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_diffusers() -> Iterator[None]:
-    """Without its warnings of unknown settings: they concern what it wrote itself, and what matters is checked here."""
+    """Silence diffusers' warnings of unknown settings.
+
+    They concern settings that it wrote itself; relevant settings are checked here.
+    """
     from diffusers.utils import logging
 
     before = logging.get_verbosity()

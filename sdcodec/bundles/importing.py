@@ -1,4 +1,7 @@
-"""`models add`: from a diffusers folder to a bundle, with steps measured and a prior that needs no training."""
+"""`models add`: a bundle from a diffusers folder, with measured quantiser steps.
+
+Its prior needs no training.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +41,14 @@ def add(
     calibrate: Path | None = None,
     force: bool = False,
 ) -> store.Bundle:
-    """Makes the bundle `name` under `$SDCODEC_HOME` from a diffusers autoencoder or pipeline.
+    """Make a bundle under `$SDCODEC_HOME` from a diffusers autoencoder or pipeline.
 
-    source: a folder as diffusers writes it, or the hub's name for one (OWNER/NAME); revision: a branch, tag or commit there.
-    subfolder: where in it the autoencoder is; by default `vae`, if there is one, or else the folder itself.
-    dtype: what weights are stored in: float32, bfloat16, float16; by default as they are.
-    unet: also the pipeline's UNet, for denoising. calibrate: a folder of photographs to measure the steps on.
+    name: of the bundle.
+    source: a folder as diffusers writes it, or OWNER/NAME on the hub. revision: a branch, tag or commit there.
+    subfolder: folder of the autoencoder in it; by default `vae` if it exists, or else the folder itself.
+    dtype: type of the stored weights: float32, bfloat16, float16; by default unchanged.
+    unet: also store the pipeline's UNet, for denoising. calibrate: a folder of photographs to measure quantiser steps
+        on.
     force: replace a bundle of this name; files that were coded with it may need it still.
 
     Raises OptionError, BundleError, ImageError; nothing is left of a bundle that could not be finished.
@@ -57,7 +62,7 @@ def add(
     network = _network(folder, family_name, wanted)
     weights = _stored_weights(network)
     family = diffusers.FAMILIES[family_name](network)
-    # In float32 and on the CPU, wherever this runs: the steps, and with them the fingerprint, are to be the same everywhere.
+    # Float32 on the CPU gives the same quantiser steps, and with them the same fingerprint, on every machine.
     autoencoder = diffusers.DiffusersAutoencoder(family, torch.device("cpu"), torch.float32)
     check_geometry(autoencoder)
     pictures = calibration.made_pictures() if calibrate is None else calibration.pictures_from(calibrate)
@@ -73,7 +78,7 @@ def add(
                 "family": family_name,
                 "latent_channels": autoencoder.channels,
                 "factor": autoencoder.factor,
-                # Of the file, not of the class, whose default says yes for all that do not say.
+                # From the file: the default of the class is true even for networks that do not need it.
                 "force_upcast": bool(settings.get("force_upcast", False)),
                 "arguments": _arguments(network),
             },
@@ -94,7 +99,10 @@ def add(
 
 
 def check_geometry(autoencoder: diffusers.DiffusersAutoencoder) -> None:
-    """Runs a small picture through. Raises BundleError where shapes are not what the configuration declares."""
+    """Run a small image through the autoencoder.
+
+    Raises BundleError if shapes differ from the declared ones.
+    """
     factor, channels = autoencoder.factor, autoencoder.channels
     if factor not in FACTORS:
         raise BundleError(f"{factor} pixels a latent; files can hold {', '.join(map(str, sorted(FACTORS)))}")
@@ -112,7 +120,7 @@ def check_geometry(autoencoder: diffusers.DiffusersAutoencoder) -> None:
         )
     if images.shape[2:] != (side, side):
         raise BundleError(
-            f"the autoencoder's decoder makes {images.shape[2]} x {images.shape[3]} pixels of what was {side} x {side}; "
+            f"the autoencoder's decoder makes {images.shape[2]} x {images.shape[3]} pixels of {side} x {side}; "
             "its two halves do not belong together"
         )
 
@@ -142,7 +150,7 @@ def _autoencoder_folder(found: origin.Origin, subfolder: str | None) -> Path:
 
 
 def _network(folder: Path, name: str, wanted: torch.dtype | None) -> Any:
-    """The network of the class `name`, with its weights as they will be stored."""
+    """Load the network of the class `name` in the type of its stored weights."""
     kind = diffusers.network_class(name)
     variant, files = diffusers_folder.weight_files(folder, wanted)
     dtype = wanted or diffusers_folder.stored_dtype(files[0])
@@ -153,7 +161,10 @@ def _network(folder: Path, name: str, wanted: torch.dtype | None) -> Any:
 
 
 def _stored_weights(network: Any) -> dict[str, Tensor]:
-    """Copies, so that computing in another precision leaves them alone. Raises BundleError where they are no numbers."""
+    """Copy the weights for storage: computing in another precision changes no copy.
+
+    Raises BundleError if they are not finite.
+    """
     weights = {}
     for name, value in network.state_dict().items():
         kept = value.detach().clone().contiguous()
@@ -169,7 +180,10 @@ def _stored_weights(network: Any) -> dict[str, Tensor]:
 
 
 def _arguments(network: Any) -> dict[str, Any]:
-    """What its class was called with: the configuration without what tells of folders and versions."""
+    """Return the arguments of the network's class.
+
+    They are its configuration without folders and versions.
+    """
     known = inspect.signature(type(network).__init__).parameters
     return {key: list(v) if isinstance(v, tuple) else v for key, v in network.config.items() if key in known}
 

@@ -1,4 +1,7 @@
-"""From a bundle on disk to networks that run: which class reads which files. A new autoencoder or prior is a line here."""
+"""Bundles to networks that run: the class that reads each file.
+
+A new autoencoder or prior is one more entry in AUTOENCODERS or PRIORS.
+"""
 
 from __future__ import annotations
 
@@ -78,13 +81,16 @@ def load_prior(bundle: Bundle, entry: PriorEntry, device: torch.device) -> tuple
 def load_denoiser(bundle: Bundle, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Denoiser:
     """Read a bundle's UNet. Raises BundleError if it is damaged or unknown."""
     entry = bundle.denoiser
-    assert entry is not None  # its callers have asked
+    assert entry is not None  # its callers have checked
     loader = _choose(DENOISERS, entry.kind, bundle)
     return loader(entry.configuration, read_tensors(bundle.folder / entry.file), device, dtype, offload)
 
 
 def prior_parts(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], FrequencyTables]:
-    """Split a prior's file: the tensors of the prior by its own names, and the frozen tables. Raises BundleError."""
+    """Split a prior's file into its tensors, by their own names, and frozen tables.
+
+    Raises BundleError if the tables are missing or broken.
+    """
     tables = {TABLES_PREFIX + name for name in ("radii", "frequencies")}
     if missing := sorted(tables - set(tensors)):
         raise BundleError(f"the prior has no tensor {missing[0]!r}; the bundle is incomplete, install it again")
@@ -94,10 +100,11 @@ def prior_parts(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Frequ
 
 
 def fingerprint(tensors: Mapping[str, Tensor], channels: int, factor: int) -> bytes:
-    """Return the SHA-256 of all that decides the meaning of symbols: integer prior, tables, gains, shape of the latents.
+    """Return the SHA-256 of everything that decides the meaning of symbols.
 
-    Left out are parts that can be trained further without harm to files: the encoder's part of the prior (`analyse...`) and
-    the decoder with its inverse gains.
+    That is the integer prior, the tables, the gains and the shape of the latents. Left out are parts that can be
+    trained further without harm to files: the encoder's part of the prior (`analyse...`) and the decoder with its
+    inverse gains.
     """
     digest = hashlib.sha256(f"latents {channels} at 1/{factor}\n".encode())
     for name in sorted(tensors):
@@ -110,7 +117,7 @@ def fingerprint(tensors: Mapping[str, Tensor], channels: int, factor: int) -> by
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A bundle's file of weights. Raises BundleError where it is missing or damaged."""
+    """Read a bundle's file of weights. Raises BundleError if it is missing or damaged."""
     try:
         return load_file(path)
     except OSError as error:
@@ -126,7 +133,10 @@ def _choose(loaders: Mapping[str, Loader], name: str, bundle: Bundle) -> Loader:
 
 
 def configured(part: str, kind: Callable[..., Config], values: Mapping[str, Any]) -> Config:
-    """Build a configuration from a manifest's values. Raises BundleError for other names, missing ones, or no integers."""
+    """Build a configuration from a manifest's values.
+
+    Raises BundleError for unknown or missing names, and values that are no whole numbers.
+    """
     try:
         config = kind(**values)
     except TypeError as error:
@@ -148,7 +158,7 @@ def _conv(
 def _diffusers(
     configuration: Mapping[str, Any], weights: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
 ) -> Autoencoder:
-    from sdcodec.autoencoders import diffusers  # only who uses such a model has it, and waits for its import
+    from sdcodec.autoencoders import diffusers  # an optional dependency, slow to import
 
     return diffusers.load(configuration, weights, device, dtype)
 
@@ -172,7 +182,7 @@ def _unet(
     dtype: torch.dtype,
     offload: bool,
 ) -> Denoiser:
-    from sdcodec.denoisers.unet import unet_denoiser  # diffusers comes with it
+    from sdcodec.denoisers.unet import unet_denoiser  # it imports diffusers
 
     return unet_denoiser(configuration, tensors, device, dtype, offload)
 

@@ -1,4 +1,7 @@
-"""Where a model to be added comes from: a folder, or a repository of the hub; its revision and its licence."""
+"""Origin of a model to be added: a folder or a repository of the hub.
+
+It has a revision and a licence.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass(frozen=True)
 class Origin:
-    """A model's files, on this machine. `revision` is the hub's commit; None for a folder of the user's."""
+    """A model's files on this machine.
+
+    `revision` is the hub's commit; None for a folder of the user.
+    """
 
     folder: Path
     name: str
@@ -35,15 +41,16 @@ class Origin:
 
     @property
     def licence_file(self) -> Path | None:
-        """The licence's text, where it came along."""
+        """File with the text of the licence, if there is one."""
         return next((path for path in map(self.folder.joinpath, LICENCE_FILES) if path.is_file()), None)
 
 
 def find(source: str, *, revision: str | None = None, unet: bool = False, half: bool = False) -> Origin:
-    """A folder as it is; else the files that are needed of a repository of the hub, fetched or taken from its cache.
+    """Return a folder as it is, or the needed files of a repository of the hub.
 
-    source: a folder, or the hub's name for a repository, OWNER/NAME. revision: of the repository: a branch, tag or commit.
-    unet: also what `--unet` reads. half: float16 weights, where the repository has them apart.
+    source: a folder, or OWNER/NAME on the hub. revision: a branch, tag or commit there. unet: also the files of
+        `--unet`.
+    half: float16 weights, if the repository has them separately. Files come from the hub or its cache.
 
     Raises BundleError.
     """
@@ -63,7 +70,10 @@ def find(source: str, *, revision: str | None = None, unet: bool = False, half: 
 
 
 def wanted_files(files: Iterable[str], unet: bool, half: bool) -> list[str]:
-    """Of a repository's files those that are read: configurations, safetensors, licence; of two precisions one."""
+    """Select a repository's needed files: configurations, safetensors, licence.
+
+    Of two precisions it selects one.
+    """
     names = set(files)
     folders = ["", "vae/"] if not unet else ["", "vae/", "unet/", *_text_folders(names)]
     chosen = {name for name in names if name in ("README.md", "model_index.json", *LICENCE_FILES)}
@@ -89,7 +99,7 @@ def _is_weight(name: str, stem: str) -> bool:
 
 
 def _fetched(name: str, revision: str | None, unet: bool, half: bool) -> Path:
-    """The folder of the snapshot, called after its commit."""
+    """Return the folder of the snapshot, named after its commit."""
     try:
         import huggingface_hub as hub
         from huggingface_hub import errors
@@ -125,7 +135,10 @@ def _fetched(name: str, revision: str | None, unet: bool, half: bool) -> Path:
 
 
 def _is_no_connection(error: Exception) -> bool:
-    """The HTTP client is the hub package's own choice and changed between its versions; not all of its errors are OSErrors."""
+    """Return whether an error is one of the connection.
+
+    The hub package chose different HTTP clients over time; not all of their errors are OSErrors.
+    """
     return isinstance(error, OSError) or type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3"))
 
 
@@ -149,8 +162,11 @@ def _described(folder: Path, name: str, revision: str | None) -> Origin:
 
 
 def _card(folder: Path) -> dict[str, Any]:
-    """What the model card says in its front matter, between two lines of dashes; nothing where there is none."""
-    import yaml  # the hub's package brings it along
+    """Return the front matter of the model card, between two lines of dashes.
+
+    It is empty if there is none.
+    """
+    import yaml  # a dependency of the hub's package
 
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
-"""Loaded weights, shared by folder, fingerprint, device and precision for as long as anybody uses them."""
+"""Shared weights: loaded once per folder, fingerprint, device and precision.
+
+They live as long as any user holds them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from sdcodec.model import Model
 
 @dataclass(frozen=True)
 class _Place:
-    """Where networks run, and the files that they came from: a folder that was written anew has other stamps."""
+    """Folder and files of networks, with their device and precision.
+
+    A folder that was written again has other stamps.
+    """
 
     folder: str
     stamps: tuple[tuple[int, int], ...]
@@ -27,14 +33,17 @@ class _Place:
     offload: bool
 
 
-_lock = threading.RLock()  # of all loading
+_lock = threading.RLock()  # held while anything is loaded
 _models: WeakValueDictionary[tuple[_Place, bytes], Model] = WeakValueDictionary()
 _autoencoders: WeakValueDictionary[_Place, Autoencoder] = WeakValueDictionary()
 _denoisers: WeakValueDictionary[_Place, Callable[[], Denoiser]] = WeakValueDictionary()
 
 
 def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Model:
-    """Return the bundle's model with one of its priors, loaded now or shared. Raises BundleError as `loading.load`."""
+    """Return the bundle's model with one of its priors, loaded now or shared.
+
+    Raises BundleError as `loading.load`.
+    """
     place = _Place(str(bundle.folder.resolve()), _stamps(bundle), device, dtype, offload)
     with _lock:
         model = _models.get((place, entry.fingerprint))
@@ -69,7 +78,7 @@ class _LoadOnce:
 
 
 def _stamps(bundle: Bundle) -> tuple[tuple[int, int], ...]:
-    """Return time and size of the files that networks come from; of a missing one, nothing: loading says more."""
+    """Return time and size of the networks' files; missing files have no stamp."""
     names = [MANIFEST, bundle.autoencoder_file] + ([bundle.denoiser.file] if bundle.denoiser else [])
     paths = [bundle.folder / name for name in names]
     found = [path.stat() for path in paths if path.exists()]

@@ -1,4 +1,7 @@
-"""Finding bundles: by name, by folder, and by the fingerprint that a file carries. Reads manifests only, no weights."""
+"""Search for bundles by name, by folder and by fingerprint.
+
+It reads manifests only, no weights.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,13 @@ from sdcodec.errors import BundleError
 LAYOUT = 2  # version of the folder's layout; 1 was never released, and benchmarks/convert_bundle.py converts it
 MANIFEST = "bundle.json"
 SHIPPED = Path(__file__).parent
-DEFAULT = "base"  # what encodes where no model is named
+DEFAULT = "base"  # the default model
 FINGERPRINT_BYTES = 4  # of the 32, in every file
 
 
 @dataclass(frozen=True)
 class PriorEntry:
-    """One prior of a bundle with its quantiser: what files are coded with.
+    """One prior of a bundle with its quantiser.
 
     `kind` names the class (see `sdcodec.bundles.loading`), `file` the safetensors file; `fingerprint` is the whole
     SHA-256, 32 bytes.
@@ -36,7 +39,10 @@ class PriorEntry:
 
 @dataclass(frozen=True)
 class DenoiserEntry:
-    """The UNet of a bundle: `kind` names the class, `file` the safetensors file. No fingerprint covers it."""
+    """The UNet of a bundle: `kind` names the class, `file` the safetensors file.
+
+    No fingerprint covers it.
+    """
 
     kind: str
     file: str
@@ -45,7 +51,7 @@ class DenoiserEntry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model's manifest. `priors[0]` encodes; the others decode what was encoded with them."""
+    """A model's manifest. `priors[0]` encodes; the others decode earlier files."""
 
     folder: Path
     name: str
@@ -67,26 +73,32 @@ class Bundle:
         return int(self.configuration["factor"])
 
     def prior_for(self, fingerprint: bytes) -> PriorEntry | None:
-        """The prior whose fingerprint begins with these bytes."""
+        """Return the prior whose fingerprint begins with these bytes."""
         return next((entry for entry in self.priors if entry.fingerprint.startswith(fingerprint)), None)
 
 
 def home() -> Path:
-    """Where models of the user live: `$SDCODEC_HOME`, or a folder of this program among the user's data."""
+    """Return the folder of the user's models.
+
+    It is `$SDCODEC_HOME`, or a folder of this program among the user's data.
+    """
     if chosen := os.environ.get("SDCODEC_HOME"):
         return Path(chosen)
-    import platformdirs  # only who has no $SDCODEC_HOME pays for the import
+    import platformdirs  # slow to import, and not needed with $SDCODEC_HOME
 
     return Path(platformdirs.user_data_dir("sdcodec", appauthor=False))
 
 
 def read_manifest(folder: Path) -> Bundle:
-    """The bundle in a folder. Raises BundleError where there is none, or one that this version cannot read."""
+    """Read the bundle in a folder.
+
+    Raises BundleError if there is none, or one that this version cannot read.
+    """
     path = folder / MANIFEST
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BundleError(f"{folder}: no model there ({MANIFEST} cannot be read: {error.strerror})") from error
+        raise BundleError(f"{folder}: no model ({MANIFEST} cannot be read: {error.strerror})") from error
     except ValueError as error:
         raise BundleError(f"{path}: not valid JSON ({error}); the model is damaged, install it again") from error
     try:
@@ -119,7 +131,10 @@ def read_manifest(folder: Path) -> Bundle:
 
 
 def find(model: str | os.PathLike[str]) -> Bundle:
-    """A bundle by its name or by its folder. Raises BundleError with the names that are known."""
+    """Find a bundle by its name or by its folder.
+
+    Raises BundleError with the names that are known.
+    """
     text = os.fspath(model)
     if os.sep in text or "/" in text or text in (".", "..") or (Path(text) / MANIFEST).is_file():
         return read_manifest(Path(text))
@@ -131,7 +146,10 @@ def find(model: str | os.PathLike[str]) -> Bundle:
 
 
 def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
-    """The bundle and its prior that wrote files with these 4 bytes, whatever the bundle is called; None if there is none."""
+    """Find the bundle and its prior that wrote files with these 4 bytes.
+
+    The bundle's name has no influence. Returns None if there is none.
+    """
     for folder in _folders():
         try:
             bundle = read_manifest(folder)
@@ -143,7 +161,10 @@ def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
 
 
 def that_wrote(fingerprint: bytes, model: str | os.PathLike[str] | None = None) -> Bundle:
-    """The bundle that decodes files with these 4 bytes: among all of them, or `model` if it does. Raises BundleError."""
+    """Find the bundle that decodes files with these 4 bytes, or check `model`.
+
+    Raises BundleError if there is none, or `model` is another one.
+    """
     if model is not None:
         bundle = find(model)
         if bundle.prior_for(fingerprint) is None:
@@ -159,7 +180,7 @@ def that_wrote(fingerprint: bytes, model: str | os.PathLike[str] | None = None) 
 
 
 def other_model(fingerprint: bytes, bundle: Bundle) -> BundleError:
-    """The error for a file with these 4 bytes, of which `bundle` has no prior."""
+    """Return the error for a file with these 4 bytes, of which `bundle` has no prior."""
     writer, own = name_of(fingerprint), bundle.priors[0].fingerprint.hex()[:8]
     wrote = fingerprint.hex()
     made = f"model {writer!r} (fingerprint {wrote})" if writer else f"a model with fingerprint {wrote}"
@@ -169,7 +190,7 @@ def other_model(fingerprint: bytes, bundle: Bundle) -> BundleError:
 
 
 def installed() -> list[Bundle]:
-    """Every model that can be read, shipped ones first."""
+    """Return every model that can be read, shipped ones first."""
     found = []
     for folder in _folders():
         with contextlib.suppress(BundleError):  # a broken neighbour must not keep others from being shown
@@ -178,34 +199,43 @@ def installed() -> list[Bundle]:
 
 
 def is_shipped(bundle: Bundle) -> bool:
-    """Whether it came with this program, and goes with it only."""
+    """Return whether the bundle is part of this program."""
     return bundle.folder.parent == SHIPPED
 
 
 def is_installed(bundle: Bundle) -> bool:
-    """Return whether the bundle is found by its name: it came with this program, or was added to the user's models."""
+    """Return whether the bundle is found by its name.
+
+    It is if it came with this program, or was added to the user's models.
+    """
     folder = bundle.folder.resolve()
     return any(folder == (place / folder.name).resolve() for place in (SHIPPED, home()))
 
 
 def remove(name: str) -> Path:
-    """Deletes a model of the user's, broken or not, and returns where it was. Raises BundleError."""
+    """Delete a model of the user, broken or not, and return its folder.
+
+    Raises BundleError if there is none of this name.
+    """
     folder = home() / name
     if not name or Path(name).name != name or not (folder / MANIFEST).is_file():
         own = ", ".join(sorted(found.name for found in _folders() if found.parent != SHIPPED)) or "none"
-        raise BundleError(f"{name!r} is none of the models that were added; these are: {own}")
+        raise BundleError(f"{name!r} was not added; added models are: {own}")
     shutil.rmtree(folder)
     return folder
 
 
 def name_of(fingerprint: bytes) -> str | None:
-    """The name of the model that wrote files with these 4 bytes, where it is installed."""
+    """Return the name of the model that wrote files with these 4 bytes, if installed."""
     found = by_fingerprint(fingerprint)
     return found[0].name if found else None
 
 
 def _folders() -> Iterator[Path]:
-    """Every folder with a manifest: shipped models first, then the user's. Those with a dot are still being made."""
+    """Yield every folder with a manifest: shipped models first, then the user's.
+
+    Folders whose names begin with a dot are unfinished.
+    """
     for place in (SHIPPED, home()):
         if place.is_dir():
             yield from sorted(f for f in place.iterdir() if f.name[0] != "." and (f / MANIFEST).is_file())

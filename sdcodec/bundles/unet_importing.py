@@ -1,4 +1,4 @@
-"""Reading a UNet from a diffusers pipeline folder: what a bundle stores of it, and nothing of the text encoder."""
+"""UNets from diffusers pipeline folders, without their text encoders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdcodec.denoisers.unet import CLASSES, HIDDEN_STATES, POOLED, UNET_PREFIX, 
 from sdcodec.errors import BundleError
 from sdcodec.hardware import explained_memory
 
-TOKENS = 77  # CLIP's context: how long the zeros are that some SDXL pipelines use for the empty prompt
+TOKENS = 77  # CLIP's context: length of the zeros that some SDXL pipelines use for the empty prompt
 TURBO_LEVELS = (
     4  # adversarial diffusion distillation (Sauer et al., 2023) trains at a quarter, half, three quarters, all of T
 )
@@ -31,16 +31,19 @@ TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 def import_unet(
     source: Path, dtype: torch.dtype, *, turbo: bool | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The UNet of a pipeline folder as `(tensors, configuration)`, for `sdcodec.bundles.writing.add_denoiser`.
+    """Read a pipeline folder's UNet as `(tensors, configuration)` for `add_denoiser`.
 
-    source: holds `unet/` and `scheduler/`; where the UNet wants a prompt also `model_index.json` and, unless that says that
-        zeros stand for the empty prompt, `text_encoder*/` and `tokenizer*/`. They run once, and their result is stored.
+    source: holds `unet/` and `scheduler/`; if the UNet expects a prompt also `model_index.json` and, unless that says
+        that
+        zeros stand for the empty prompt, `text_encoder*/` and `tokenizer*/`. They run once, and their result is
+        stored.
     dtype: of the stored weights.
     turbo: whether the model is distilled to a few timesteps (SD-Turbo, SDXL-Turbo). None: it is if its scheduler's
-        `timestep_spacing` is "trailing" and its schedule is not rescaled to zero SNR (which goes with trailing steps, too).
+        `timestep_spacing` is "trailing" and its schedule is not rescaled to zero SNR (which goes with trailing steps,
+        too).
 
-    Raises BundleError for an unknown class, missing parts, pickled weights, or a UNet for another task than denoising;
-    NotEnoughMemoryError.
+    Raises BundleError for an unknown class, missing parts, pickled weights, or a UNet for another task than
+    denoising; NotEnoughMemoryError.
     """
     unet_settings = read_json(source / "unet" / CONFIGURATION)
     scheduler = read_json(source / "scheduler" / "scheduler_config.json")
@@ -74,7 +77,10 @@ def import_unet(
 
 
 def _check_task(place: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses what needs more than latents, a timestep and a prompt, or gives something else than latents."""
+    """Refuse a UNet whose inputs are more than latents, a timestep and a prompt.
+
+    Its output has to be latents, too.
+    """
     if settings["in_channels"] != settings["out_channels"]:
         raise BundleError(
             f"{place}: {settings['in_channels']} channels in and {settings['out_channels']} out; a UNet for inpainting, "
@@ -109,7 +115,10 @@ def _prediction(place: Path, scheduler: Mapping[str, Any]) -> str:
 
 
 def _empty_prompt(source: Path, index: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The embedding of the empty prompt: hidden states `[1, tokens, width]` and, for SDXL, pooled `[1, width]`."""
+    """Return the embedding of the empty prompt.
+
+    Hidden states are `[1, tokens, width]`, and for SDXL pooled `[1, width]`.
+    """
     width, xl = settings["cross_attention_dim"], settings.get("addition_embed_type") == "text_time"
     if xl and index.get("force_zeros_for_empty_prompt", True):
         pooled = settings["projection_class_embeddings_input_dim"] - 6 * settings["addition_time_embed_dim"]
@@ -132,7 +141,10 @@ def _empty_prompt(source: Path, index: Mapping[str, Any], settings: Mapping[str,
 
 @torch.no_grad()
 def _encoded(source: Path, encoder: str, tokenizer: str) -> Any:
-    """The empty prompt, padded as diffusers' pipelines pad it, through one text encoder, in float32."""
+    """Run the empty prompt through one text encoder, in float32.
+
+    It is padded as diffusers' pipelines pad it.
+    """
     with _explained(source / tokenizer):
         import transformers
 
@@ -154,7 +166,7 @@ def _encoded(source: Path, encoder: str, tokenizer: str) -> Any:
 
 @contextmanager
 def _explained(place: Path) -> Iterator[None]:
-    """As `explained`, and says which extra has a package that is missing."""
+    """Explain errors as `explained`, and name the extra with a missing package."""
     try:
         with explained(place):
             yield

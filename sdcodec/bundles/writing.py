@@ -1,4 +1,4 @@
-"""Write a bundle folder: the last step of training and of importing."""
+"""Output of bundle folders: the last step of training and of importing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ DENOISER_FILE = "denoiser.safetensors"
 
 @dataclass(frozen=True)
 class NewPrior:
-    """A prior to be stored: its class in `sdcodec.bundles.loading`, configuration, tensors and tables, and the quantiser."""
+    """A prior to be stored, with its quantiser.
+
+    `kind` names its class in `sdcodec.bundles.loading`.
+    """
 
     kind: str
     configuration: Mapping[str, Any]
@@ -43,7 +46,7 @@ class NewPrior:
 
 
 def adaptive_prior(channels: int, gain: Tensor, inverse_gain: Tensor) -> NewPrior:
-    """Return the adaptive prior for latents of so many channels, with a quantiser."""
+    """Return the adaptive prior for latents of `channels` channels, with a quantiser."""
     tensors, tables = adaptive_prior_tensors(channels)
     return NewPrior("adaptive", asdict(adaptive_config(channels)), tensors, tables, gain, inverse_gain)
 
@@ -58,10 +61,10 @@ def write_bundle(
     prior: NewPrior,
     description: Mapping[str, Any],
 ) -> Bundle:
-    """Write a bundle folder, weights first and the manifest last: a folder with a manifest is complete.
+    """Write a bundle folder, weights first and the manifest last.
 
-    `autoencoder` names a class of `sdcodec.bundles.loading`; its `configuration` has `latent_channels` and `factor`.
-    `description` is free: licence, figures, origin.
+    A folder with a manifest is therefore complete. `autoencoder` names a class of `sdcodec.bundles.loading`; its
+    `configuration` has `latent_channels` and `factor`. `description` is free: licence, figures, origin.
     """
     tensors = prior.stored()
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,9 +82,9 @@ def write_bundle(
 
 
 def add_denoiser(bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any]) -> Bundle:
-    """Add the UNet that `sdcodec.bundles.unet_importing` read, replacing an earlier one; files stay valid.
+    """Add the UNet that `unet_importing` read, replacing an earlier one.
 
-    Raises BundleError if the UNet is made for latents with another number of channels.
+    Files stay valid. Raises BundleError if the UNet is made for latents with another number of channels.
     """
     channels = bundle.channels
     if configuration["latent_channels"] != channels:
@@ -96,10 +99,11 @@ def add_denoiser(bundle: Bundle, tensors: Mapping[str, Tensor], configuration: d
 
 
 def add_prior(bundle: Bundle, prior: NewPrior) -> Bundle:
-    """Put a prior before the bundle's others: it encodes from now on; files coded with the others still decode.
+    """Put a prior before the bundle's others, so that it encodes from now on.
 
-    Its file is named after its fingerprint. A prior that the bundle has already only moves to the front. Raises BundleError
-    if the folder cannot be read, OutputError if it cannot be written.
+    Files coded with the others still decode. Its file is named after its fingerprint. A prior that the bundle has
+    already only moves to the front. Raises BundleError if the folder cannot be read, OutputError if it cannot be
+    written.
     """
     tensors = prior.stored()
     identity = fingerprint(tensors, bundle.channels, bundle.factor)
@@ -118,9 +122,9 @@ def add_prior(bundle: Bundle, prior: NewPrior) -> Bundle:
 
 
 def keep_priors(bundle: Bundle, source: Bundle) -> Bundle:
-    """Put the priors of `source` that `bundle` lacks behind its own: files coded with them decode with its decoder.
+    """Put the priors of `source` that `bundle` lacks behind its own.
 
-    The latents of both bundles have to mean the same to that decoder.
+    Files coded with them decode with its decoder, to which the latents of both bundles have to mean the same.
     """
     manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
     for entry in source.priors:
@@ -144,8 +148,8 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
 
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary)  # straight to the disk: a UNet's bytes would not fit in memory twice
+    save_file(tensors, temporary)  # directly to disk: a UNet's bytes would not fit in memory twice
     umask = os.umask(0)
     os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # save_file makes files that only their owner may read
+    temporary.chmod(0o666 & ~umask)  # save_file makes files that only their owner can read
     os.replace(temporary, path)

@@ -1,1 +1,1 @@
-"""Entropy coding: symbols and table indices ↔ bytes, exactly the same on every machine."""
+"""Entropy coding: symbols and table indices ↔ bytes, the same on every machine."""

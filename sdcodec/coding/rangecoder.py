@@ -1,4 +1,7 @@
-"""The range coder: symbols grouped by table, coded by constriction, with escapes for what lies outside a table."""
+"""Range coder: symbols grouped by table, coded by constriction.
+
+Symbols outside a table are escaped.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,27 @@ _BIT = constriction.stream.model.Uniform(2)
 
 
 def _model(tables: FrequencyTables, table: int) -> constriction.stream.model.Categorical:
-    """constriction's model of one table, made once: it turns the integers into 24-bit ones by itself, deterministically."""
+    """Return constriction's model of one table, made once.
+
+    constriction turns the integers into 24-bit ones by itself, deterministically.
+    """
     cache: dict[int, constriction.stream.model.Categorical] = tables.__dict__.setdefault("_constriction_models", {})
     if table not in cache:
         # constriction gives every entry one 2**24th first and shares out the rest in proportion: with these weights the
-        # outcome is exactly frequency * 2**8. `perfect` is said explicitly: its default changed between versions.
+        # outcome is exactly frequency * 2**8. `perfect` is passed explicitly: its default changed between versions.
         weights = tables.frequencies(table).astype(np.float64) * (1 << (24 - TOTAL.bit_length() + 1)) - 1
         cache[table] = constriction.stream.model.Categorical(weights, perfect=False)
     return cache[table]
 
 
 def _groups(table_index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Tables in ascending order, each with the positions of its symbols in ascending order; table 0 is left out."""
+    """Yield tables in ascending order, each with its positions in ascending order.
+
+    Table 0 is left out.
+    """
     if not len(table_index):
         return
-    order = np.argsort(table_index.astype(np.uint8), kind="stable")  # of bytes: a radix sort, many times as fast
+    order = np.argsort(table_index.astype(np.uint8), kind="stable")  # of bytes: a radix sort, many times faster
     counts = np.bincount(table_index)
     ends = np.cumsum(counts)
     for table in np.flatnonzero(counts):
@@ -41,14 +50,17 @@ def _groups(table_index: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.in
 
 
 class SymbolEncoder:
-    """Collects symbols; `finish` gives the bytes of all of them."""
+    """Encoder of one stream of symbols; `finish` returns its bytes."""
 
     def __init__(self, tables: FrequencyTables) -> None:
         self._tables = tables
         self._coder = constriction.stream.queue.RangeEncoder()
 
     def encode(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> None:
-        """Appends symbols `[N]` within ±2**20 under their tables `[N]`; those under table 0 have to be zero."""
+        """Append symbols `[N]` within ±2**20 under their tables `[N]`.
+
+        Symbols under table 0 have to be zero.
+        """
         escaped: list[NDArray[np.int64]] = []
         for table, positions in _groups(table_index):
             radius = int(self._tables.radius[table])
@@ -69,7 +81,10 @@ class SymbolEncoder:
         self._coder.encode(np.array(bits, dtype=np.int32), _BIT)
 
     def finish(self) -> bytes:
-        """The bytes, as few as name a point inside the final interval; zeros that follow are left out."""
+        """Return the fewest bytes that name a point inside the final interval.
+
+        Trailing zeros are left out.
+        """
         words = self._coder.get_compressed()
         if len(words):
             _, (lower, extent) = self._coder.pos()
@@ -78,7 +93,10 @@ class SymbolEncoder:
 
 
 def _roundest_word(last: int, lower: int, extent: int) -> int:
-    """The final word with the most trailing zeros that still lies in the interval [lower, lower + extent) of 64 bits."""
+    """Return the final word with the most trailing zeros inside the interval.
+
+    The interval is [lower, lower + extent) of 64 bits.
+    """
     if last != ((lower + 0xFFFFFFFF) >> 32) & 0xFFFFFFFF or lower + extent > 1 << 64:
         return last  # the interval straddles a carry, or two words close it: leave what constriction wrote
     for zeros in range(32, 0, -1):
@@ -90,7 +108,7 @@ def _roundest_word(last: int, lower: int, extent: int) -> int:
 
 
 class SymbolDecoder:
-    """Reads symbols back; the calls have to mirror those of the encoder."""
+    """Decoder of one stream of symbols; its calls have to mirror the encoder's."""
 
     def __init__(self, data: bytes, tables: FrequencyTables) -> None:
         self._tables = tables
@@ -99,7 +117,10 @@ class SymbolDecoder:
         self._coder = self._guarded(constriction.stream.queue.RangeDecoder, words)
 
     def decode(self, table_index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Symbols `[N]` under their tables `[N]`. Raises FormatError where the data cannot be what an encoder wrote."""
+        """Decode symbols `[N]` under their tables `[N]`.
+
+        Raises FormatError if no encoder can have written the data.
+        """
         symbols = np.zeros(len(table_index), dtype=np.int64)
         escaped: list[NDArray[np.int64]] = []
         for table, positions in _groups(table_index):
@@ -131,10 +152,10 @@ class SymbolDecoder:
 
     @staticmethod
     def _guarded(call: Callable[..., Any], *arguments: Any) -> Any:
-        """Runs one call of constriction; what it raises on damaged data becomes a FormatError."""
+        """Call constriction; its errors over damaged data become a FormatError."""
         try:
             return call(*arguments)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
-        except BaseException as error:  # its panics are no Exceptions
+        except BaseException as error:  # its panics are not of the class Exception
             raise FormatError("the entropy-coded data is damaged") from error

@@ -1,4 +1,7 @@
-"""Frozen frequency tables: integers that a bundle ships, never recomputed from floating point when files are read."""
+"""Frozen frequency tables: integers that a bundle stores.
+
+They are never recomputed from floating point when files are read.
+"""
 
 from __future__ import annotations
 
@@ -12,29 +15,36 @@ from numpy.typing import NDArray
 from sdcodec.constants import SCALE_COUNT, SCALE_MAX, SCALE_MIN
 from sdcodec.errors import BundleError
 
-TOTAL = 1 << 16  # what the frequencies of a table add up to
+TOTAL = 1 << 16  # sum of the frequencies of a table
 RADIUS_SIGMAS = 6.0  # a Gaussian leaves 2e-9 outside
 RADIUS_LIMIT = 768
 
 
 def scales() -> NDArray[np.float64]:
-    """Return the standard deviations that the frozen tables stand for, `[64]`, in quantiser steps."""
+    """Return the standard deviations of the frozen tables, `[64]`, in quantiser steps."""
     return np.geomspace(SCALE_MIN, SCALE_MAX, SCALE_COUNT)
 
 
 def escape_bits(excess: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Bits of an escaped symbol: Exp-Golomb code of `excess` = |symbol| - radius - 1 (>= 0), and a sign."""
+    """Return the bits of an escaped symbol.
+
+    They are the Exp-Golomb code of `excess` = |symbol| - radius - 1 (>= 0), and a sign.
+    """
     return 2 * np.floor(np.log2(excess + 1)).astype(np.int64) + 2
 
 
 class FrequencyTables:
-    """Tables over symbols -radius..radius and an escape entry, one table for each scale index.
+    """Tables over symbols -radius..radius and an escape, one for each scale index.
 
-    Every frequency is at least 1 and each table's add up to 2**16. Symbols under table 0 are zero and not coded at all.
+    Every frequency is at least 1, and each table's add up to 2**16. Symbols under table 0 are zero and not coded at
+    all.
     """
 
     def __init__(self, radius: NDArray[np.int64], frequencies: Sequence[NDArray[np.int64]]) -> None:
-        """`radius` `[count]`; `frequencies[t]` `[2 * radius[t] + 2]`. Raises BundleError where they are not as described."""
+        """Check the tables: `radius` `[count]`, `frequencies[t]` `[2 * radius[t] + 2]`.
+
+        Raises BundleError if they are not as described.
+        """
         self.radius = radius.astype(np.int64)
         self._frequencies = [table.astype(np.int64) for table in frequencies]
         for index, (reach, table) in enumerate(zip(self.radius, self._frequencies, strict=True)):
@@ -43,11 +53,11 @@ class FrequencyTables:
 
     @property
     def count(self) -> int:
-        """How many tables there are."""
+        """Number of tables."""
         return len(self._frequencies)
 
     def frequencies(self, table: int) -> NDArray[np.int64]:
-        """The frequencies of -radius..radius and of the escape, adding up to 2**16."""
+        """Return the frequencies of -radius..radius and of the escape; their sum is 2**16."""
         return self._frequencies[table]
 
     @cached_property
@@ -59,9 +69,9 @@ class FrequencyTables:
 
     @cached_property
     def further_bits(self) -> NDArray[np.float32]:
-        """`[count, K]`: bits by which a symbol of size k is longer than one of size k - 1; at 0, zero.
+        """Bits by which a symbol of size k is longer than one of size k - 1, `[count, K]`.
 
-        Sizes that a table escapes count nothing more: they are rare, and rounding leaves them alone.
+        Zero at k = 0, and for sizes that a table escapes: they are rare, and rounding leaves them alone.
         """
         further = np.zeros((self.count, int(self.radius.max()) + 2), np.float32)
         for table in range(1, self.count):
@@ -71,7 +81,10 @@ class FrequencyTables:
         return further
 
     def costs(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The ideal code length in bits of each symbol under its table, escapes included; any shape, the same for both."""
+        """Return the ideal code length in bits of each symbol under its table.
+
+        Escapes are included; symbols and tables have the same shape.
+        """
         costs, starts = self._costs
         radius = self.radius[table_index]
         size = np.abs(symbols)
@@ -82,11 +95,11 @@ class FrequencyTables:
         return bits
 
     def log2_cost(self, symbols: NDArray[np.int64], table_index: NDArray[np.int64]) -> float:
-        """The sum of `costs`."""
+        """Return the sum of `costs`."""
         return float(self.costs(symbols, table_index).sum())
 
     def to_arrays(self) -> dict[str, NDArray[np.uint16]]:
-        """Packed for a bundle: `radii` `[count]`, `frequencies` (all tables, one after the other)."""
+        """Pack for a bundle: `radii` `[count]`, and `frequencies` of all tables in a row."""
         return {
             "radii": self.radius.astype(np.uint16),
             "frequencies": np.concatenate(self._frequencies).astype(np.uint16),
@@ -94,7 +107,7 @@ class FrequencyTables:
 
     @classmethod
     def from_arrays(cls, radii: NDArray[np.uint16], frequencies: NDArray[np.uint16]) -> FrequencyTables:
-        """The inverse of `to_arrays`; raises BundleError where the lengths disagree."""
+        """Unpack the arrays of `to_arrays`; raise BundleError if their lengths disagree."""
         lengths = 2 * radii.astype(np.int64) + 2
         if lengths.sum() != len(frequencies):
             raise BundleError("the frequency tables are cut short; the bundle is damaged, install it again")
@@ -102,14 +115,18 @@ class FrequencyTables:
 
 
 def gaussian_tables(sigmas: NDArray[np.float64]) -> FrequencyTables:
-    """Discretised Gaussians of the given standard deviations in steps. For making a bundle, never for reading files."""
+    """Make discretised Gaussians of the given standard deviations, in quantiser steps.
+
+    They are for making a bundle, never for reading files.
+    """
     return gaussian_mixture_tables(sigmas, 0.0)
 
 
 def gaussian_mixture_tables(sigmas: NDArray[np.float64], spread: float) -> FrequencyTables:
-    """As `gaussian_tables`, for scales that are known roughly: their logarithm is off by a Gaussian of deviation `spread`.
+    """Make tables for scales that are known roughly, as `gaussian_tables`.
 
-    The expected absolute value stays that of the given scale. Three-point Gauss-Hermite quadrature over the logarithm.
+    The logarithm of the scale has a Gaussian error of deviation `spread`; the expected absolute value stays that of
+    the given scale. Three-point Gauss-Hermite quadrature over the logarithm.
     """
     radius = np.minimum(np.maximum(np.ceil(RADIUS_SIGMAS * sigmas), 1), RADIUS_LIMIT).astype(np.int64)
     nodes = ((-math.sqrt(3), 1 / 6), (0.0, 2 / 3), (math.sqrt(3), 1 / 6)) if spread else ((0.0, 1.0),)
@@ -127,9 +144,9 @@ def gaussian_mixture_tables(sigmas: NDArray[np.float64], spread: float) -> Frequ
 def blended_tables(
     base: FrequencyTables, counts: Sequence[NDArray[np.float64]], confidence: float = 2_000.0
 ) -> FrequencyTables:
-    """Tables drawn from `base` towards observed `counts` `[2 * radius + 2]` each, made symmetric.
+    """Move `base` towards observed `counts` `[2 * radius + 2]` each, made symmetric.
 
-    `base` counts as `confidence` observations, so that rarely seen tables stay what they were.
+    `base` counts as `confidence` observations, so that rarely seen tables hardly change.
     """
     frequencies = []
     for index, seen in enumerate(counts):
@@ -140,7 +157,10 @@ def blended_tables(
 
 
 def _whole(weights: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Integers of at least 1 that add up to 2**16, nearest to the weights by largest remainder."""
+    """Round weights to integers of at least 1 that add up to 2**16.
+
+    The largest remainders are rounded up.
+    """
     share = weights / weights.sum() * (TOTAL - len(weights))
     whole = np.floor(share).astype(np.int64)
     missing = TOTAL - len(weights) - whole.sum()

@@ -1,1 +1,1 @@
-"""Denoising: what a UNet does to dequantised latents before they are decoded (docs/denoising.md)."""
+"""Denoising of dequantised latents by a UNet before decoding (docs/denoising.md)."""

@@ -1,4 +1,7 @@
-"""The error of dequantised latents: measured while encoding, stored in a byte a channel group, guessed where it is not."""
+"""Error of dequantised latents: measured while encoding, stored in the file.
+
+It takes a byte per channel group; without it, that of rounding is assumed.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from torch import Tensor
 from sdcodec.errors import FormatError
 
 GROUPS = 4  # at most; channel c of C belongs to group G · c / C, as in the prior's passes
-ONE = 192  # the byte that stands for a deviation of 1; 16 more are twice as much
+ONE = 192  # the byte of a deviation of 1; 16 more double it
 
 
 def groups(channels: int) -> int:
-    """How many groups, and bytes, an encoder writes for so many channels."""
+    """Return the number of groups, and bytes, for a number of channels."""
     return min(GROUPS, channels)
 
 
 def pack_deviations(variances: Tensor) -> bytes:
-    """The error's mean square in each channel, `[C]` → the payload of the chunk `n`."""
+    """Pack the error's mean square in each channel, `[C]`, for the chunk `n`."""
     variances = variances.double().cpu()
     total = groups(len(variances))
     members = [variances[_group(len(variances), total) == g] for g in range(total)]
@@ -27,9 +30,9 @@ def pack_deviations(variances: Tensor) -> bytes:
 
 
 def unpack_deviations(payload: bytes, channels: int) -> Tensor:
-    """The payload of the chunk `n` → the error's standard deviation in each channel, float64 `[C]`.
+    """Unpack the chunk `n`: the error's standard deviation per channel, float64 `[C]`.
 
-    Raises FormatError where there is no byte, or more than channels.
+    Raises FormatError if there is no byte, or more than channels.
     """
     if not 1 <= len(payload) <= channels:
         raise FormatError(f"damaged: {len(payload)} deviations of the error for {channels} channels")
@@ -38,7 +41,10 @@ def unpack_deviations(payload: bytes, channels: int) -> Tensor:
 
 
 def uniform_deviations(inverse_gain: Tensor) -> Tensor:
-    """What rounding alone leaves, step² / 12: for `inverse_gain` `[C]`, a step in the decoder's latents → float64 `[C]`."""
+    """Return the standard deviation of rounding alone, step / √12, float64 `[C]`.
+
+    `inverse_gain` `[C]` is a quantiser step in the decoder's latents.
+    """
     return inverse_gain.double().cpu() / math.sqrt(12)
 
 

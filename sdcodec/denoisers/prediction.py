@@ -1,7 +1,7 @@
-"""Networks that predict noise, velocity or the sample, as denoisers D(x, sigma) → x0: thin adapters, as k-diffusion has them.
+"""Adapters of networks that predict noise, velocity or the sample.
 
-A network sees x · sqrt(alphas_cumprod) = x / sqrt(sigma² + 1), and a timestep. Derivations: Karras et al., 2022, table 1;
-Salimans and Ho, 2022, appendix D, for v.
+They are denoisers D(x, sigma) → x0, as k-diffusion has them. A network sees x · sqrt(alphas_cumprod) = x /
+sqrt(sigma² + 1), and a timestep. Derivations: Karras et al., 2022, table 1; Salimans and Ho, 2022, appendix D, for v.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Network = Callable[[Tensor, float], Tensor]  # scaled input float32 [B, C, h, w]
 
 
 class PredictionDenoiser:
-    """What the adapters share: the network, its schedule, and the scaling of its input."""
+    """Base of the adapters: the network, its schedule, and the scaling of its input."""
 
     def __init__(self, network: Network, schedule: NoiseSchedule) -> None:
         self.network, self.schedule = network, schedule
 
     def predicted(self, x: Tensor, sigma: float) -> Tensor:
-        """The network's output for x = x0 + sigma · noise."""
+        """Return the network's output for x = x0 + sigma · noise."""
         return self.network(x / math.hypot(sigma, 1), self.schedule.timestep(sigma))
 
 
@@ -37,7 +37,10 @@ class EpsilonDenoiser(PredictionDenoiser):
 
 
 class VDenoiser(PredictionDenoiser):
-    """The network predicts v = sqrt(alphas_cumprod) · noise - sqrt(1 - alphas_cumprod) · x0."""
+    """The network predicts v.
+
+    v = sqrt(alphas_cumprod) · noise - sqrt(1 - alphas_cumprod) · x0.
+    """
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
         """See Denoiser."""
@@ -52,7 +55,7 @@ class SampleDenoiser(PredictionDenoiser):
         return self.predicted(x, sigma)
 
 
-PREDICTIONS: dict[str, Callable[[Network, NoiseSchedule], Denoiser]] = {  # called as diffusers calls them
+PREDICTIONS: dict[str, Callable[[Network, NoiseSchedule], Denoiser]] = {  # diffusers' names
     "epsilon": EpsilonDenoiser,
     "v_prediction": VDenoiser,
     "sample": SampleDenoiser,

@@ -1,4 +1,4 @@
-"""What the sampler asks of a denoiser. One convention for every family, k-diffusion's: D(x, sigma) → x0."""
+"""Protocol of a denoiser: D(x, sigma) → x0, k-diffusion's convention."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from sdcodec.denoisers.schedule import NoiseSchedule
 
 
 class Denoiser(Protocol):
-    """Guesses clean latents from noisy ones. `schedule` says which noise levels it knows."""
+    """Estimator of clean latents; `schedule` has its noise levels."""
 
     schedule: NoiseSchedule
 
     def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """x = x0 + sigma · noise, float32 `[B, C, h, w]` in the scaled latent space, sigma > 0 → the guess at x0, likewise."""
+        """Estimate x0 from x = x0 + sigma · noise, sigma > 0.
+
+        Both are float32 `[B, C, h, w]` in the scaled latent space.
+        """
         ...

@@ -1,4 +1,4 @@
-"""From latents with an error of known deviation to clean ones: match the noise level, walk down to zero."""
+"""Sampler: from latents with an error of known deviation to clean latents."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ def denoise(
     strength: float = 1.0,
     seed: int = 0,
 ) -> Tensor:
-    """Takes the error for the denoiser's noise and removes it in a few steps.
+    """Treat the error as the denoiser's noise and remove it in a few steps.
 
-    latents: float32 `[B, C, h, w]` in the scaled latent space. error_std: the standard deviation of their error, one number or
-        one a channel `[C]`. num_steps: how often the denoiser is asked at most; a distilled model may need fewer.
-    strength: what error_std is multiplied by, since the error of a quantiser is not white noise.
+    latents: float32 `[B, C, h, w]` in the scaled latent space. error_std: the standard deviation of their error, one
+        number or
+        one per channel `[C]`. num_steps: the largest number of denoising steps; a distilled model may need fewer.
+    strength: factor on error_std, since the error of a quantiser is not white noise.
     seed: of the noise that is added for a distilled model; otherwise nothing is random.
 
-    Returns latents of the same shape. Where the error lies below the smallest sigma of the denoiser, and for 0 steps, these
-    are the given ones.
+    Returns latents of the same shape. If the error lies below the smallest sigma of the denoiser, and for 0 steps,
+    they are unchanged.
 
     The walk is Euler's in sigma, which is DDIM's (Song et al., 2021) without noise: x ← x0 + sigma'/sigma · (x - x0).
     """
@@ -46,7 +47,10 @@ def denoise(
 
 
 def _missing_noise(latents: Tensor, deviations: Tensor, sigma: float, seed: int) -> Tensor:
-    """What lifts each channel's error to `sigma`; drawn on the CPU, whose generator is the same everywhere."""
+    """Return the noise that raises each channel's error to `sigma`.
+
+    It is drawn on the CPU, whose generator is the same everywhere.
+    """
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator, dtype=torch.float32)
     missing = (sigma**2 - deviations.square()).clamp_(min=0).sqrt_().float()

@@ -1,4 +1,4 @@
-"""The noise levels that a UNet was trained at: timesteps ↔ sigmas, from a diffusers scheduler's configuration."""
+"""Noise levels of a UNet: timesteps ↔ sigmas, from a scheduler's configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sdcodec.errors import BundleError
 
-# Where the configuration leaves something out, diffusers' schedulers take these.
+# Defaults of diffusers' schedulers.
 DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -23,14 +23,15 @@ DEFAULTS: dict[str, Any] = {
 }
 ZERO_SNR_LAST = (
     2.0**-24
-)  # alphas_cumprod of the last timestep where it should be 0 and sigma infinite; diffusers has the same
+)  # alphas_cumprod of the last timestep instead of 0, for which sigma is infinite; diffusers has the same
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """`sigmas` `[T]`, ascending: the noise's standard deviation at timestep 0..T-1, relative to unscaled latents.
+    """Standard deviations `sigmas` `[T]` of the noise at timesteps 0..T-1, ascending.
 
-    `trained_timesteps`, ascending: the few that a distilled ("turbo") model knows; None for a model that knows all.
+    They are relative to unscaled latents. `trained_timesteps`, ascending: the few of a distilled ("turbo") model;
+    None for a model of all timesteps.
     """
 
     sigmas: NDArray[np.float64]
@@ -38,27 +39,30 @@ class NoiseSchedule:
 
     @property
     def smallest(self) -> float:
-        """The sigma of timestep 0: cleaner latents than this the model has never seen."""
+        """Sigma of timestep 0: the model was never trained on cleaner latents."""
         return float(self.sigmas[0])
 
     @property
     def largest(self) -> float:
-        """The sigma of the last timestep."""
+        """Sigma of the last timestep."""
         return float(self.sigmas[-1])
 
     def sigma(self, timestep: float) -> float:
-        """Of a timestep, between two of them linear in log sigma (as k-diffusion does it)."""
+        """Return the sigma of a timestep, linear in log sigma between two of them.
+
+        k-diffusion does the same.
+        """
         return float(np.exp(np.interp(timestep, np.arange(len(self.sigmas)), np.log(self.sigmas))))
 
     def timestep(self, sigma: float) -> float:
-        """The timestep, continuous, whose sigma this is; the first or the last one for what lies outside."""
+        """Return the continuous timestep of a sigma, limited to the first and the last."""
         return float(np.interp(math.log(sigma), np.log(self.sigmas), np.arange(len(self.sigmas))))
 
     def walk(self, sigma: float, num_steps: int) -> list[float]:
-        """From `sigma` down: the `num_steps` sigmas at which the denoiser is asked.
+        """Return the `num_steps` sigmas of a walk down from `sigma`.
 
-        Evenly spaced in timesteps, the first one being that of `sigma` (not above the largest). A distilled model starts
-        at its next higher timestep and stops only at those it knows, so there may be fewer steps than asked for.
+        They are evenly spaced in timesteps, the first one being that of `sigma` (not above the largest). A distilled
+        model starts at its next higher timestep and stops only at those it knows, so there may be fewer.
         """
         if self.trained_timesteps is None:
             start = self.timestep(sigma)
@@ -71,9 +75,9 @@ class NoiseSchedule:
 
 
 def noise_schedule(configuration: Mapping[str, Any], trained_timesteps: Sequence[int] | None = None) -> NoiseSchedule:
-    """From a scheduler's configuration: sigma = sqrt((1 - alphas_cumprod) / alphas_cumprod).
+    """Build a schedule: sigma = sqrt((1 - alphas_cumprod) / alphas_cumprod).
 
-    Raises BundleError for a beta schedule that is not known.
+    Raises BundleError for an unknown beta schedule.
     """
     cumulative = alphas_cumprod(configuration)
     chosen = None if trained_timesteps is None else tuple(sorted(trained_timesteps))
@@ -81,7 +85,7 @@ def noise_schedule(configuration: Mapping[str, Any], trained_timesteps: Sequence
 
 
 def alphas_cumprod(configuration: Mapping[str, Any]) -> NDArray[np.float64]:
-    """The share of signal (in variance) at each timestep, `[T]`, descending, above 0."""
+    """Return the share of signal (in variance) at each timestep, `[T]`, descending."""
     values = DEFAULTS | {key: value for key, value in configuration.items() if key in DEFAULTS}
     cumulative = np.cumprod(1 - _betas(values), dtype=np.float64)
     return _zero_snr(cumulative) if values["rescale_betas_zero_snr"] else cumulative
@@ -104,7 +108,10 @@ def _betas(values: Mapping[str, Any]) -> NDArray[np.float64]:
 
 
 def _zero_snr(cumulative: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shifts and scales so that the last timestep is noise alone (Lin et al., 2023, algorithm 1)."""
+    """Shift and scale so that the last timestep is pure noise.
+
+    Lin et al., 2023, algorithm 1.
+    """
     root = np.sqrt(cumulative)
     rescaled = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
     rescaled[-1] = ZERO_SNR_LAST

@@ -1,4 +1,7 @@
-"""Diffusers' UNets as denoisers: weights of a bundle become a network, with the empty prompt's embedding as its condition."""
+"""UNets of diffusers as denoisers.
+
+Their condition is the embedding of the empty prompt.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ UNET_PREFIX = "unet."
 HIDDEN_STATES, POOLED = "conditioning.hidden_states", "conditioning.pooled"
 CLASSES = ("UNet2DConditionModel", "UNet2DModel")
 PIXELS_PER_LATENT = 8  # of the families with time ids: SDXL's
-AESTHETIC_SCORE = 6.0  # what SDXL's refiner is told by default
+AESTHETIC_SCORE = 6.0  # the default of SDXL's refiner
 
 
 def unet_denoiser(
@@ -30,13 +33,13 @@ def unet_denoiser(
     dtype: torch.dtype,
     offload: bool = False,
 ) -> Denoiser:
-    """A denoiser from what `sdcodec.bundles.unet_importing` stored.
+    """Build a denoiser from the tensors of `sdcodec.bundles.unet_importing`.
 
-    `dtype` is what it computes in, but for float16 on a CPU, which emulates it: that becomes float32. Where weights are stored
-    in fewer bits they stay so and are widened layer by layer, at the time of use: an SD 1.x UNet takes 1.7 GB, not 3.4.
-    offload: weights stay in main memory and go to the device layer by layer.
+    `dtype` is the precision of the computation; float16 on a CPU, which emulates it, becomes float32. Weights stored
+    in fewer bits stay so and are widened layer by layer, at the time of use: an SD 1.x UNet takes 1.7 GB, not 3.4.
+    offload: keep weights in main memory and send them to the device layer by layer.
 
-    Raises BundleError where the weights do not fit the configuration, or a package is missing.
+    Raises BundleError if the weights do not fit the configuration, or a package is missing.
     """
     if device.type == "cpu" and dtype == torch.float16:
         dtype = torch.float32
@@ -67,7 +70,10 @@ def unet_denoiser(
 
 
 def build_unet(name: str, configuration: Mapping[str, Any]) -> Any:
-    """The network without memory for its weights (PyTorch's "meta" device). Raises BundleError."""
+    """Build the network on PyTorch's device "meta", without its weights.
+
+    Raises BundleError for an unknown class or without diffusers.
+    """
     if name not in CLASSES:
         raise BundleError(f"the class {name!r} is no UNet that can denoise here; {' and '.join(CLASSES)} are")
     try:
@@ -81,12 +87,12 @@ def build_unet(name: str, configuration: Mapping[str, Any]) -> Any:
 
 
 def _widen_while_running(network: Any, dtype: torch.dtype) -> None:
-    """Gives each layer its weights in `dtype` for as long as it runs, and the stored ones back afterwards.
+    """Give each layer its weights in `dtype` while it runs, the stored ones otherwise.
 
-    diffusers' layerwise casting narrows the widened ones again instead: then weights that are mapped from the file are copied
-    to memory one by one, which took 1.7 GB more for SD 1.x.
+    diffusers' layerwise casting narrows the widened ones again instead: then weights that are mapped from the file
+    are copied to memory one by one, which took 1.7 GB more for SD 1.x.
     """
-    network.conv_in.to(dtype)  # for good: diffusers takes the type of a whole network from its first layer
+    network.conv_in.to(dtype)  # permanently: diffusers takes the type of a whole network from its first layer
     for layer in network.modules():
         stored = dict(layer.named_parameters(recurse=False))
         if not stored:
@@ -106,7 +112,7 @@ def _widen_while_running(network: Any, dtype: torch.dtype) -> None:
 
 
 class UNetNetwork:
-    """A UNet as the adapters want it: float32 in and out, any size of latents, condition built in."""
+    """A UNet for the adapters: float32 in and out, any size, built-in condition."""
 
     def __init__(
         self,
@@ -116,7 +122,10 @@ class UNetNetwork:
         hidden_states: Tensor | None = None,
         pooled: Tensor | None = None,
     ) -> None:
-        """hidden_states `[1, tokens, width]` and pooled `[1, width]`: the empty prompt's embedding."""
+        """Take the empty prompt's embedding as the condition.
+
+        hidden_states is `[1, tokens, width]`, pooled `[1, width]`.
+        """
         self._unet, self._device, self._dtype = unet, device, dtype
         self._lock = threading.Lock()  # hooks change layers while they run
         self._multiple = 2 ** (len(unet.config.block_out_channels) - 1)
@@ -129,7 +138,7 @@ class UNetNetwork:
 
     @torch.no_grad()
     def __call__(self, x: Tensor, timestep: float) -> Tensor:
-        """Scaled input `[B, C, h, w]` and a timestep, continuous → the prediction, likewise."""
+        """Predict from the scaled input `[B, C, h, w]` and a continuous timestep."""
         batch, _, height, width = x.shape
         padded = F.pad(x, (0, -width % self._multiple, 0, -height % self._multiple), mode="replicate")
         time = torch.full((batch,), timestep, dtype=torch.float32, device=self._device)
@@ -140,10 +149,11 @@ class UNetNetwork:
 
 
 def time_ids(configuration: Any, pooled_width: int) -> Tensor:
-    """What SDXL is told of the picture, `[1, 6]`: original size, corner of the crop, target size, in pixels.
+    """Return SDXL's description of the image, `[1, 6]`, in pixels.
 
-    A whole picture of the size that it was trained on: so it is not led to imitate small originals, and all windows get the same.
-    The refiner has an aesthetic score in the place of the target size (`[1, 5]`).
+    It has original size, corner of the crop and target size: those of a whole image of the size that it was trained
+    on, so that it does not imitate small originals, and all windows get the same. The refiner has an aesthetic score
+    instead of the target size (`[1, 5]`).
     """
     side = float(largest_side(configuration.sample_size) * PIXELS_PER_LATENT)
     count = (
@@ -154,7 +164,7 @@ def time_ids(configuration: Any, pooled_width: int) -> Tensor:
 
 
 def largest_side(sample_size: int | list[int] | tuple[int, int]) -> int:
-    """Of the latents that a UNet was trained on."""
+    """Return the larger side of the latents that a UNet was trained on."""
     return sample_size if isinstance(sample_size, int) else max(sample_size)
 
 

@@ -1,4 +1,4 @@
-"""Denoising of latents larger than a UNet was trained on: overlapping windows, blended, so that memory stays bounded."""
+"""Denoising of large latents in overlapping windows, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ OVERLAP = 4  # a quarter of a window is shared with its neighbour
 
 
 class WindowedDenoiser:
-    """A denoiser that sees `size` x `size` latents at once, the size its UNet was trained on, and blends its results.
+    """A denoiser that sees `size` x `size` latents at once and blends its results.
 
-    It does so at every denoising step (MultiDiffusion, Bar-Tal et al., 2023): neighbouring windows agree more from step to step.
+    `size` is that of the UNet's training. It blends at every denoising step (MultiDiffusion, Bar-Tal et al., 2023):
+    neighbouring windows agree more from step to step.
     """
 
     def __init__(self, denoiser: Denoiser, size: int) -> None:

@@ -1,1 +1,1 @@
-"""Modes of encoding: how an image's latents become the payload of a file, and back."""
+"""Modes of encoding: latents ↔ the payload of a file."""

@@ -1,4 +1,4 @@
-"""The mode "latents": quantised latents, entropy-coded in blocks, in chunk `L` of a file."""
+"""The mode "latents": quantised latents, entropy-coded in blocks, in chunk `L`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ class LatentMode:
 def refined_latents(
     model: Model, source: Source, quality_index: int, iterations: int, budget: int | None = None
 ) -> Tensor:
-    """Refine latents `[C, h, w]` by gradient descent (`sdcodec.refinement`); `budget`: bytes for the blocks."""
+    """Refine latents `[C, h, w]` by gradient descent (`sdcodec.refinement`).
+
+    `budget`: bytes for the blocks.
+    """
     if not iterations:
         return source.latents
     if not isinstance(model.autoencoder, DifferentiableAutoencoder):
@@ -98,7 +101,10 @@ class _Encoding:
         return Encoded.of(self.container(Setting(quality_index, effort.rounding)))
 
     def within(self, budget: int) -> Encoded:
-        """Return the file of the highest quality that has at most `budget` bytes, refined between two searches."""
+        """Return the file of the highest quality that has at most `budget` bytes.
+
+        Refinement comes between two searches.
+        """
         setting = self.best_setting(budget)
         if iterations := self.request.effort.iterations:
             self.latents = refined_latents(
@@ -109,7 +115,10 @@ class _Encoding:
         return Encoded(data, self.source.width, self.source.height, setting.quality_index / 2)
 
     def best_setting(self, budget: int, near: int | None = None) -> Setting:
-        """Return the setting whose estimated file is the best within the budget; the search begins at `near`."""
+        """Return the best setting within the budget by estimated size.
+
+        The search begins at `near`.
+        """
         pixels = self.source.width * self.source.height
         return ratecontrol.best_setting(budget, pixels, self.request.effort.rounding, self.estimate, near)
 

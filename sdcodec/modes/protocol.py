@@ -1,4 +1,4 @@
-"""The protocol of a mode: latents to the payload of a file, and back."""
+"""Protocol of a mode: latents ↔ the payload of a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from sdcodec.model import Model
 class Source:
     """An image to encode.
 
-    latents: float32 `[C, h, w]`. pixels: uint8 `[H, W, 3]`, padded to whole latents. height, width: of the image itself.
+    latents: float32 `[C, h, w]`. pixels: uint8 `[H, W, 3]`, padded to whole latents. height, width: of the image
+        itself.
     """
 
     latents: Tensor
@@ -31,7 +32,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """Rate and effort: a quality index 0..200, or a budget in bytes for the whole file, which then decides."""
+    """Rate and effort: a quality index 0..200, or a budget in bytes for the file.
+
+    With a budget the quality index has no influence.
+    """
 
     quality_index: int
     budget: int | None
@@ -42,16 +46,23 @@ class Mode(Protocol):
     """Latents ↔ the payload of a file."""
 
     def encode(self, model: Model, source: Source, envelope: Container, request: Request) -> Encoded:
-        """Return the file; `envelope` has its header, but for the quality, and all that stands beside the latents.
+        """Return the file.
 
-        Raises BudgetError for a budget that cannot be met, OptionError for an effort that the model does not allow.
+        `envelope` has the file's header, but for the quality, and all chunks beside the latents. Raises BudgetError
+        for a budget that cannot be met, OptionError for an effort that the model does not allow.
         """
         ...
 
     def decode(self, model: Model, containers: Sequence[Container]) -> Tensor:
-        """Return the decoder's latents `[B, C, h, w]` of files of one size, quality and prior. Raises FormatError."""
+        """Return the decoder's latents `[B, C, h, w]`.
+
+        The files have one size, quality and prior. Raises FormatError.
+        """
         ...
 
     def integers(self, model: Model, container: Container) -> NDArray[np.int32]:
-        """Return the decoded integers of a file, `[C, h, w]`, the same on every machine. Raises FormatError."""
+        """Return the decoded integers of a file, `[C, h, w]`, the same on every machine.
+
+        Raises FormatError.
+        """
         ...

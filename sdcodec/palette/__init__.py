@@ -1,1 +1,1 @@
-"""The experiment of 2022: latents in 8 bits, a palette of latent vectors, dithering (docs/experiment-2022.md)."""
+"""The experiment of 2022: a palette of latent vectors (docs/experiment-2022.md)."""

@@ -1,4 +1,4 @@
-"""The mode "palette": an image's latents as a palette of vectors in chunk `P` of a file."""
+"""The mode "palette": latents as a palette of vectors in chunk `P` of a file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ class PaletteMode:
 
 @dataclass(frozen=True)
 class _Files:
-    """Files of one image, whose latents `[C, h, w]` are in quantiser steps at MIDDLE, for numbers of colours."""
+    """Files of one image for numbers of colours.
+
+    Its latents `[C, h, w]` are in quantiser steps at MIDDLE.
+    """
 
     model: Model
     scaled_latents: NDArray[np.float32]

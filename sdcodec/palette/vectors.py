@@ -1,8 +1,8 @@
-"""The experiment of 2022 (Bühlmann): latents in 8 bits, a palette of latent vectors, dithering; chunk `P` of a file.
+"""The experiment of 2022 (Bühlmann): latents in 8 bits, a palette, dithering.
 
-The picture's latents, in steps of the model's quantiser at MIDDLE, are scaled to 8 bits; k-means finds up to 256 vectors
-that stand for them all; Floyd and Steinberg's error diffusion (1976), over vectors in place of colours, chooses one for
-each position; deflate packs palette and choices. `docs/experiment-2022.md` tells what came of it.
+The image's latents, in quantiser steps at MIDDLE, are scaled to 8 bits; k-means finds up to 256 vectors that
+represent them; Floyd and Steinberg's error diffusion (1976), over vectors instead of colours, chooses one for each
+position; deflate packs palette and choices. `docs/experiment-2022.md` has the results.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from sdcodec.errors import FormatError
 
-MIDDLE = 100  # half steps: the row of gains that distances between vectors are measured in
+MIDDLE = 100  # quality index of the gains that distances between vectors are measured in
 MOST_COLOURS = 256
 VALUE_BITS = 8  # values count in 2**-8 steps
 LIMIT = (1 << 15) - 1  # of an offset, in steps / 16
 OFFSET_BITS = 4
 ITERATIONS = 12
-SAMPLE = 1 << 14  # vectors that k-means looks at
+SAMPLE = 1 << 14  # vectors for k-means
 RAW_DEFLATE = -15  # no header and no checksum: the file has one
 
 
@@ -30,7 +30,7 @@ RAW_DEFLATE = -15  # no header and no checksum: the file has one
 class Palettised:
     """Latents as bytes chosen from a palette.
 
-    offsets: `[C]` int16, each channel's least value, in 1/16 step. unit: what a byte counts, in 1/256 step, 1..65535.
+    offsets: `[C]` int16, each channel's least value, in 1/16 step. unit: value of a byte, in 1/256 step, 1..65535.
     palette: uint8 `[K, C]`, K in 1..256. indices: uint8 `[h, w]`.
     """
 
@@ -40,13 +40,13 @@ class Palettised:
     indices: NDArray[np.uint8]
 
     def values(self) -> NDArray[np.int32]:
-        """What stands for the latents, `[C, h, w]`, in 1/256 step at MIDDLE: exact."""
+        """Return the approximated latents, `[C, h, w]`, in 1/256 step at MIDDLE: exact."""
         entries = self.palette.astype(np.int32) * self.unit
         entries += self.offsets.astype(np.int32) << (VALUE_BITS - OFFSET_BITS)
         return np.ascontiguousarray(entries[self.indices].transpose(2, 0, 1))
 
     def to_bytes(self) -> bytes:
-        """The payload of chunk `P`; `docs/format.md` has its layout."""
+        """Return the payload of chunk `P`; `docs/format.md` has its layout."""
         differences = np.diff(self.palette.T.astype(np.int16), axis=1, prepend=0).astype(np.uint8)
         packed = _deflated(differences.tobytes() + self.indices.tobytes())
         head = bytes([len(self.palette) - 1]) + self.unit.to_bytes(2, "big")
@@ -54,7 +54,7 @@ class Palettised:
 
     @classmethod
     def from_bytes(cls, payload: bytes, channels: int, height: int, width: int) -> Palettised:
-        """The inverse of `to_bytes`. Raises FormatError for what `to_bytes` never writes."""
+        """Parse a payload. Raises FormatError for payloads that `to_bytes` never writes."""
         start = 3 + 2 * channels
         if len(payload) < start:
             raise FormatError("damaged: the palette is cut short")
@@ -70,9 +70,10 @@ class Palettised:
 
 
 def palettised(scaled: NDArray[np.float32], colours: int = MOST_COLOURS) -> Palettised:
-    """Latents in steps at MIDDLE `[C, h, w]` → as bytes of a palette of at most `colours` (1..256) vectors.
+    """Choose a palette of at most `colours` (1..256) vectors for latents `[C, h, w]`.
 
-    Deterministic: k-means starts from vectors that a seeded generator draws.
+    `scaled` are the latents in quantiser steps at MIDDLE. Deterministic: k-means starts from vectors that a seeded
+    generator draws.
     """
     channels, height, width = scaled.shape
     scale = 1 << OFFSET_BITS
@@ -88,9 +89,10 @@ def palettised(scaled: NDArray[np.float32], colours: int = MOST_COLOURS) -> Pale
 
 
 def quality_of_error(squared: float, gain: Tensor) -> int:
-    """The quality, in half steps, whose quantiser errs most nearly as much: `squared`, mean over latents in steps at MIDDLE.
+    """Return the quality index whose quantiser has the nearest error.
 
-    The header says it, since decoders expect the error of rounding, step**2 / 12. `gain`: `[201, C]`, the model's.
+    `squared`: mean squared error of latents in steps at MIDDLE. `gain`: `[201, C]`, the model's. The header has the
+    result, since decoders expect the error of rounding, step**2 / 12.
     """
     rows = gain.cpu().double()
     rounding = (rows[MIDDLE] / rows).square().mean(dim=1) / 12
@@ -98,7 +100,7 @@ def quality_of_error(squared: float, gain: Tensor) -> int:
 
 
 def _means(vectors: NDArray[np.float32], colours: int) -> NDArray[np.float32]:
-    """Lloyd's k-means of `[N, C]`: at most `colours` vectors."""
+    """Find at most `colours` vectors for `[N, C]` by Lloyd's k-means."""
     random = np.random.default_rng(0)
     sample = vectors if len(vectors) <= SAMPLE else vectors[random.choice(len(vectors), SAMPLE, replace=False)]
     distinct = np.unique(sample, axis=0)
@@ -110,7 +112,7 @@ def _means(vectors: NDArray[np.float32], colours: int) -> NDArray[np.float32]:
         counts = np.bincount(nearest, minlength=colours)
         sums = np.stack([np.bincount(nearest, own, colours) for own in sample.T], axis=1)
         centres = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], centres).astype(np.float32)
-        # What nobody chose goes where the error is largest.
+        # Unused centres go to the largest errors.
         empty = np.flatnonzero(counts == 0)
         far = np.argsort(-((sample - centres[nearest]) ** 2).sum(axis=1), kind="stable")
         centres[empty] = sample[far[: len(empty)]]
@@ -118,32 +120,32 @@ def _means(vectors: NDArray[np.float32], colours: int) -> NDArray[np.float32]:
 
 
 def _nearest(vectors: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Index of the nearest centre of each vector, a few thousand at a time."""
+    """Return the index of the nearest centre of each vector, in parts."""
     norms = (centres**2).sum(axis=1)
     parts = [vectors[i : i + 4096] for i in range(0, len(vectors), 4096)]
     return np.concatenate([(norms - 2 * (part @ centres.T)).argmin(axis=1) for part in parts])
 
 
 def _along(palette: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Positions of palette vectors along the direction in which they differ most."""
+    """Return positions of palette vectors along their direction of largest variance."""
     centred = palette - palette.mean(axis=0)
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     return centred @ directions[0]
 
 
 def _dithered(vectors: NDArray[np.float32], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Floyd and Steinberg's error diffusion over `[h, w, C]`: indices `[h, w]`."""
+    """Return indices `[h, w]` of `[h, w, C]` by Floyd and Steinberg's error diffusion."""
     height, width, channels = vectors.shape
     entries = palette.astype(np.float32)
     norms = (entries**2).sum(axis=1)
     indices = np.zeros((height, width), np.uint8)
-    below = np.zeros((width + 2, channels), np.float32)  # what the row before hands down, with a margin on both sides
+    below = np.zeros((width + 2, channels), np.float32)  # errors of the row above, with a margin on both sides
     for row in range(height):
         wanted = vectors[row] + below[1:-1]
         below = np.zeros_like(below)
         right = np.zeros(channels, np.float32)
         for column in range(width):
-            # Errors that no entry of the palette can make good would add up for ever.
+            # Errors that no entry of the palette can correct would add up permanently.
             value = np.clip(wanted[column] + right, 0, 255)
             chosen = int((norms - 2 * (entries @ value)).argmin())
             indices[row, column] = chosen
@@ -161,7 +163,7 @@ def _deflated(data: bytes) -> bytes:
 
 
 def _inflated(packed: bytes, expected: int) -> bytes:
-    """Exactly `expected` bytes; never more are made, whatever the data says."""
+    """Inflate exactly `expected` bytes; never more, whatever the data says."""
     unpacker = zlib.decompressobj(RAW_DEFLATE)
     try:
         data = unpacker.decompress(packed, expected + 1)

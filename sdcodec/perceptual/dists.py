@@ -1,4 +1,4 @@
-"""DISTS over VGG-16: structure and texture similarity, with the weights that its authors published."""
+"""DISTS over VGG-16: structure and texture similarity, with published weights."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from sdcodec.perceptual.trunks import VGG16
 
 STABILITY = 1e-6  # c1 and c2 of the paper
-POOLING = (0.25, 0.5, 0.25)  # a Hann window of three: pooling without aliasing in the place of max-pooling
+POOLING = (0.25, 0.5, 0.25)  # a Hann window of three: pooling without aliasing, instead of max-pooling
 
 
 class DISTS(nn.Module):
-    """Deep image structure and texture similarity (Ding et al., TPAMI 2020); 0 for equal images, larger is worse.
+    """Deep image structure and texture similarity (Ding et al., TPAMI 2020).
 
-    The image and five activations of VGG-16 are compared by their means (texture) and correlations (structure), per
-    channel, with learned weights. Inputs are float images `[B, 3, H, W]` in [0, 1], H and W at least 16; as in the
-    published figures of codecs they are not scaled to 256 pixels first.
+    0 for equal images; larger is worse. The image and five activations of VGG-16 are compared by their means
+    (texture) and correlations (structure), per channel, with learned weights. Inputs are float images `[B, 3, H, W]`
+    in [0, 1], H and W at least 16; as in the published figures of codecs they are not scaled to 256 pixels first.
     """
 
     def __init__(self, trunk: Mapping[str, Tensor]) -> None:
-        """trunk: VGG's convolutions, as `sdcodec.perceptual.vgg.read_vgg16` returns them."""
+        """Load the weights; `trunk` has VGG's convolutions, as `read_vgg16` returns them."""
         super().__init__()
         for name, value in trunk.items():
             self.register_buffer(name.replace(".", "_"), value, persistent=False)
@@ -39,7 +39,7 @@ class DISTS(nn.Module):
         self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
 
     def distance(self, images: Tensor, references: Tensor) -> Tensor:
-        """DISTS of each pair, `[B]`."""
+        """Return DISTS of each pair, `[B]`."""
         similarity = images.new_zeros(images.shape[0])
         pairs = zip(
             self._activations(images),
@@ -60,7 +60,10 @@ class DISTS(nn.Module):
     forward = distance
 
     def _activations(self, images: Tensor) -> list[Tensor]:
-        """The image itself and VGG's five last activations before each pooling, `[B, C_i, H_i, W_i]`."""
+        """Return the image and VGG's last activations before each pooling.
+
+        They are `[B, C_i, H_i, W_i]`.
+        """
         x, found = (images - self.mean) / self.deviation, [images]
         for i, layer in enumerate(VGG16):
             if layer.pool_before:
@@ -73,7 +76,10 @@ class DISTS(nn.Module):
 
 
 def _l2_pooled(x: Tensor) -> Tensor:
-    """Half the size by the root of a weighted mean of squares (Henaff and Simoncelli 2016)."""
+    """Halve the size by the root of a weighted mean of squares.
+
+    Henaff and Simoncelli, 2016.
+    """
     window = torch.tensor(POOLING, dtype=x.dtype, device=x.device)
     kernel = torch.outer(window, window).expand(x.shape[1], 1, 3, 3)
     return (F.conv2d(x.square(), kernel, stride=2, padding=1, groups=x.shape[1]) + 1e-12).sqrt()

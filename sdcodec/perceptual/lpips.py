@@ -1,4 +1,7 @@
-"""LPIPS v0.1 with an AlexNet trunk that ships with the package, or a VGG one from a file: no network, no torchvision."""
+"""LPIPS v0.1 with AlexNet, whose trunk ships, or VGG-16 from a file.
+
+It needs neither the network nor torchvision.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,16 @@ TRUNKS = {"alex": ALEXNET, "vgg": VGG16}
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual image patch similarity (Zhang et al., CVPR 2018), version 0.1.
+    """Learned perceptual image patch similarity 0.1 (Zhang et al., CVPR 2018).
 
     The trunk's five activations are normalised over channels, their squared differences weighted per channel, and the
     spatial means added up. Inputs are float images `[B, 3, H, W]` in [0, 1], H and W at least 31 (VGG: 16).
     """
 
     def __init__(self, network: str = "alex", trunk: Mapping[str, Tensor] | None = None) -> None:
-        """
-        network: "alex", the headline of most papers, whose trunk ships; or "vgg".
+        """Load trunk and calibration.
+
+        network: "alex", which most papers report, and whose trunk ships; or "vgg".
         trunk: VGG's convolutions, as `sdcodec.perceptual.vgg.read_vgg16` returns them.
         """
         super().__init__()
@@ -44,7 +48,10 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def activations(self, images: Tensor) -> list[Tensor]:
-        """The five post-ReLU activations, each of unit length over channels; `[B, C_i, H_i, W_i]`."""
+        """Return the five post-ReLU activations, `[B, C_i, H_i, W_i]`.
+
+        Each has unit length over channels.
+        """
         x = (2 * images - 1 - self.shift) / self.scale
         found = []
         for conv, layer in zip(self.features, self.layers, strict=True):
@@ -56,7 +63,10 @@ class LPIPS(nn.Module):
         return found
 
     def distance(self, images: Tensor, references: Tensor | list[Tensor]) -> Tensor:
-        """LPIPS of each pair, `[B]`; `references` are images, or their `activations` where they serve more than once."""
+        """Return LPIPS of each pair, `[B]`.
+
+        `references` are images, or their `activations` if they serve more than once.
+        """
         if isinstance(references, Tensor):
             references = self.activations(references)
         total = images.new_zeros(images.shape[0], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The shapes of the ImageNet networks whose activations perceptual distances compare."""
+"""Shapes of the ImageNet networks that perceptual distances use."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution and its ReLU. `pool_before`: kernel and stride of a max-pool in front of it; `compared`: LPIPS
-    compares its activation."""
+    """A convolution and its ReLU.
+
+    `pool_before`: kernel and stride of a max-pool in front of it; `compared`: LPIPS compares its activation.
+    """
 
     width: int
     kernel: int = 3

@@ -1,4 +1,7 @@
-"""VGG-16's convolutions from a file or from torchvision's cache: 59 MB that do not ship with the package."""
+"""Convolutions of VGG-16 from a file or torchvision's cache.
+
+They have 59 MB and do not ship with the package.
+"""
 
 from __future__ import annotations
 
@@ -14,23 +17,25 @@ from sdcodec.errors import OptionError
 from sdcodec.perceptual.trunks import VGG16
 
 TORCHVISION_FILE = "vgg16-397923af.pth"
-# Where torchvision's `features` has its convolutions; ReLUs and pools are counted too.
+# Positions of the convolutions in torchvision's `features`, which counts ReLUs and pools too.
 POSITIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 def find_vgg16() -> Path | None:
-    """The file that torchvision has downloaded earlier, in PyTorch's cache; None where it is not."""
+    """Return torchvision's file in PyTorch's cache, or None."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / TORCHVISION_FILE
     return path if path.is_file() else None
 
 
 def read_vgg16(path: Path) -> dict[str, Tensor]:
-    """The thirteen convolutions, named `features.0.weight` to `features.12.bias`, float32.
+    """Read the thirteen convolutions of VGG-16, float32.
+
+    Their names become `features.0.weight` to `features.12.bias`.
 
     path: safetensors, or a file of torchvision's (tensors only: PyTorch's restricted reader runs no code), with
-        torchvision's names `features.0.weight` to `features.28.bias`; what else is in it is left alone.
+        torchvision's names `features.0.weight` to `features.28.bias`; other tensors in it are ignored.
 
-    Raises OptionError for what is not such a file.
+    Raises OptionError for other files.
     """
     try:
         tensors = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Images in and out: everything becomes 8-bit sRGB with optional alpha and metadata, and back."""
+"""Images in and out: 8-bit sRGB with optional alpha and metadata."""
 
 from sdcodec.pixels.alpha import pack_alpha, smooth_hidden_colour, unpack_alpha
 from sdcodec.pixels.output import SAVE_FORMATS, WITHOUT_ALPHA, to_image_file, to_pil

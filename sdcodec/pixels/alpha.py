@@ -1,4 +1,4 @@
-"""Alpha: taken off, packed without loss, and the colour under transparent pixels."""
+"""Alpha: its separation, lossless packing, and colour under transparent pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from sdcodec.pixels.picture import Pixels
 
 
 def pack_alpha(alpha: Pixels) -> bytes:
-    """uint8 [H, W] -> a greyscale PNG without loss: 1 bit a pixel where all are 0 or 255, else 8 bits."""
+    """Pack uint8 [H, W] as a greyscale PNG without loss.
+
+    It has 1 bit per pixel if all values are 0 or 255, else 8.
+    """
     image = Image.fromarray(alpha)
     if bool(np.isin(alpha, (0, 255)).all()):
         image = image.convert("1", dither=Image.Dither.NONE)
@@ -24,18 +27,21 @@ def pack_alpha(alpha: Pixels) -> bytes:
 
 
 def unpack_alpha(data: bytes, width: int, height: int) -> Pixels:
-    """The inverse of `pack_alpha`: uint8 [height, width]. Raises FormatError for anything but such a PNG."""
+    """Unpack `pack_alpha`'s PNG to uint8 [height, width].
+
+    Raises FormatError for any other data.
+    """
     try:
         image = PngImageFile(io.BytesIO(data))  # not Image.open: only PNG will do, and the size is checked here
         if image.size == (width, height) and image.mode in ("1", "L"):
             return np.array(image.convert("L"))
-    except Exception as error:  # Pillow's decoders raise whatever comes their way
+    except Exception as error:  # Pillow's decoders raise errors of many classes
         raise FormatError("the alpha channel is damaged; get the file again") from error
     raise FormatError("the alpha channel does not have the size of the picture; get the file again")
 
 
 def smooth_hidden_colour(rgb: Pixels, alpha: Pixels) -> Pixels:
-    """Gives fully transparent pixels their neighbours' colour, so that nobody pays for what nobody sees.
+    """Give fully transparent pixels their neighbours' colour, which saves bits.
 
     rgb [H, W, 3] and alpha [H, W] -> [H, W, 3]; pixels with alpha > 0 stay as they are.
     """
@@ -46,7 +52,10 @@ def smooth_hidden_colour(rgb: Pixels, alpha: Pixels) -> Pixels:
 
 
 def _push_pull(rgb: Pixels, known: NDArray[np.bool_]) -> Pixels:
-    """Fills unknown pixels from averages at half the size (Gortler et al. 1996, The Lumigraph, section 3.3)."""
+    """Fill unknown pixels from averages at half the size.
+
+    Gortler et al. 1996, The Lumigraph, section 3.3.
+    """
     if known.all():
         return rgb
     height, width = known.shape
@@ -65,7 +74,10 @@ def _push_pull(rgb: Pixels, known: NDArray[np.bool_]) -> Pixels:
 
 
 def split_alpha(image: Image.Image) -> tuple[Image.Image, Pixels | None]:
-    """Colour without alpha, in L, RGB, CMYK, LAB, YCbCr or HSV; and alpha [H, W] where some pixel is not opaque."""
+    """Split an image into colour and alpha.
+
+    Colour is in L, RGB, CMYK, LAB, YCbCr or HSV; alpha is [H, W], or None if every pixel is opaque.
+    """
     grey = image.mode in ("1", "L", "LA", "La")
     alpha: Pixels | None = None
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or (

@@ -1,4 +1,4 @@
-"""Colour: more than 8 bits a sample to 8, other colour spaces to sRGB."""
+"""Colour: conversion to 8 bits per sample and to sRGB."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from sdcodec.errors import ImageError
 
 
 def eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Modes of more than 8 bits a sample, scaled so that 65535 becomes 255; others as they are."""
+    """Scale modes of more than 8 bits per sample so that 65535 becomes 255.
+
+    Other modes stay as they are.
+    """
     if image.mode == "F":
         raise ImageError(f"{name}: floating-point pixels have no agreed white; convert the image to 8 or 16 bits first")
     if image.mode != "I" and not image.mode.startswith("I;16"):
@@ -23,15 +26,15 @@ def eight_bit(image: Image.Image, name: str) -> Image.Image:
         )
     reduced = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # a PNG's one transparent grey, told in 16 bits
+    if isinstance(transparent, int):  # a PNG's one transparent grey, in 16 bits
         reduced.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
     return reduced
 
 
 def to_srgb(colour: Image.Image, profile: bytes | None, *, keep: bool) -> tuple[Image.Image, bytes | None]:
-    """RGB pixels in sRGB; or, to keep an RGB profile, the pixels as they are and the profile.
+    """Convert to sRGB; or, to keep an RGB profile, return the pixels and the profile.
 
-    A profile that cannot be read, or is for another kind of pixels, is passed over, as browsers do.
+    A profile that cannot be read, or is for another kind of pixels, is ignored, as browsers do.
     """
     if not profile:
         return colour.convert("RGB"), None
@@ -61,7 +64,10 @@ def to_srgb(colour: Image.Image, profile: bytes | None, *, keep: bool) -> tuple[
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether an RGB transform moves no colour of a 6x6x6 grid by more than one step: so are all flavours of sRGB."""
+    """Return whether an RGB transform moves no colour of a 6x6x6 grid by more than 1.
+
+    All variants of sRGB pass.
+    """
     levels = np.arange(0, 256, 51, dtype=np.uint8)
     grid = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     moved = np.asarray(ImageCms.applyTransform(Image.fromarray(grid), transform))

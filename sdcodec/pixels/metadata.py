@@ -1,4 +1,4 @@
-"""Metadata: EXIF, XMP, orientation, and how Pillow's writers take them."""
+"""Metadata: EXIF, XMP, orientation, and the options of Pillow's writers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdcodec.errors import ImageError
 XMP_TAG = 700
 EXIF_PREFIX = b"Exif\0\0"
 
-# What a TIFF says about its own layout must not travel with the picture; what it says about the photograph may.
+# Tags about the photograph; those about the TIFF's own layout must not move to another file.
 TIFF_TAGS_KEPT = (
     ExifTag.ImageDescription,
     ExifTag.Make,
@@ -28,7 +28,10 @@ TIFF_TAGS_KEPT = (
 
 
 def metadata_options(image: Image.Image, kind: str) -> dict[str, Any]:
-    """What Pillow's `save` must be told to write the metadata in `info`; each of its writers wants it another way."""
+    """Return the options of Pillow's `save` for the metadata in `info`.
+
+    Each of its writers takes it in another way.
+    """
     options = {key: image.info[key] for key in ("icc_profile", "exif", "xmp") if image.info.get(key)}
     if kind == "PNG" and "xmp" in options:
         text = PngInfo()
@@ -50,7 +53,7 @@ def metadata_options(image: Image.Image, kind: str) -> dict[str, Any]:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF (or XMP) orientation says; unreadable EXIF turns nothing."""
+    """Turn the image by its EXIF (or XMP) orientation; ignore unreadable EXIF."""
     try:
         orientation = image.getexif().get(ExifTag.Orientation, 1)
     except Exception:  # a photograph with broken EXIF is still a photograph
@@ -59,7 +62,10 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def kept_exif(image: Image.Image, name: str) -> bytes | None:
-    """The EXIF block as a TIFF structure, with its orientation taken out: the pixels are upright now."""
+    """Return the EXIF block as a TIFF structure, without its orientation.
+
+    The pixels are upright already.
+    """
     try:
         raw: bytes | None = image.info.get("exif")
         if not raw:
@@ -73,7 +79,7 @@ def kept_exif(image: Image.Image, name: str) -> bytes | None:
 
 
 def _exif_for_tiff(tags: Image.Exif) -> Image.Exif:
-    """The part of a TIFF's tags that is about the photograph: what can be taken from one file to another."""
+    """Return a TIFF's tags about the photograph, which can move to another file."""
     exif = Image.Exif()
     for tag in TIFF_TAGS_KEPT:
         if tag in tags:
@@ -86,7 +92,10 @@ def _exif_for_tiff(tags: Image.Exif) -> Image.Exif:
 
 
 def _without_orientation(tiff: bytes) -> bytes:
-    """Cuts the orientation's 12-byte entry out of the first directory; nothing that offsets point at moves."""
+    """Cut the orientation's 12-byte entry out of the first directory.
+
+    Data behind offsets stays in its place.
+    """
     order = {b"II": "<", b"MM": ">"}[tiff[:2]]
     (start,) = struct.unpack_from(order + "I", tiff, 4)
     (count,) = struct.unpack_from(order + "H", tiff, start)

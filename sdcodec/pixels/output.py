@@ -1,4 +1,4 @@
-"""Output: a picture as a PIL image, and the bytes of image files."""
+"""Output: pictures as PIL images, and as bytes of image files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdcodec.pixels.metadata import EXIF_PREFIX, metadata_options
 from sdcodec.pixels.picture import Picture
 
 # Names of the formats that decoded pictures can be saved in: Pillow's name and its options.
-# Lossless wherever the format can: the loss has been had already.
+# Lossless if the format allows it: the codec's loss is enough.
 SAVE_FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "png": ("PNG", {}),
     "webp": ("WEBP", {"lossless": True}),
@@ -29,7 +29,10 @@ WITHOUT_ALPHA = {"BMP", "PPM", "JPEG"}
 
 
 def to_pil(picture: Picture) -> Image.Image:
-    """The picture as a PIL image, RGB or RGBA; metadata in `info` under Pillow's keys."""
+    """Return the picture as a PIL image, RGB or RGBA.
+
+    Metadata is in `info` under Pillow's keys.
+    """
     image = Image.fromarray(picture.rgb)
     if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
@@ -43,10 +46,10 @@ def to_pil(picture: Picture) -> Image.Image:
 
 
 def to_image_file(image: Image.Image, extension: str) -> bytes:
-    """The bytes of an image file, metadata in `info` included.
+    """Return the bytes of an image file, with the metadata in `info`.
 
     extension: a key of SAVE_FORMATS; png, webp, tiff, bmp and ppm hold exactly these pixels.
-    Raises OptionError for an unknown format, ImageError where the format cannot hold the picture.
+    Raises OptionError for an unknown format, ImageError if the format cannot hold the picture.
     """
     if extension not in SAVE_FORMATS:
         raise OptionError(f"unknown image format {extension!r}; choose from {', '.join(SAVE_FORMATS)}")

@@ -1,4 +1,4 @@
-"""An upright 8-bit picture, and the kinds of image that it can be read from."""
+"""Picture: upright 8-bit pixels, and the kinds of image that it is read from."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ImageSource = Image.Image | str | os.PathLike[str] | bytes | BinaryIO | Pixels
 class Picture:
     """An upright 8-bit picture.
 
-    rgb: uint8 [H, W, 3]; alpha: uint8 [H, W], or None where every pixel is opaque.
-    icc: an RGB profile that the values of `rgb` are in; None means sRGB.
+    rgb: uint8 [H, W, 3]; alpha: uint8 [H, W], or None if every pixel is opaque.
+    icc: the RGB profile of the values of `rgb`; None means sRGB.
     exif: a TIFF structure (no `Exif` prefix) without an orientation; xmp: an XML packet.
     """
 

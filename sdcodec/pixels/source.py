@@ -1,4 +1,4 @@
-"""Input: PIL images, paths, bytes, files and arrays become upright 8-bit pictures in sRGB."""
+"""Input: PIL images, paths, bytes, files and arrays as upright 8-bit pictures."""
 
 from __future__ import annotations
 
@@ -30,16 +30,18 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 def read_picture(
     source: ImageSource, *, metadata: frozenset[str] = frozenset(), max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Picture:
-    """Reads an image and brings it to upright 8-bit sRGB.
+    """Read an image and convert it to upright 8-bit sRGB.
 
     source: a PIL image, a path, the bytes of an image file, a binary file open at its beginning, or a uint8 array
-        [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Of an animation the first frame is taken. Any Pillow mode but floating point.
-    metadata: what to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its profile;
+        [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Of an animation the first frame is taken. Any Pillow mode but
+        floating point.
+    metadata: kinds to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its
+        profile;
         otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
     max_pixels: an image of more pixels is refused before any is decoded.
 
-    Alpha that is opaque everywhere is dropped. Raises ImageError for what is no image, is damaged or too large, and
-    OptionError for unknown metadata. The source is not changed.
+    Alpha that is opaque everywhere is dropped. Raises ImageError for data that is no image, is damaged or too large,
+    and OptionError for unknown metadata. The source is not changed.
     """
     if unknown := metadata - METADATA_KINDS:
         raise OptionError(f"unknown metadata {', '.join(sorted(unknown))}; choose from icc, exif, xmp")
@@ -88,7 +90,7 @@ def _name_of(source: object) -> str:
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
-    """Turns whatever Pillow and its decoders raise over a bad file into an ImageError that names the file."""
+    """Turn the decoders' errors over a bad file into an ImageError with its name."""
     try:
         yield
     except (ImageError, OptionError):
@@ -106,7 +108,10 @@ def _decoding(name: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(source: Image.Image | str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Iterator[Image.Image]:
-    """The image with its header read, its pixels not yet decoded; files opened here are closed here."""
+    """Open the image with its header read, its pixels not yet decoded.
+
+    Files opened here are closed here.
+    """
     if isinstance(source, Image.Image):
         yield source
     elif isinstance(source, (str, os.PathLike)):
@@ -127,7 +132,7 @@ def _opened(source: Image.Image | str | os.PathLike[str] | bytes | BinaryIO, nam
 
 
 def _identified(file: BinaryIO, name: str) -> Image.Image:
-    """Image.open, with an error for each kind of file that Pillow cannot read and we can name."""
+    """Open the image, with an error for each kind of file that Pillow cannot read."""
     try:
         image = Image.open(file)
     except PIL.UnidentifiedImageError as error:

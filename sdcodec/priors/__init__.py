@@ -1,1 +1,1 @@
-"""Priors: from what is decoded already, in integers, to a mean and a frequency table for every symbol."""
+"""Priors: from decoded integers to a mean and a frequency table for every symbol."""

@@ -1,4 +1,7 @@
-"""The adaptive prior: no network, nothing to train; integers predicted from neighbours, a few parameters in the file."""
+"""Adaptive prior: no network and nothing to train.
+
+It predicts integers from their neighbours, with a few parameters in the file.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,23 @@ from sdcodec.shapes import check_shapes
 
 WEIGHT_BITS = 10  # weights of neighbours count in 2**-10
 SIZE_BITS = 12  # expected sizes of symbols count in 2**-12 of a step
-FINE_BITS = 8  # what they are computed from counts in 2**-8 of a step
-LOWEST_TABLE = 1  # under table 0 nothing is coded: what it did not expect could never be said
+FINE_BITS = 8  # their inputs count in 2**-8 of a step
+LOWEST_TABLE = 1  # under table 0 nothing is coded, so an unexpected symbol would be lost
 OFFSET_LIMIT = 63
 CENTRE_LIMIT = 1 << 14
-OFFSETS_TRIED = 5  # table offsets from -5 to 5: scales from 0.57 to 1.75 times what the weights say
+OFFSETS_TRIED = 5  # table offsets from -5 to 5: scales from 0.57 to 1.75 times the predicted ones
 REGIME_RANGE = 0.9  # of the logarithm of a size
-REGIME_SAMPLE = 32  # latents along a side of what the choice of a regime looks at
+REGIME_SAMPLE = 32  # latents along a side of the sample that chooses a regime
 
 LATTICE_COUNT = len(LATTICES)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """What the side information of each block says, int64.
+    """Side information of each block, int64.
 
-    `regime` `[B]` chooses a set of weights; `lattice_offset` `[B, 7]` and `channel_offset` `[B, C]` are added to table
-    indices; `centre` `[B, C]` is the middle of a channel's values, in whole steps.
+    `regime` `[B]` chooses a set of weights; `lattice_offset` `[B, 7]` and `channel_offset` `[B, C]` are added to
+    table indices; `centre` `[B, C]` is the middle of a channel's values, in whole quantiser steps.
     """
 
     regime: Tensor
@@ -46,7 +49,10 @@ class Parameters:
 
     @classmethod
     def from_numbers(cls, numbers: Tensor, regimes: int) -> Parameters:
-        """From `[B, 8 + 2C]`, in the order of the file; what damaged data says is brought into range."""
+        """Read `[B, 8 + 2C]` numbers in the order of the file.
+
+        Values of damaged data are clamped to their ranges.
+        """
         channels = (numbers.shape[1] - 1 - LATTICE_COUNT) // 2
         regime, lattices, offsets, centre = torch.split(numbers, [1, LATTICE_COUNT, channels, channels], 1)
         return cls(
@@ -57,17 +63,20 @@ class Parameters:
         )
 
     def numbers(self) -> Tensor:
-        """The inverse of `from_numbers`."""
+        """Return the numbers in the order of the file."""
         return torch.cat([self.regime[:, None], self.lattice_offset, self.channel_offset, self.centre], 1)
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a pass sees of its neighbours, int64 `[B, C, rows, columns]`; those not decoded yet count as zero.
+    """Neighbours of a pass, int64 `[B, C, rows, columns]`.
 
-    Values less the centre, in 1/16 of a step: `beside`, the sum of two in the row; `over`, of two in the column; `across`,
-    of four diagonal ones. In 1/256 of a step, summed over all eight: `own`, the absolute symbols of the channel; `every`,
-    their mean over all channels; `level`, the mean of all channels' absolute values. `bend` is |beside - over|.
+    Undecoded ones count as zero. Values less the centre, in 1/16 of a step: `beside`, the sum of two in the row;
+    `over`, of two in the column; `across`, of four diagonal ones. In 1/256 of a step, summed over all eight: `own`,
+    the absolute symbols of the channel; `every`, their mean over all channels; `level`, the mean of all channels'
+    absolute values.
+    `bend` is
+    |beside - over|.
     """
 
     beside: Tensor
@@ -80,7 +89,10 @@ class Surroundings:
 
 
 def surroundings(values: Tensor, sizes: Tensor, place: Lattice) -> Surroundings:
-    """From values less the centre and absolute symbols, int64 `[B, C, h, w]`, zeros where nothing is decoded."""
+    """Look at the neighbours of a lattice.
+
+    `values` less the centre and absolute symbols `sizes` are int64 `[B, C, h, w]`, zero before they are decoded.
+    """
     channels = values.shape[1]
     beside, over, across = place.beside(values), place.over(values), place.across(values)
     every = torch.div(sizes.sum(1, keepdim=True) << FINE_BITS, channels, rounding_mode="floor")
@@ -116,12 +128,12 @@ class AdaptiveConfig:
 
 
 class AdaptivePrior:
-    """The adaptive prior of a configuration; `sdcodec.priors.adaptive_tables` makes its tensors."""
+    """The adaptive prior; `sdcodec.priors.adaptive_tables` makes its tensors."""
 
     def __init__(
         self, config: AdaptiveConfig, tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device
     ) -> None:
-        """Raises BundleError if tensors do not fit the configuration."""
+        """Load the prior. Raises BundleError if tensors do not fit the configuration."""
         check_shapes("prior", config.tensor_shapes(), tensors)
         self.tables = tables
         self.device = device
@@ -134,10 +146,10 @@ class AdaptivePrior:
 
     @torch.no_grad()
     def walk(self, shape: tuple[int, int, int], quality_index: int, source: SymbolSource) -> Tensor:
-        """The parameters first, then seven passes of symbols, coarse to fine.
+        """Walk over the parameters first, then seven passes of symbols, coarse to fine.
 
-        `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a step,
-        int64 `[B, C, h, w]`. `quality_index` says nothing here: the parameters do.
+        `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a
+        quantiser step, int64 `[B, C, h, w]`. The parameters replace the quality, so `quality_index` has no influence.
         """
         batch = shape[0]
         middle = (self._side_middle << MEAN_BITS).expand(batch, -1)
@@ -161,7 +173,10 @@ class AdaptivePrior:
         return values + (parameters.centre << MEAN_BITS)[:, :, None, None]
 
     def _predicted(self, index: int, seen: Surroundings, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """Means less the centre, in 1/16 of a step, and table indices of lattice `index`, `[B, C * rows * columns]`."""
+        """Predict the symbols of lattice `index`, `[B, C * rows * columns]`.
+
+        Returns means less the centre, in 1/16 of a quantiser step, and table indices.
+        """
         a = _spread_out(self._mean_weights[parameters.regime, index])
         mean = a[0] * seen.beside + a[1] * seen.over + a[2] * seen.across
         mean = ((mean + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS).clamp_(-MEAN_LIMIT, MEAN_LIMIT)
@@ -175,11 +190,14 @@ class AdaptivePrior:
 
     @torch.no_grad()
     def hyper_latents(self, scaled_latents: Tensor, quality_index: int) -> Tensor:
-        """Latents in steps `[B, C, h, w]` → the parameters that code each item best, float `[B, 8 + 2C]`."""
+        """Choose the parameters that code each item of `[B, C, h, w]` best.
+
+        Returns float `[B, 8 + 2C]`.
+        """
         return torch.cat([self._fitted(own[None]) for own in scaled_latents.float()]).float()
 
     def _fitted(self, scaled: Tensor) -> Tensor:
-        """The parameters of one block `[1, C, h, w]`."""
+        """Fit the parameters of one block `[1, C, h, w]`."""
         centre = scaled.mean((2, 3)).round().long().clamp_(-CENTRE_LIMIT, CENTRE_LIMIT)
         regime = self._cheapest_regime(scaled, centre)
         _, lattices, channels = self._offsets(scaled, regime, centre)
@@ -191,12 +209,12 @@ class AdaptivePrior:
         ).numbers()
 
     def _cheapest_regime(self, scaled: Tensor, centre: Tensor) -> int:
-        """The regime that takes the fewest bits, of those made for symbols of about this size.
+        """Choose the regime with the fewest bits, among those for symbols of this size.
 
-        A part of the block tells as much as the whole.
+        A part of the block is as good as the whole.
         """
         sample = scaled[:, :, :REGIME_SAMPLE, :REGIME_SAMPLE]
-        # Without neighbours a symbol's size is what the first lattice's weight says.
+        # Without neighbours, the first lattice's weight is the expected size of a symbol.
         size = float((sample - centre[:, :, None, None]).abs().mean()) * (1 << SIZE_BITS)
         away = (self._size_weights[:, 0, 0].clamp(min=1) / max(size, 1.0)).log().abs().tolist()
         likely = [r for r in range(self.regimes) if away[r] <= max(REGIME_RANGE, min(away))]
@@ -206,7 +224,10 @@ class AdaptivePrior:
     def _offsets(
         self, scaled: Tensor, regime: int, centre: Tensor
     ) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
-        """Bits of a block `[1, C, h, w]` in a regime, and the offsets of lattices and channels that make them so few."""
+        """Return the fewest bits of a block `[1, C, h, w]` in a regime.
+
+        Also returns the offsets of lattices and channels that reach them.
+        """
         watch = _OffsetCosts(scaled, self)
         self._passes((1, *scaled.shape[2:]), self._without_offsets(regime, centre), watch)
         return _best_offsets(np.stack(watch.costs), *self._side_costs)
@@ -228,7 +249,7 @@ class AdaptivePrior:
 
 
 class _OffsetCosts(SymbolQuantiser):
-    """Adds up, for each lattice and channel, what the symbols would cost with their tables moved by -5 to 5."""
+    """Sums the costs of each lattice and channel with their tables moved by -5 to 5."""
 
     def __init__(self, scaled: Tensor, prior: AdaptivePrior) -> None:
         super().__init__(scaled, torch.zeros(scaled.shape[0], 0), prior.tables)
@@ -245,7 +266,10 @@ class _OffsetCosts(SymbolQuantiser):
 def _best_offsets(
     costs: NDArray[np.float64], lattice_costs: NDArray[np.float64], channel_costs: NDArray[np.float64]
 ) -> tuple[float, NDArray[np.int64], NDArray[np.int64]]:
-    """Offsets of the lattices and of the channels that together cost least, for `costs` `[7, C, 11]`, by turns."""
+    """Choose offsets of lattices and channels that together cost least, by turns.
+
+    `costs` is `[7, C, 11]`.
+    """
     count, channels, tried = costs.shape
     lattices, own = np.zeros(count, np.int64), np.zeros(channels, np.int64)
     offsets = np.arange(tried) - OFFSETS_TRIED
@@ -266,5 +290,5 @@ def _around(plane: Tensor, place: Lattice) -> Tensor:
 
 
 def _spread_out(weights: Tensor) -> list[Tensor]:
-    """`[B, n]` → n tensors `[B, 1, 1, 1]`."""
+    """Return `[B, n]` as n tensors `[B, 1, 1, 1]`."""
     return [own[:, None, None, None] for own in weights.unbind(1)]

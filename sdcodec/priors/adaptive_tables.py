@@ -1,4 +1,4 @@
-"""What the adaptive prior is born with: weights of its regimes, frequency tables, and how its side information is coded."""
+"""Initial tensors of the adaptive prior: weights of its regimes and its tables."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ _SIZE_WEIGHTS = (
 
 
 def adaptive_config(channels: int) -> AdaptiveConfig:
-    """Return the configuration for latents of so many channels."""
+    """Return the configuration for latents of `channels` channels."""
     return AdaptiveConfig(channels, len(_MEAN_WEIGHTS))
 
 
 def adaptive_prior_tensors(channels: int) -> tuple[dict[str, Tensor], FrequencyTables]:
-    """The tensors of `AdaptivePrior` and its tables for latents of so many channels. For making a bundle."""
+    """Make the tensors of `AdaptivePrior` and its tables, for making a bundle."""
     sigmas = scales()
     edges = np.sqrt(sigmas[:-1] * sigmas[1:]) * math.sqrt(2 / math.pi) * (1 << SIZE_BITS)
 

@@ -1,4 +1,4 @@
-"""Configuration of the learned prior, and the tensors that a prior of that configuration has."""
+"""Configuration of the learned prior, and the tensors that belong to it."""
 
 from __future__ import annotations
 

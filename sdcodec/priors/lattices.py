@@ -1,4 +1,4 @@
-"""The order of the adaptive prior: seven interleaved lattices, coarse to fine, each between those that came before."""
+"""Order of the adaptive prior: seven interleaved lattices, coarse to fine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 # (first row, first column, stride, reach): a coarse grid of every fourth latent, its centres and its sides, then the
-# same at half the spacing. Seven passes cover every position once; 1/16 of the symbols have no neighbours to look at.
+# same at half the spacing. Seven passes cover every position once; 1/16 of the symbols have no neighbours.
 LATTICES = (
     (0, 0, 4, 2),
     (2, 2, 4, 2),
@@ -22,9 +22,9 @@ LATTICES = (
 
 @dataclass(frozen=True)
 class Lattice:
-    """One pass: its rows and columns, and for each the neighbours `reach` away, int64 `[n]` each.
+    """One pass: its rows and columns, and their neighbours at distance `reach`.
 
-    A neighbour outside the block is replaced by the one on the other side.
+    All are int64 `[n]`. A neighbour outside the block is replaced by the one on the other side.
     """
 
     rows: Tensor
@@ -35,32 +35,35 @@ class Lattice:
     right: Tensor
 
     def at(self, plane: Tensor) -> Tensor:
-        """`[..., h, w]` → the values at the lattice's positions, `[..., rows, columns]`."""
+        """Return the values of `[..., h, w]` at the lattice, `[..., rows, columns]`."""
         return _taken(plane, self.rows, self.columns)
 
     def beside(self, plane: Tensor) -> Tensor:
-        """The sum of the two neighbours in the row."""
+        """Return the sum of the two neighbours in the row."""
         here = plane.index_select(-2, self.rows)
         return here.index_select(-1, self.left) + here.index_select(-1, self.right)
 
     def over(self, plane: Tensor) -> Tensor:
-        """The sum of the two neighbours in the column."""
+        """Return the sum of the two neighbours in the column."""
         here = plane.index_select(-1, self.columns)
         return here.index_select(-2, self.above) + here.index_select(-2, self.below)
 
     def across(self, plane: Tensor) -> Tensor:
-        """The sum of the four diagonal neighbours."""
+        """Return the sum of the four diagonal neighbours."""
         here = plane.index_select(-2, self.above) + plane.index_select(-2, self.below)
         return here.index_select(-1, self.left) + here.index_select(-1, self.right)
 
     def flat(self, channels: int, height: int, width: int) -> Tensor:
-        """Indices into `[C, h, w]`, flattened, of the lattice in every channel: channel by channel, in raster order."""
+        """Return flat indices into `[C, h, w]` of the lattice in every channel.
+
+        They go channel by channel, in raster order.
+        """
         plane = self.rows[:, None] * width + self.columns
         return (torch.arange(channels, device=plane.device)[:, None] * (height * width) + plane.flatten()).flatten()
 
 
 def lattice(index: int, height: int, width: int, device: torch.device) -> Lattice:
-    """Lattice `index` of a block; height and width are multiples of 4."""
+    """Return lattice `index` of a block; height and width are multiples of 4."""
     first_row, first_column, stride, reach = LATTICES[index]
     lines = [_line(first, stride, reach, size) for first, size in ((first_row, height), (first_column, width))]
     return Lattice(*(part.to(device) for line in lines for part in line))

@@ -1,4 +1,7 @@
-"""The learned prior in integers: hyper-latents, features from them, and four or seven context passes (docs/format.md, 4.1)."""
+"""Learned prior in integers (docs/format.md, 4.1).
+
+Hyper-latents, features computed from them, and four or seven context passes.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +32,15 @@ from sdcodec.shapes import check_shapes
 
 
 class LearnedPrior:
-    """The integer prior of a configuration; `sdcodec.training.export` makes its tensors."""
+    """The learned prior in integers; `sdcodec.training.export` makes its tensors."""
 
     def __init__(
         self, config: PriorConfig, tensors: Mapping[str, Tensor], tables: FrequencyTables, device: torch.device
     ) -> None:
-        """Raises BundleError if tensors do not fit the configuration, or exceed what float32 sums exactly."""
+        """Load the prior.
+
+        Raises BundleError if tensors do not fit the configuration, or exceed the exact sums of float32.
+        """
         check_shapes("prior", tensor_shapes(config), tensors)
         self.config = config
         self.tables = tables
@@ -54,7 +60,10 @@ class LearnedPrior:
 
     @torch.no_grad()
     def hyper_latents(self, scaled_latents: Tensor, quality_index: int) -> Tensor:
-        """Latents in steps `[B, C, h, w]` → hyper-latents in steps `[B, Z, h/4, w/4]`, float, not rounded."""
+        """Analyse scaled latents `[B, C, h, w]`.
+
+        Returns hyper-latents in their own steps, float `[B, Z, h/4, w/4]`, not rounded.
+        """
         a = self._analysis
         with torch.autocast(self.device.type, enabled=False):
             x = scaled_latents.float() * a["analyse_input"][quality_index][:, None, None]
@@ -65,10 +74,10 @@ class LearnedPrior:
 
     @torch.no_grad()
     def walk(self, shape: tuple[int, int, int], quality_index: int, source: SymbolSource) -> Tensor:
-        """Hyper-symbols first, then four or seven passes of symbols; each pass sees all that came before.
+        """Walk over the hyper-symbols first, then four or seven passes of symbols.
 
-        `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a step,
-        int64 `[B, C, h, w]`.
+        Each pass sees all earlier ones. `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the
+        dequantised symbols in 1/16 of a quantiser step, int64 `[B, C, h, w]`.
         """
         batch, height, width = shape
         with torch.autocast(self.device.type, enabled=False):
@@ -95,7 +104,7 @@ class LearnedPrior:
         return decoded.view(batch, self.channels, height, width)
 
     def _features(self, batch: int, height: int, width: int, quality_index: int, source: SymbolSource) -> Tensor:
-        """Hyper-symbols from the source → features `[B, width, h * w]`, int8 activations."""
+        """Ask for the hyper-symbols and return features `[B, width, h * w]`, int8."""
         x = self._hyper(batch, height // 4, width // 4, quality_index, source)
         for name in ("synthesise_1", "synthesise_2"):
             layer = self._layers[name]
@@ -106,7 +115,10 @@ class LearnedPrior:
         return rectified(y.add_(x.flatten(2)))
 
     def _hyper(self, batch: int, rows: int, columns: int, quality_index: int, source: SymbolSource) -> Tensor:
-        """Hyper-symbols from the source → int8 activations `[B, Z, rows, columns]`: at once, or in four passes as latents are."""
+        """Ask for the hyper-symbols, at once or in four passes like latents.
+
+        Returns int8 activations `[B, Z, rows, columns]`.
+        """
         c = self._constants
         x = torch.zeros(batch, self.hyper_channels, rows, columns, dtype=torch.int8, device=self.device)
         flat = x.view(batch, -1)
@@ -124,7 +136,7 @@ class LearnedPrior:
         return x
 
     def _hyper_sums(self, k: int, x: Tensor, quality_index: int) -> Tensor:
-        """What pass k of hyper-latents takes from those decoded before: the sums of its head, `[B, 2Z, rows * columns]`."""
+        """Return the head's sums `[B, 2Z, rows * columns]` of pass k of the hyper-latents."""
         entry = self._layers[f"hyper{k}.entry"]
         inner = rectified(entry.shifted(columns_of(x, entry.kernel), quality_index))
         return self._layers[f"hyper{k}.head"].sums(inner, quality_index)
@@ -132,7 +144,7 @@ class LearnedPrior:
     def _pass(
         self, k: int, features: Tensor, context: Tensor, cells: Tensor, here: Tensor, quality_index: int
     ) -> Tensor:
-        """The head's sums `[B, 2C, N]` of pass k at the N positions `here`."""
+        """Return the head's sums `[B, 2C, N]` of pass k at the N positions `here`."""
         entry = self._layers[f"pass{k}.entry"]
         columns = features
         if k > 0:
@@ -147,7 +159,10 @@ class LearnedPrior:
     def _direct(
         self, k: int, context: Tensor, here: Tensor, channel: Tensor, places: Tensor, quality_index: int
     ) -> Tensor | int:
-        """What pass k's linear path from context adds to means, in 2**-24 of their unit, int64 `[B, M]`; 0: there is none."""
+        """Return the addition of pass k's linear path to means, int64 `[B, M]`.
+
+        It counts in 2**-24 of their unit; 0 without such a path.
+        """
         layer = self._layers.get(f"pass{k}.direct")
         if layer is None:
             return 0
@@ -164,9 +179,10 @@ class LearnedPrior:
         mean_offset: Tensor | int,
         table_offset: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Means in 1/16 of a step, without limits, and table indices of a pass's symbols, int64 `[B, M]` each.
+        """Return means and table indices of a pass's symbols, int64 `[B, M]` each.
 
-        `sums`: of the head of the pass called `name`; the offsets count in 2**-24, `table_offset` `[C]`.
+        Means are in 1/16 of a quantiser step, without limits. `sums`: of the head of the pass called `name`; the
+        offsets count in 2**-24, `table_offset` `[C]`.
         """
         flat = sums.view(sums.shape[0], 2, -1)
         c = self._constants
@@ -176,14 +192,15 @@ class LearnedPrior:
 
 
 def _chosen(columns: Tensor, here: Tensor) -> Tensor:
-    """`[B, n, h * w]` → the positions `here`; all of them, in order, need no copy."""
+    """Select the positions `here` of `[B, n, h * w]`; all of them need no copy."""
     return columns if len(here) == columns.shape[2] else columns[:, :, here].contiguous()
 
 
 @lru_cache(maxsize=64)
 def _positions(channels: int, height: int, width: int, k: int, passes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where pass k codes: flat positions in `[h, w]` with any symbol (N of them), and for each of its symbols the index
-    into `[C, h, w]`, ascending, its channel, and its index into `[C, N]`.
+    """Return the N positions of pass k, and the place of each of its M symbols.
+
+    The latter are the flat index into `[C, h, w]`, ascending, the channel, and the index into `[C, N]`.
     """
     rows, columns = pass_lines(height, width, k, passes)
     here = (rows[:, None] * width + columns).reshape(-1)
@@ -194,7 +211,10 @@ def _positions(channels: int, height: int, width: int, k: int, passes: int) -> t
 
 
 def _kernel(name: str, config: PriorConfig) -> int:
-    """Return the kernel of a layer. Columns of `pass....entry` are made by its caller, since features have no window."""
+    """Return the kernel of a layer.
+
+    Columns of `pass....entry` are made by its caller, since features have no window.
+    """
     if name.startswith("synthesise") or (name.startswith("hyper") and name.endswith("entry")):
         return HYPER_KERNEL
     return config.direct_kernel if name.endswith(".direct") else 1

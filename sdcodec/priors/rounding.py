@@ -1,4 +1,4 @@
-"""How latents become symbols: to the nearest, with other thresholds, or where a symbol's bits count as well."""
+"""Rounding of latents to symbols: to the nearest, or with a weight of their bits."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from sdcodec.coding.tables import FrequencyTables
 
 @dataclass(frozen=True)
 class Rounding:
-    """Thresholds between a whole number of steps from the mean and the next one farther away.
+    """Thresholds between a number of steps from the mean and the next one outwards.
 
-    lowered: by how much all thresholds lie below one half. Above zero, files get larger.
-    worth: bits that a squared error of one step is worth; None where bits do not count.
+    lowered: distance of all thresholds below one half. Above zero, files get larger.
+    worth: bits that a squared error of one step is worth; None if bits do not count.
     """
 
     lowered: float = 0.0
     worth: float | None = None
 
     def lower(self, by: float) -> Rounding:
-        """The same with all thresholds lower by `by`."""
+        """Return the same rounding with all thresholds lower by `by`."""
         return replace(self, lowered=self.lowered + by)
 
     def symbols(self, away: Tensor, indices: Tensor, tables: FrequencyTables, coded: float = 1.0) -> Tensor:
-        """Symbols, int64, for distances `away` from the means in steps and table `indices`, of one shape.
+        """Round distances `away` from the means, in quantiser steps, to symbols, int64.
 
-        With `worth` this is rate-distortion optimised quantisation over the two nearest candidates: going from k - 1 to
-        k steps costs b more bits and saves worth * (2 |away| - 2 k + 1), so it pays from |away| = k - 1/2 + b / (2 worth)
-        on. `coded` is the share of all latents that are coded when this pass is: what is coded early predicts the rest,
-        and errors there cost more bits than they save. The excess over one half is scaled by its square.
+        `indices` are table indices of the same shape. With `worth` this is rate-distortion optimised quantisation
+        over the two nearest candidates: going from k - 1 to k steps costs b more bits and saves worth * (2 |away| - 2
+        k + 1), so it pays from |away| = k - 1/2 + b / (2 worth) on. `coded` is the share of all latents that are
+        coded after this pass: early symbols predict the others, and errors there cost more bits than they save. The
+        excess over
+        one half is scaled
+        by its square.
         """
         size = away.abs()
         symbols = (size + (0.5 + self.lowered)).floor_().clamp_(0, SYMBOL_LIMIT)
@@ -49,7 +52,7 @@ class Rounding:
 
 @lru_cache(maxsize=16)
 def further_bits(tables: FrequencyTables, device: torch.device) -> Tensor:
-    """`FrequencyTables.further_bits` on a device."""
+    """Return `FrequencyTables.further_bits` on a device."""
     return torch.from_numpy(tables.further_bits).to(device)
 
 

@@ -1,4 +1,4 @@
-"""Symbol sources of a prior's walk: quantisers that estimate, record or code, and the entropy decoder."""
+"""Symbol sources of a prior's walk: quantisers and the entropy decoder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from sdcodec.priors.rounding import PLAIN, Rounding
 
 
 class SymbolQuantiser(ABC):
-    """A source that rounds given latents to symbols around the prior's means, and passes the symbols on."""
+    """A source that rounds given latents to symbols around the prior's means."""
 
     def __init__(
         self, scaled_latents: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN
     ) -> None:
-        """
+        """Take the values to round.
+
         scaled_latents: `[B, C, h, w]`, float, in quantiser steps.
-        hyper: side information in steps, float, `[B, Z, h/4, w/4]` or `[B, P]`.
+        hyper: side information in its own steps, float, `[B, Z, h/4, w/4]` or `[B, P]`.
         """
         self.scaled_latents = scaled_latents
         self._flat, self._hyper = scaled_latents.flatten(1), hyper.flatten(1)
@@ -52,7 +53,7 @@ class SymbolQuantiser(ABC):
 
 
 class CostEstimator(SymbolQuantiser):
-    """Adds up ideal code lengths in `bits`, for rate control."""
+    """Sums ideal code lengths in `bits`, for rate control."""
 
     bits = 0.0
 
@@ -62,7 +63,10 @@ class CostEstimator(SymbolQuantiser):
 
 
 class Recorder(CostEstimator):
-    """Also records the prior's `means`, float32 in quantiser steps, and table `indices` of all latents, `[B, C*h*w]`."""
+    """Records the prior's expectations of all latents, `[B, C*h*w]`, beside the bits.
+
+    `means` are float32 in quantiser steps, `indices` those of tables.
+    """
 
     def __init__(
         self, scaled_latents: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN
@@ -79,7 +83,7 @@ class Recorder(CostEstimator):
 
 
 class Coder(SymbolQuantiser):
-    """Codes each item of the batch into bytes of its own."""
+    """Codes each item of the batch to bytes of its own."""
 
     def __init__(
         self, scaled_latents: Tensor, hyper: Tensor, tables: FrequencyTables, rounding: Rounding = PLAIN
@@ -98,7 +102,10 @@ class Coder(SymbolQuantiser):
 
 
 class Decoder:
-    """Reads the symbols of each item of the batch from its bytes. Raises FormatError for damaged ones."""
+    """Decodes the symbols of each item of the batch from its bytes.
+
+    Damaged bytes raise FormatError.
+    """
 
     def __init__(self, blocks: Sequence[bytes], tables: FrequencyTables, device: torch.device) -> None:
         self._decoders = [SymbolDecoder(block, tables) for block in blocks]

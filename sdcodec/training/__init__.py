@@ -1,1 +1,1 @@
-"""How the embedded model is made: data, losses, the differentiable prior, the trainer, the export to integers."""
+"""Training: data, losses, the differentiable prior, the trainer, the export."""

@@ -1,4 +1,4 @@
-"""The configuration of a training run: one TOML file, checked when it is read."""
+"""Configuration of a training run: one TOML file, checked when it is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PARTS: dict[str, tuple[str, ...]] = {"decoder": ("decoder", "inverse_gain")}
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """One run. Steps count optimiser updates; qualities are 0..100."""
+    """Settings of a run; qualities are 0..100."""
 
     data: tuple[str, ...]
     output: str
@@ -35,35 +35,35 @@ class TrainingConfig:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema: float = 0.999
-    rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps files as large as they were
+    rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps the size of files
     lpips_weight: float = 2.5
-    lpips_at_low: float = 1.0  # LPIPS and DISTS weigh so many times as much at quality 0 as at 100, log-linear between
+    lpips_at_low: float = 1.0  # weight of LPIPS and DISTS at quality 0 relative to quality 100, log-linear between
     cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
-    grid_weight: float = 0.0  # of what repeats from latent to latent, likewise
+    grid_weight: float = 0.0  # of patterns that repeat from latent to latent, likewise
     structure_weight: float = 0.0  # of the structure of luma at 1/2, 1/4 and 1/8 of the size
     dists_weight: float = 0.0
-    lpips_vgg_weight: float = 0.0  # of LPIPS with VGG-16, beside the other
-    vgg_images: int = 0  # how many images of a batch these two look at, which are slow; 0: all
-    vgg: str = ""  # the file of VGG-16's weights that they need; empty: where torchvision has put it
-    evening: float = 0.45  # each loss is divided by beta to this power; 1: distortion alone counts, at every rate alike
-    qualities: tuple[float, float] = (0.0, 100.0)  # the range that is trained on
+    lpips_vgg_weight: float = 0.0  # of LPIPS with VGG-16, beside LPIPS with AlexNet
+    vgg_images: int = 0  # images of a batch that each of these two sees, which are slow; 0: all
+    vgg: str = ""  # file of VGG-16's weights for these two; empty: torchvision's cache
+    evening: float = 0.45  # power of beta that divides each loss; 1: distortion counts the same at every rate
+    qualities: tuple[float, float] = (0.0, 100.0)  # the range of training
     quantise_from: float = 0.0  # share of the run after which the prior's rounding is simulated; 1: never
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
-    start_from: str = ""  # what to begin with: an earlier run's checkpoint (.pt), or a model by its name or folder
+    start_from: str = ""  # an earlier run's checkpoint (.pt), or a model by its name or folder
     crop_size: int = 256
     batch: int = 24
     validate_every: int = 500
     checkpoint_every: int = 250
     validation_images: int = 32
     device: str = "auto"
-    autocast: bool = True  # bfloat16, where the hardware is fast at it
+    autocast: bool = True  # bfloat16 on hardware that is fast at it
     threads: int = 0
     autoencoder: ConvConfig = field(default_factory=ConvConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
 
 
 def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:
-    """Reads the file; `overrides` are `key` or `section.key` to a TOML value as text.
+    """Read the file; `overrides` maps `key` or `section.key` to a TOML value as text.
 
     Relative folders in `data` and `output` are taken from the folder of the configuration file.
     """
@@ -140,7 +140,7 @@ def _with_whole_paths(config: TrainingConfig, path: Path) -> TrainingConfig:
 def _section(kind: type[Section], values: Any, path: Path) -> Section:
     kinds = get_type_hints(kind)
     if not isinstance(values, dict):
-        raise TrainingError(f"{path}: {values!r} stands where a table of {', '.join(kinds)} is wanted")
+        raise TrainingError(f"{path}: {values!r} is no table of {', '.join(kinds)}")
     unknown = sorted(set(values) - set(kinds))
     if unknown:
         raise TrainingError(f"{path}: unknown setting {', '.join(unknown)}; known are {', '.join(sorted(kinds))}")
@@ -150,7 +150,7 @@ def _section(kind: type[Section], values: Any, path: Path) -> Section:
         # TOML tells 1 from 1.0, people don't; and to Python, true is a whole number.
         fits = isinstance(value, (int, float) if wanted is float else wanted)
         if not fits or (isinstance(value, bool) and wanted is not bool):
-            raise TrainingError(f"{path}: {key} = {value!r}: {_NAMES.get(wanted, wanted.__name__)} is wanted")
+            raise TrainingError(f"{path}: {key} = {value!r}: give {_NAMES.get(wanted, wanted.__name__)}")
     try:
         return kind(**given)
     except TypeError as error:

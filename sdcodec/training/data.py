@@ -18,7 +18,7 @@ from PIL import AvifImagePlugin, Image, ImageOps
 from sdcodec.errors import TrainingError
 
 SUFFIXES = {".avif", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
-VALIDATION_EVERY = 25  # one file in so many is kept for validation,
+VALIDATION_EVERY = 25  # one file in 25 is kept for validation,
 IMAGES_PER_PROCESS = 8  # fewer images are decoded sooner than a process starts
 VALIDATION_RANGE = 5  # in ranges of neighbours, since neighbouring files may be crops of one photograph
 
@@ -27,17 +27,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """File names for training and for validation; no file is in both."""
+    """Files for training and for validation; no file is in both."""
 
     training: tuple[Path, ...]
     validation: tuple[Path, ...]
 
 
 def find_images(folders: list[Path]) -> Split:
-    """All images below the folders, in the order of their names.
+    """Find all images below the folders, in the order of their names.
 
-    Each folder with more than `VALIDATION_EVERY` images gives ranges of `VALIDATION_RANGE` neighbours to validation, from its
-    first on: of long folders one file in `VALIDATION_EVERY`. Raises TrainingError for a missing folder, or no images.
+    Each folder with more than `VALIDATION_EVERY` images gives ranges of `VALIDATION_RANGE` neighbours to validation,
+    from its first on: of long folders one file in `VALIDATION_EVERY`. Raises TrainingError for a missing folder, or
+    no images.
     """
     training: list[Path] = []
     validation: list[Path] = []
@@ -62,7 +63,10 @@ def find_images(folders: list[Path]) -> Split:
 
 
 def load_pixels(path: Path) -> NDArray[np.uint8]:
-    """One image as uint8 `[H, W, 3]`, without alpha and as its profile has it. Raises what Pillow raises, not OSError alone."""
+    """Load one image as uint8 `[H, W, 3]`, without alpha and colour management.
+
+    Raises Pillow's errors, which are not only OSErrors.
+    """
     with Image.open(path) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 

@@ -1,4 +1,4 @@
-"""The linear path of a prior from context to means, solved for by least squares before training."""
+"""Linear path of a prior from context to means, solved for by least squares."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ from sdcodec.training.prior_network import PriorNetwork
 
 SOLVER_QUALITIES = (40.0, 60.0, 80.0, 100.0)
 SOLVER_CROPS = 64
-SOLVER_BATCH = 1 << 24  # a step that no training reaches: other windows than it will see
+SOLVER_BATCH = 1 << 24  # a step that no training reaches: its windows are others
 SOLVER_RIDGE = 0.01  # of the variance of a channel
 
 
 @torch.no_grad()
 def solve_direct(network: PriorNetwork, latents: list[Tensor], gain: Tensor, config: FitConfig) -> None:
-    """Sets the linear path from context to means by least squares, and each pass's scales to what that leaves over.
+    """Solve for the linear path from context to means, and set each pass's scales.
 
-    So training begins where linear prediction ends.
-
-    For each pass and channel group: the latents, in their channels' deviations, from the quantised ones that are decoded before
-    that pass, in a window around, at a few qualities.
+    Training then begins at linear prediction. For each pass and channel group: the latents, in their channels'
+    deviations, from the quantised ones that are decoded before that pass, in a window around, at a few qualities.
     """
     kernel, channels = network.config.direct_kernel, gain.shape[1]
     crops = Crops(latents, config)

@@ -1,4 +1,4 @@
-"""From a trained model to the tensors of a bundle: the prior in integers, the tables that quality selects, frozen frequencies."""
+"""Export of a trained model: the prior in integers, quality tables, frequencies."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sdcodec.training.prior_network import PriorNetwork
 
 
 def quality_rows(knots: Knots) -> Tensor:
-    """`[201, channels]` float64: the knots' function at each half step of quality."""
+    """Return the knots' function at each quality index, float64 `[201, channels]`."""
     with torch.no_grad():
         values = knots.values.double().cpu()
         position = torch.arange(QUALITY_LEVELS, dtype=torch.float64) / (QUALITY_LEVELS - 1) * (values.shape[0] - 1)
@@ -39,11 +39,17 @@ def quality_rows(knots: Knots) -> Tensor:
 
 
 def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
-    """Every tensor that `LearnedPrior` reads, by name; whole numbers but for the encoder's `analyse` layers."""
+    """Return every tensor of `LearnedPrior` by name.
+
+    They are whole numbers but for the encoder's `analyse` layers.
+    """
     tensors: dict[str, Tensor] = {}
 
     def layer(name: str, weight: Tensor, bias: Tensor | None, rows: Knots | None = None, repeat: int = 1) -> Tensor:
-        """Stores one layer; `rows` is a bias that quality selects, each value for `repeat` neighbouring outputs."""
+        """Store one layer.
+
+        `rows` is a bias that depends on quality, each value for `repeat` neighbouring outputs.
+        """
         shift = weight_shift(weight).cpu()
         flat = weight.detach().cpu().double().flatten(1)
         whole = (flat * torch.exp2(shift.double())[:, None]).round().clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
@@ -52,7 +58,7 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
         )
         if rows is not None:
             total = total + quality_rows(rows).repeat_interleave(repeat, 1)
-        # The bias counts in units of the sums; half a step is added, so that rounding down rounds to the nearest.
+        # The bias counts in units of the sums; half a unit is added, so that rounding down rounds to the nearest.
         units = (total * ACTIVATION_ONE * torch.exp2(shift.double())).round() + torch.exp2(shift.double() - 1).floor()
         tensors[f"{name}.weight"] = whole.to(torch.int8)
         tensors[f"{name}.bias"] = units.to(torch.int32)
@@ -63,7 +69,10 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
         return (values * RATIO_ONE).round().to(torch.int64)
 
     def head(name: str, last: nn.Conv2d, gain: Tensor) -> None:
-        """A pass's last layer; its sums are not shifted. `gain` `[201, channels]`: sixteenths of a step in an activation of 1."""
+        """Store a pass's last layer, whose sums are not shifted.
+
+        `gain` `[201, channels]`: sixteenths of a step in an activation of 1.
+        """
         shift = layer(f"{name}.head", last.weight, last.bias)
         tensors[f"{name}.head.bias"] -= torch.exp2(shift - 1).floor().to(torch.int32)
         unit = torch.exp2(-shift.double()) / ACTIVATION_ONE
@@ -107,7 +116,7 @@ def prior_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
 
 
 def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
-    """The networks from latents to hyper-latents, which the encoder alone runs."""
+    """Return the layers from latents to hyper-latents, which only the encoder runs."""
     return {
         f"{layer}.{name}": value.detach().cpu().float().contiguous()
         for layer in ("analyse_1", "analyse_2", "analyse_3")
@@ -116,7 +125,7 @@ def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
 
 
 class _Counter(SymbolQuantiser):
-    """Counts what falls under each table."""
+    """Counts the symbols under each table."""
 
     def __init__(self, scaled: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
         super().__init__(scaled, hyper, tables)
@@ -135,7 +144,10 @@ class _Counter(SymbolQuantiser):
 def observed_tables(
     config: PriorConfig, tensors: dict[str, Tensor], batches: Iterable[tuple[Tensor, int]]
 ) -> FrequencyTables:
-    """Gaussian tables, drawn towards what falls under each of them in `batches` of (latents in steps, half steps of quality)."""
+    """Fit the tables: Gaussians, moved towards the symbols observed under each.
+
+    `batches`: scaled latents and their quality indices.
+    """
     base = gaussian_tables(scales())
     prior = LearnedPrior(config, tensors, base, torch.device("cpu"))
     counts: list[NDArray[np.float64]] | None = None
@@ -150,7 +162,10 @@ def observed_tables(
 
 @torch.no_grad()
 def _scaled_latents(model: TrainingModel, images: NDArray[np.uint8]) -> Iterator[tuple[Tensor, int]]:
-    """Latents of photographs `[N, H, W, 3]` at qualities that cover the range, four photographs a batch."""
+    """Yield scaled latents of `[N, H, W, 3]` at qualities that cover the range.
+
+    A batch has four photographs.
+    """
     gains = quality_rows(model.gain).exp().float()
     for start in range(0, len(images), 4):
         batch = torch.from_numpy(images[start : start + 4]).permute(0, 3, 1, 2).float() / 255
@@ -168,7 +183,10 @@ def export(
     name: str,
     description: dict[str, Any],
 ) -> Bundle:
-    """Write a bundle folder from trained weights; `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables."""
+    """Write a bundle folder from trained weights.
+
+    `images` uint8 `[N, H, W, 3]`, sides multiples of 32, fit the tables.
+    """
     model = TrainingModel(autoencoder, prior)
     model.load_state_dict(weights)
     model.float().eval()
@@ -190,7 +208,8 @@ def export_decoder(
 ) -> Bundle:
     """Write `source` with another decoder.
 
-    Encoder, priors, tables and gains are copied, and with them the fingerprints: earlier files decode with the new decoder.
+    Encoder, priors, tables and gains are copied, and with them the fingerprints: earlier files decode with the new
+    decoder.
     """
     model = TrainingModel(autoencoder, prior)
     model.load_state_dict(weights)

@@ -1,4 +1,4 @@
-"""The whole model in training: encoder, gains, differentiable prior, decoder, in one module with one forward pass."""
+"""Model in training: encoder, gains, differentiable prior, decoder."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ GAIN_SLOPE = 0.42 * math.log(BETA_HIGHEST / BETA_LOWEST)
 
 
 def beta_of(quality: Tensor) -> Tensor:
-    """Weight of the distortion for each quality in 0..100: log-linear between the two ends."""
+    """Return the weight of the distortion for each quality in 0..100, log-linear."""
     low, high = math.log(BETA_LOWEST), math.log(BETA_HIGHEST)
     return torch.exp(low + (high - low) * quality.float() / 100)
 
 
 @dataclass
 class Reconstruction:
-    """What one forward pass gives: images `[B, 3, H, W]`, not clamped, and what the prior made of the latents."""
+    """Result of a forward pass: images `[B, 3, H, W]`, not clamped, and coded latents."""
 
     images: Tensor
     coded: Coded
 
 
 class TrainingModel(nn.Module):
-    """Images and qualities in, reconstructions and estimated bits out."""
+    """Images and qualities to reconstructions and estimated bits."""
 
     def __init__(self, autoencoder: ConvConfig, prior: PriorConfig) -> None:
         super().__init__()
@@ -48,12 +48,15 @@ class TrainingModel(nn.Module):
         self.decoder_bias = Knots(autoencoder.decoder_width_8)
 
     def scaled_latents(self, images: Tensor, quality: Tensor) -> Tensor:
-        """Latents in the quantiser's steps, not rounded, `[B, C, H/8, W/8]`, of what `forward` takes."""
+        """Return latents in quantiser steps, not rounded, `[B, C, H/8, W/8]`."""
         latents: Tensor = self.encoder(images).float()
         return latents * self.gain(quality).exp()[:, :, None, None]
 
     def forward(self, images: Tensor, quality: Tensor) -> Reconstruction:
-        """`images` `[B, 3, H, W]` in [0, 1], H and W multiples of 32; `quality` `[B]`."""
+        """Encode, quantise and decode images `[B, 3, H, W]` in [0, 1].
+
+        H and W are multiples of 32; `quality` is `[B]`.
+        """
         coded = self.prior(self.scaled_latents(images, quality), quality)
         decoded = coded.decoded * self.inverse_gain(quality).exp()[:, :, None, None]
         return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)

@@ -19,14 +19,20 @@ from sdcodec.training.config import TrainingConfig
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.prior_network import Coded
 
-ERROR_UNIT = 400  # squared error on 0..255 that costs as much as a bit where beta is 1
+ERROR_UNIT = 400  # squared error on 0..255 that costs as much as a bit if beta is 1
 
 
 class RateDistortion:
-    """Rate–distortion loss: v · bits per pixel + β · (MSE₂₅₅ / 400 + w · LPIPS + ...), balanced over qualities."""
+    """Rate–distortion loss, balanced over qualities.
+
+    v · bits per pixel + β · (MSE₂₅₅ / 400 + w · LPIPS + ...).
+    """
 
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
-        """Raises TrainingError if the loss needs VGG-16's weights and their file is missing or unusable."""
+        """Load the distances.
+
+        Raises TrainingError if the loss needs VGG-16's weights and their file is missing or unusable.
+        """
         self.config, self.device = config, device
         # On hardware without bfloat16, emulating it takes many times as long as float32.
         self.autocast = config.autocast and hardware.dtype("auto", device) == torch.bfloat16
@@ -34,10 +40,11 @@ class RateDistortion:
         self.vgg_terms = {name: (weight, term.to(device)) for name, (weight, term) in _vgg_terms(config).items()}
 
     def __call__(self, model: TrainingModel, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and the means of its parts."""
         config, training = self.config, model.training
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             output = model(images, quality)
-            # AlexNet looks every fourth pixel: always from the same one, and the decoder learns a grid that pleases there.
+            # AlexNet has a stride of 4: at a fixed phase the decoder learns a grid that is good at that phase only.
             pair = from_random_phase(output.images, images, ALEXNET[0].stride) if training else (output.images, images)
             perceptual = self.lpips.distance(*pair)
         reconstructed = output.images.float()
@@ -63,7 +70,7 @@ class RateDistortion:
 
 
 def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tuple[Tensor, Tensor]:
-    """Both without `stride` - 1 of their rows and columns, some of them at the beginning, some at the end, at random."""
+    """Cut `stride` - 1 rows and columns off both, at random between both sides."""
     _, _, height, width = images.shape
     top, left = torch.randint(stride, (2, 1), device=images.device)
     rows = top + torch.arange(height - stride + 1, device=images.device)
@@ -73,9 +80,10 @@ def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tup
 
 
 def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, looked_at: int) -> Tensor:
-    """A distance `[B]` of the first `looked_at` pairs, scaled so that its expected mean is that of all; 0 for the others.
+    """Return a distance `[B]` of the first `looked_at` pairs, 0 for the others.
 
-    Qualities come in random order, and so the first are any. `looked_at` = 0: at all of them.
+    It is scaled so that its expected mean is that of all. Qualities come in random order, so the first ones are a
+    random choice. `looked_at` = 0: all of them.
     """
     count = images.shape[0]
     looked_at = min(looked_at, count) or count
@@ -89,7 +97,7 @@ def _rates(coded: Coded, images: Tensor) -> dict[str, Tensor]:
 
 
 def _vgg_terms(config: TrainingConfig) -> dict[str, tuple[float, DISTS | LPIPS]]:
-    """What the loss adds to the distortion that looks through VGG-16: names, weights and distances."""
+    """Return names, weights and distances of the loss's terms over VGG-16."""
     weights = {"dists": config.dists_weight, "lpips_vgg": config.lpips_vgg_weight}
     if not any(weights.values()):
         return {}

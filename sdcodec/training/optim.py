@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for the rest, and one schedule for both.
+"""Optimisers: Muon for matrices, AdamW for the rest, and one schedule for both.
 
 Muon: momentum whose update of each matrix is made orthogonal (Jordan et al., 2024); convolutions count as matrices.
 """
@@ -15,10 +15,10 @@ BETAS = (0.9, 0.99)  # of AdamW
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Newton–Schulz iteration on `[N, rows, columns]`, rows <= columns: singular values go to about one.
+    """Move the singular values of `[N, rows, columns]`, rows <= columns, to about one.
 
-    Each step multiplies by a polynomial of the Gram matrix, and these commute: so the steps are taken on Gram matrices, which
-    are smaller than the matrices where these are wide, and their product is applied once. That wants float32.
+    Each Newton–Schulz iteration multiplies by a polynomial of the Gram matrix, and these commute: so they are taken
+    on Gram matrices, which are smaller than wide matrices, and their product is applied once. That needs float32.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.float()
@@ -34,9 +34,10 @@ def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two or more dimensions, seen as `[out, the rest]`; the rest of a model wants AdamW.
+    """Muon for weights of two or more dimensions, seen as `[out, the rest]`.
 
-    The update has the size of AdamW's (root mean square 0.2; Liu et al., 2025), so that both share a learning rate.
+    Other weights need AdamW. The update has the size of AdamW's (root mean square 0.2; Liu et al., 2025), so that
+    both share a learning rate.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update the parameters by their gradients."""
         for group in self.param_groups:
             shapes: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
             for parameter in group["params"]:
@@ -70,10 +72,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def rate_factor(begun: float, left: float, warmup: float, decay: float) -> float:
-    """What a learning rate is multiplied with: rising over `warmup`, then 1, then falling linearly to nothing over `decay`.
+    """Return the factor on a learning rate: up over `warmup`, 1, down over `decay`.
 
-    `begun`: how much of a run has begun; `left`: how much of it is to come; the present step counts in both. All four in steps,
-    or all in shares of the run.
+    `begun`: the part of the run that has begun; `left`: the part to come; the present step counts in both. All four
+    in steps, or all in shares of the run.
     """
     rise = min(1.0, begun / warmup) if warmup > 0 else 1.0
     fall = min(1.0, left / decay) if decay > 0 else 1.0
@@ -81,7 +83,7 @@ def rate_factor(begun: float, left: float, warmup: float, decay: float) -> float
 
 
 class Optimisers:
-    """Muon for matrices and AdamW for the rest, each group at its own rate times a common factor."""
+    """Muon for matrices and AdamW for the rest, with a common factor on their rates."""
 
     def __init__(
         self,
@@ -90,7 +92,10 @@ class Optimisers:
         learning_rate: float,
         weight_decay: float = 0.0,
     ) -> None:
-        """`rest`: parameters, or groups of them, as torch's optimisers take; a group's `lr` counts before `learning_rate`."""
+        """Build both.
+
+        `rest`: parameters, or groups of them, as torch's optimisers take; a group's `lr` overrides `learning_rate`.
+        """
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(rest, learning_rate, betas=BETAS, weight_decay=weight_decay)
         ]
@@ -99,18 +104,19 @@ class Optimisers:
         self._rates = [[float(group["lr"]) for group in optimiser.param_groups] for optimiser in self._all]
         groups = [group for optimiser in self._all for group in optimiser.param_groups]
         on_cuda = [parameter.device for group in groups for parameter in group["params"] if parameter.is_cuda]
-        if on_cuda:  # a recorded step reads its rates from where they stay (`sdcodec.training.recording`)
+        if on_cuda:  # a recorded step reads its rates from fixed tensors (`sdcodec.training.recording`)
             for group in groups:
                 group["lr"] = torch.tensor(group["lr"], device=on_cuda[0])
-                if "capturable" in group:  # all groups have to be, one without parameters too
+                if "capturable" in group:  # required of all groups, also of one without parameters
                     group["capturable"] = True
 
     def zero_grad(self) -> None:
+        """Delete all gradients."""
         for optimiser in self._all:
             optimiser.zero_grad(set_to_none=True)
 
     def set_rate(self, factor: float) -> None:
-        """The next steps are taken at `factor` of the rates."""
+        """Set the factor on the learning rates of the next steps."""
         for optimiser, rates in zip(self._all, self._rates, strict=True):
             for group, rate in zip(optimiser.param_groups, rates, strict=True):
                 if isinstance(group["lr"], Tensor):
@@ -119,19 +125,23 @@ class Optimisers:
                     group["lr"] = rate * factor
 
     def step(self) -> None:
-        """Updates the parameters by their gradients."""
+        """Update the parameters by their gradients."""
         for optimiser in self._all:
             optimiser.step()
 
     def state(self) -> list[dict[str, Any]]:
-        """What a checkpoint keeps; the rates are those of the configuration."""
+        """Return the state for a checkpoint.
+
+        Learning rates are those of the configuration.
+        """
         return [optimiser.state_dict() for optimiser in self._all]
 
     def restore(self, state: list[dict[str, Any]]) -> None:
+        """Restore the state of a checkpoint."""
         for optimiser, saved in zip(self._all, state, strict=True):
             own = [
                 {key: group[key] for key in ("lr", "capturable") if key in group} for group in optimiser.param_groups
             ]
             optimiser.load_state_dict(saved)
-            for group, kept in zip(optimiser.param_groups, own, strict=True):  # another device's may have been saved
+            for group, kept in zip(optimiser.param_groups, own, strict=True):  # the checkpoint may be of another device
                 group.update(kept)

@@ -1,4 +1,4 @@
-"""Data for fitting a prior: cached latents of photographs, and random crops of them."""
+"""Data for fitting a prior: cached latents of photographs, and crops of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.errors import TrainingError
 from sdcodec.training.data import find_images, load_pixels
 
-CACHED_LATENTS = 64  # along a side, at most, of what is kept of a picture
+CACHED_LATENTS = 64  # limit along a side of an image's cached latents
 SMALLEST_LATENTS = 8
-VALIDATION_SHARE = 8  # one picture in so many is kept for validation
+VALIDATION_SHARE = 8  # one image in 8 is kept for validation
 VALIDATION_PICTURES = 12
 
 Say = Callable[[str], None]
@@ -25,11 +25,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How long and how wide. A run with `num_steps` can be repeated; one with `minutes` ends in time."""
+    """Duration and widths of a fit.
+
+    A run with `num_steps` is repeatable; one with `minutes` ends in time.
+    """
 
     minutes: float = 10.0
-    num_steps: int = 0  # where it is not 0, it counts, and `minutes` does not
-    pictures: int = 0  # at most so many; 0: all, or as many as a quarter of the time allows
+    num_steps: int = 0  # if not 0, it replaces `minutes`
+    pictures: int = 0  # limit; 0: all, or as many as a quarter of the time allows
     width: int = 64
     blocks: int = 1
     hyper_channels: int = 12
@@ -43,9 +46,10 @@ class FitConfig:
 def cached_latents(
     autoencoder: Autoencoder, folders: Sequence[Path], config: FitConfig, on: torch.device, until: float, say: Say
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Latents `[C, h, w]` for training and for validation, float32, of the middles of pictures, half of them mirrored.
+    """Return latents `[C, h, w]` of image centres for training and for validation.
 
-    Sides are multiples of 4 latents, at most 64. Pictures come in random order, and no more of them after the time `until`.
+    They are float32, with sides multiples of 4 latents, at most 64; half of the images are mirrored. Images come in
+    random order; none is added after the time `until`.
     """
     split = find_images(list(folders))
     paths = [*split.training, *split.validation]
@@ -66,7 +70,7 @@ def cached_latents(
         extent = height * autoencoder.factor, width * autoencoder.factor
         top, left = ((whole - part) // 2 for whole, part in zip(pixels.shape[:2], extent, strict=True))
         crop = pixels[top : top + extent[0], left : left + extent[1]]
-        if len(found) % 2:  # mirrored here: latents of a mirrored picture are not the mirrored latents
+        if len(found) % 2:  # mirrored before encoding: latents of a mirrored image are not the mirrored latents
             crop = crop[:, ::-1]
         images = torch.from_numpy(crop.copy()).to(on).permute(2, 0, 1)[None].float() / 255
         found.append(autoencoder.encode(images)[0].float().cpu())
@@ -91,7 +95,7 @@ class Crops:
         self._seed = config.seed
 
     def batch(self, step: int, count: int) -> Tensor:
-        """`[count, C, side, side]`."""
+        """Return windows `[count, C, side, side]`."""
         random = np.random.default_rng((self._seed, step))
         crops = []
         for _ in range(count):
@@ -102,12 +106,13 @@ class Crops:
 
 
 def deviations(latents: list[Tensor]) -> Tensor:
+    """Return the standard deviation of each channel, `[C]`."""
     return torch.cat([own.flatten(1) for own in latents], 1).std(1)
 
 
 def expected_bits(latents: list[Tensor], gain: Tensor) -> Tensor:
-    """Bits a latent of independent Gaussians at each half step, `[201]`, roughly: what rates are compared with.
+    """Return rough bits per latent of independent Gaussians at each quality, `[201]`.
 
-    Without it, high qualities would rule the loss.
+    Rates are compared with them; without them, high qualities would rule the loss.
     """
     return 0.5 * torch.log2(1 + 4 * (deviations(latents) * gain).square()).mean(1) + 0.01

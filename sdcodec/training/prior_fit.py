@@ -1,4 +1,4 @@
-"""Fitting a learned prior to the latents of an autoencoder that stays as it is: what `sdcodec models fit` does."""
+"""Fitting of a learned prior to a fixed autoencoder: `sdcodec models fit`."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ from sdcodec.training.prior_network import PriorNetwork
 __all__ = ["FitConfig", "Fitted", "fit_prior", "prior_config", "train_prior"]
 
 CONTEXT_LIMIT = 1152  # inputs of a context layer: 5x5 up to 46 channels, 3x3 up to 128, 1x1 above
-PARTS_KERNEL = 5  # what reaches the neighbours of a pass in parts, two latents away
+PARTS_KERNEL = 5  # reaches the neighbours of a pass in parts, two latents away
 VALIDATION_QUALITIES = (10.0, 30.0, 50.0, 70.0, 90.0)
 TABLE_CROPS = 64
 CACHE_SHARE = 0.25  # of the time; latents are made once, before the training
 FINAL_SHARE = 0.35  # of the training: with the rounding of the export, while the learning rate falls
 WARMUP_SHARE = 0.03
 AVERAGING = 0.995
-WEIGHT_DECAY = 0.01  # of what is no matrix
+WEIGHT_DECAY = 0.01  # of parameters other than matrices
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The bundle with its new prior, and bits per latent on pictures that were not trained on, a mean over qualities.
+    """The bundle with its new prior, and bits per latent on validation images.
 
-    `bits_before`: with the prior that the bundle has encoded with until now.
+    They are means over qualities; `bits_before` is that of the bundle's previous prior.
     """
 
     bundle: Bundle
@@ -75,12 +75,13 @@ def fit_prior(
     only_if_better: bool = True,
     say: Say = lambda _: None,
 ) -> Fitted:
-    """Trains a learned prior for the bundle's latents and puts it first among the bundle's priors; earlier ones stay.
+    """Train a learned prior for a bundle's latents and put it before its other priors.
 
-    `folders`: photographs, searched through. The quantiser (`gain`) is that of the bundle's present first prior. Nothing is
-    written before the end: an interrupted run leaves the bundle as it was. `say` is told of the progress, a line at a time.
+    `folders`: photographs, searched with their subfolders. The quantiser (`gain`) is that of the bundle's first
+    prior. Nothing is written before the end: an interrupted run leaves the bundle as it was. `say` gets the progress,
+    a line at a time.
 
-    Raises TrainingError where there are no pictures, too small ones, or, with `only_if_better`, where the fitted prior takes
+    Raises TrainingError if there are no images, too small ones, or, with `only_if_better`, if the fitted prior takes
     more bits than the present one; BundleError for a damaged bundle.
     """
     config = config or FitConfig()
@@ -127,7 +128,10 @@ def _check(config: FitConfig) -> None:
 
 
 def prior_config(channels: int, config: FitConfig) -> PriorConfig:
-    """Widths for so many channels: the context's kernel is the largest whose sums stay short."""
+    """Return widths for a number of channels.
+
+    The context's kernel is the largest whose sums stay short.
+    """
     kernel = next(k for k in (5, 3, 1) if k == 1 or channels * k * k <= CONTEXT_LIMIT)
     return PriorConfig(
         latent_channels=channels,
@@ -145,7 +149,10 @@ def prior_config(channels: int, config: FitConfig) -> PriorConfig:
 def train_prior(
     latents: list[Tensor], gain: Tensor, config: FitConfig, on: torch.device, until: float, say: Say
 ) -> tuple[PriorNetwork, int]:
-    """The averaged network, and how many steps it was trained: `config.num_steps`, or until the time `until`."""
+    """Train and return the averaged network and its number of training steps.
+
+    They are `config.num_steps`, or those until the time `until`.
+    """
     torch.manual_seed(config.seed)
     crops = Crops(latents, config)
     network = _initial(latents, gain, config)
@@ -186,7 +193,7 @@ def train_prior(
 
 
 def _initial(latents: list[Tensor], gain: Tensor, config: FitConfig) -> PriorNetwork:
-    """A network that begins with each channel's own scale at each quality."""
+    """Build a network that begins with each channel's own scale at each quality."""
     channels = gain.shape[1]
     network = PriorNetwork(prior_config(channels, config), float((gain[-1] / gain[0]).log().mean()))
     scale = (deviations(latents) * gain).clamp(min=1e-6).log()  # [201, C]
@@ -196,14 +203,14 @@ def _initial(latents: list[Tensor], gain: Tensor, config: FitConfig) -> PriorNet
         network.context_gain.values.copy_(-at_knots)
         network.mean_gain.values.copy_(at_knots)
         network.scale_base.values.copy_((at_knots - math.log(SCALE_MIN)) / SCALE_RATIO)
-        # Hyper-latents begin so small that they cost little: contexts tell most of what they could.
+        # Hyper-latents begin small, so that they cost little: contexts predict most of their content.
         network.hyper_gain.values.sub_(math.log(4))
         network.hyper_scale.values.fill_((math.log(0.4) - math.log(SCALE_MIN)) / SCALE_RATIO)
     return network
 
 
 def _spread_qualities(count: int) -> Tensor:
-    """Half steps, one in each of `count` equal parts of the range."""
+    """Return quality indices, one in each of `count` equal parts of the range."""
     places = (torch.arange(count) + torch.rand(count)) / count
     return (places * QUALITY_LEVELS).long().clamp(max=QUALITY_LEVELS - 1)
 
@@ -222,7 +229,7 @@ def _optimisers(network: PriorNetwork, config: FitConfig) -> Optimisers:
     return Optimisers(matrices, rest, config.learning_rate)
 
 
-# Learning rates of what counts in table indices, of which there are 64, are higher than those of weights.
+# Parameters in units of the 64 table indices have higher learning rates than weights.
 _FASTER = {"scale_base": 30.0, "hyper_scale": 30.0, "head.bias": 10.0, "gain": 2.0, "quality": 2.0}
 
 
@@ -239,14 +246,14 @@ def _exported(
 def _table_batches(latents: list[Tensor], gain: Tensor, config: FitConfig) -> Iterator[tuple[Tensor, int]]:
     crops = Crops(latents, config)
     for index in range(min(TABLE_CROPS // 4, len(latents))):
-        batch = crops.batch(-1 - index & 0xFFFFFF, 4)  # windows that no step of the training takes
+        batch = crops.batch(-1 - index & 0xFFFFFF, 4)  # windows that no training step takes
         for quality_index in range(index % 20, QUALITY_LEVELS, 20):
             yield batch * gain[quality_index][:, None, None], quality_index
 
 
 @torch.no_grad()
 def _bits(prior: Prior, latents: list[Tensor], gain: Tensor) -> float:
-    """Bits a latent, side information included, a mean over pictures and qualities."""
+    """Return bits per latent with side information, a mean over images and qualities."""
     results = []
     for own in latents:
         for quality in VALIDATION_QUALITIES:

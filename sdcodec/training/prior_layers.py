@@ -1,4 +1,4 @@
-"""Layers of the learned prior in training: activations and weights in int8 units, rounded on demand."""
+"""Layers of the learned prior in training, with rounding to integers on demand."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ LARGEST_ACTIVATION = ACTIVATION_LIMIT * ACTIVATION_UNIT
 
 
 def round_ste(x: Tensor) -> Tensor:
-    """Rounds; the gradient passes straight through."""
+    """Round; the gradient passes unchanged."""
     return x + (x.round() - x).detach()
 
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
-    """max(x, bound), with a gradient that may still push x upwards from below the bound (Ballé et al., 2018)."""
+    """Return max(x, bound); its gradient can still raise x below the bound.
+
+    Ballé et al., 2018.
+    """
     return _LowerBound.apply(x, bound)
 
 
@@ -42,7 +45,7 @@ class _LowerBound(torch.autograd.Function):
 
 
 def weight_shift(weight: Tensor) -> Tensor:
-    """For each output channel the largest power of two, at most 2**14, by which its weights stay in -127..127."""
+    """Return the largest shift, at most 14, that keeps each output's weights in int8."""
     largest = weight.detach().flatten(1).abs().amax(1).float().clamp(min=1e-8)
     return torch.floor(torch.log2((WEIGHT_LIMIT + 0.49) / largest)).clamp(max=WEIGHT_SHIFT_LIMIT)
 
@@ -51,24 +54,27 @@ Lines = tuple[Tensor, Tensor]  # rows and columns, int64
 
 
 class IntegerReady(nn.Module):
-    """What the layers share: activations in int8 steps and, when `quantise` is set, the rounding of the export."""
+    """Base of the layers: int8 activations, and rounding if `quantise` is set."""
 
     quantise: bool = False
 
     def weight_of(self, weight: Tensor) -> Tensor:
-        """The weight, rounded to 8 bits with a scale per output channel, a power of two, when `quantise` is set."""
+        """Return the weight, rounded to 8 bits if `quantise` is set.
+
+        Its scale per output channel is a power of two.
+        """
         if not self.quantise:
             return weight
         scale = torch.exp2(-weight_shift(weight)).view(-1, 1, 1, 1)
         return round_ste(weight / scale).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) * scale
 
     def activation(self, x: Tensor, low: float = 0.0) -> Tensor:
-        """Clamps to what int8 holds (from 0 up: ReLU) and rounds to its steps when `quantise` is set."""
+        """Clamp to the range of int8 (from 0 up: ReLU), and round if `quantise` is set."""
         x = x.clamp(low, LARGEST_ACTIVATION)
         return round_ste(x / ACTIVATION_UNIT) * ACTIVATION_UNIT if self.quantise else x
 
     def signed(self, x: Tensor) -> Tensor:
-        """As `activation`, for values of both signs."""
+        """Clamp values of both signs as `activation` does."""
         return self.activation(x, -LARGEST_ACTIVATION)
 
 
@@ -106,9 +112,10 @@ class ContextPass(IntegerReady):
     def forward(
         self, context: Tensor, features: Tensor, quality: Tensor, order: Tensor, lines: Lines | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Returns normalised means and scale indices (before gain and base), `[B, C, h, w]` each.
+        """Return normalised means and scale indices, `[B, C, h, w]` each.
 
-        `lines`: the rows and columns that are wanted, where not all are; `order` is of these, and so is the result.
+        Gain and base are not included. `lines`: rows and columns of the result, None for all; `order` has the same
+        positions.
         """
         if self.context is None:
             x = F.conv2d(_taken(features, lines), self.weight_of(self.features.weight))
@@ -131,7 +138,10 @@ class ContextPass(IntegerReady):
 
 
 class HyperPass(IntegerReady):
-    """One pass of hyper-latents: those decoded before → how means and scales of all channels change. Begins with not at all."""
+    """One pass of hyper-latents: changes of means and scales from decoded ones.
+
+    It begins with no changes.
+    """
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
@@ -142,7 +152,10 @@ class HyperPass(IntegerReady):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, context: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations `[B, Z, h/4, w/4]` → what is added to means, in activations, and to scale indices, likewise."""
+        """Return additions to means and to scale indices, both `[B, Z, h/4, w/4]`.
+
+        `context` are activations `[B, Z, h/4, w/4]`; means are in activations.
+        """
         x = F.conv2d(context, self.weight_of(self.context.weight), padding=1)
         x = self.activation(x + self.quality(quality)[:, :, None, None].to(x.dtype))
         mean, scale = F.conv2d(x, self.weight_of(self.head.weight), self.head.bias).float().chunk(2, 1)
@@ -154,7 +167,10 @@ def _taken(x: Tensor, lines: Lines | None) -> Tensor:
 
 
 def _convolved(x: Tensor, weight: Tensor, lines: Lines | None) -> Tensor:
-    """A convolution of odd kernel with zero padding, evaluated at the rows and columns `lines` only."""
+    """Convolve with zero padding at the rows and columns `lines` only.
+
+    The kernel is odd.
+    """
     kernel = weight.shape[2]
     if lines is None:
         return F.conv2d(x, weight, padding=kernel // 2)

@@ -1,4 +1,4 @@
-"""The learned prior as a differentiable network: the float twin of `sdcodec.priors.learned`, layer for layer."""
+"""Learned prior as a differentiable network: the float twin of `LearnedPrior`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ MEAN_UNIT = 1 / MEAN_ONE
 def _plan(
     channels: int, height: int, width: int, passes: int, device: torch.device
 ) -> tuple[Tensor, Tensor, list[Lines]]:
-    """Masks, the order in cells and the lines of each pass, where they are needed: a GPU waits while they are copied to it."""
+    """Return masks, the order in cells and the lines of each pass, on the device.
+
+    They are cached: a GPU waits while they are copied to it.
+    """
     masks = torch.from_numpy(pass_masks(channels, height, width, passes)).to(device)
     order = torch.from_numpy(cell_order(height, width)).to(device)
     lines: list[Lines] = []
@@ -39,27 +42,30 @@ def _plan(
 
 
 def _placed(part: Tensor, lines: Lines, like: Tensor) -> Tensor:
-    """The inverse of `_taken`: zeros elsewhere, in the shape of `like`."""
+    """Put taken rows and columns back, with zeros elsewhere, in the shape of `like`."""
     wide = part.new_zeros(*part.shape[:3], like.shape[3]).index_copy(3, lines[1], part)
     return torch.zeros_like(like).index_copy(2, lines[0], wide)
 
 
 @dataclass
 class Coded:
-    """What the prior makes of a batch of latents."""
+    """Result of the prior for a batch of latents."""
 
-    decoded: Tensor  # `[B, C, h, w]` dequantised symbols, in steps; straight-through gradients
+    decoded: Tensor  # `[B, C, h, w]` dequantised symbols, in quantiser steps; straight-through gradients
     bits: Tensor  # `[B]` estimated bits of symbols and hyper-symbols
     hyper_bits: Tensor  # `[B]` the hyper-symbols' share
-    means: Tensor  # `[B, C, h, w]` predicted means, in steps
+    means: Tensor  # `[B, C, h, w]` predicted means, in quantiser steps
     scales: Tensor  # `[B, C, h, w]` scale indices, 0..63
 
 
 class PriorNetwork(IntegerReady):
-    """Hyperprior and context model of four or seven passes; see `Coded` for what comes out."""
+    """Hyperprior and context model of four or seven passes."""
 
     def __init__(self, config: PriorConfig, slope: float) -> None:
-        """`slope`: how the logarithm of the gain begins to grow from quality 0 to 100."""
+        """Build the network.
+
+        `slope`: initial growth of the logarithm of the gain from quality 0 to 100.
+        """
         super().__init__()
         self.config = config
         self.latents_are_given = False
@@ -89,19 +95,25 @@ class PriorNetwork(IntegerReady):
         self.scale_base = Knots(channels, start=math.log(2.0 / SCALE_MIN) / SCALE_RATIO, slope=slope / SCALE_RATIO)
 
     def set_quantise(self, quantise: bool) -> None:
-        """Switches the fake quantisation of everything that the export makes integer."""
+        """Switch the simulated rounding of everything that the export makes integer."""
         for module in self.modules():
             if isinstance(module, IntegerReady):
                 module.quantise = quantise
 
     def hyper_latents(self, scaled: Tensor, quality: Tensor) -> Tensor:
-        """Latents in steps `[B, C, h, w]` → hyper-latents in their own steps `[B, Z, h/4, w/4]`, not rounded."""
+        """Analyse scaled latents `[B, C, h, w]`.
+
+        Returns hyper-latents in their own steps `[B, Z, h/4, w/4]`, not rounded.
+        """
         x = scaled * self.context_gain(quality).exp()[:, :, None, None]
         x = F.silu(self.analyse_2(F.silu(self.analyse_1(x))))
         return self.analyse_3(x).float() * self.hyper_gain(quality).exp()[:, :, None, None]
 
     def features(self, hyper: Tensor, quality: Tensor) -> Tensor:
-        """Dequantised hyper-latents `[B, Z, h/4, w/4]` → features `[B, width, h, w]`."""
+        """Return features `[B, width, h, w]` of dequantised hyper-latents.
+
+        The latter are `[B, Z, h/4, w/4]`.
+        """
         x = self.signed(hyper * self.hyper_input(quality).exp()[:, :, None, None])
         x = F.pixel_shuffle(F.conv2d(x, self.weight_of(self.synthesise_1.weight), self.synthesise_1.bias, padding=1), 2)
         x = self.activation(x + self.quality_1(quality)[:, :, None, None].to(x.dtype))
@@ -111,11 +123,12 @@ class PriorNetwork(IntegerReady):
         return self.activation(x + y + self.quality_3(quality)[:, :, None, None].to(x.dtype))
 
     def forward(self, scaled: Tensor, quality: Tensor) -> Coded:
-        """`scaled`: latents times gain, `[B, C, h, w]`, h and w multiples of 4; `quality`: `[B]`.
+        """Code latents times gain `scaled`, `[B, C, h, w]`, h and w multiples of 4.
 
-        Rates come from uniform noise while training and from rounding in evaluation mode. Where latents are given, no gradient
-        for them is needed: set `latents_are_given`, and the rates of training come from rounding as well, with gradients for
-        the scales from the symbols and gradients for the means from what was rounded.
+        `quality` is `[B]`. Rates come from uniform noise while training and from rounding in evaluation mode. Given
+        latents need no
+        gradient: with `latents_are_given` the rates of training come from rounding as well, with gradients for the
+        scales from the symbols and gradients for the means from the unrounded latents.
         """
         scaled = scaled.float()
         hyper = self.hyper_latents(scaled, quality)
@@ -149,7 +162,10 @@ class PriorNetwork(IntegerReady):
         return Coded(decoded, bits + hyper_bits, hyper_bits, means, scales)
 
     def _hyper_decoded(self, hyper: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Hyper-latents `[B, Z, h/4, w/4]` → what is decoded of them, their means and scale indices, likewise."""
+        """Return decoded hyper-latents, their means and scale indices.
+
+        Each is `[B, Z, h/4, w/4]`.
+        """
         base_mean, base_index = (each(quality)[:, :, None, None] for each in (self.hyper_mean, self.hyper_scale))
         means, index = self._grid(base_mean).expand_as(hyper), self._scale_index(base_index).expand_as(hyper)
         decoded = means + round_ste(hyper - means)
@@ -172,7 +188,7 @@ class PriorNetwork(IntegerReady):
         return round_ste(index) if self.quantise else index
 
     def _bits(self, values: Tensor, decoded: Tensor, means: Tensor, index: Tensor) -> Tensor:
-        """Bits `[B]` of values under Gaussians of the given means and scale indices, integrated over a step."""
+        """Return the bits `[B]` of values under Gaussians, integrated over a step."""
         inverse = torch.exp(-SCALE_RATIO * index) / SCALE_MIN
         if self.training and self.latents_are_given:
             bits = _code_length((decoded - means).detach(), inverse)
@@ -185,8 +201,11 @@ class PriorNetwork(IntegerReady):
 
 
 def _code_length(residual: Tensor, inverse: Tensor) -> Tensor:
-    """Bits of each residual under a Gaussian of standard deviation 1 / inverse, integrated over a step."""
-    # By symmetry, on the side of the lower tail, where the difference of the two values keeps its digits.
+    """Return the bits of each residual under a Gaussian, integrated over a step.
+
+    Its standard deviation is 1 / inverse.
+    """
+    # By symmetry, on the side of the lower tail: the difference of the two values keeps its digits there.
     distance = -residual.abs()
     upper = torch.special.ndtr((distance + 0.5) * inverse)
     lower = torch.special.ndtr((distance - 0.5) * inverse)

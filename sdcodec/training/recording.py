@@ -1,7 +1,7 @@
-"""Training steps as CUDA graphs: thousands of small kernels, launched by one call.
+"""Training steps as CUDA graphs: thousands of small kernels in one launch.
 
-A step of a small model takes a GPU less time than it takes Python to launch its kernels one after the other: on an H100, 73 ms in
-place of 195 ms.
+A step of a small model takes a GPU less time than Python takes to launch its kernels one after the other: on an H100,
+73 ms instead of 195 ms.
 """
 
 from __future__ import annotations
@@ -11,21 +11,20 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor
 
-WARM_UP = (
-    6  # steps run as they are before one is recorded: optimisers make their states, and cuDNN chooses its algorithms
-)
+WARM_UP = 6  # steps before the recording: optimisers make their states, and cuDNN chooses its algorithms
 
 # Crops `[B, 3, S, S]`, uint8, and qualities `[B]` → means over the batch.
 Step = Callable[[Tensor, Tensor], dict[str, Tensor]]
 
 
 class RecordedSteps:
-    """Calls a step as it is, or, on CUDA, records it and plays it from then on with new inputs.
+    """Runs a step directly, or on CUDA records it and replays it with new inputs.
 
-    Everything that the step reads but its two inputs, and everything that it changes, has to be tensors that stay where they are.
+    All other tensors that the step reads or changes have to stay in their places.
     """
 
     def __init__(self, step: Step, device: torch.device) -> None:
+        """Take a step to run."""
         self._step, self._device = step, device
         self._key: Hashable = None
         self._done = 0
@@ -43,13 +42,13 @@ class RecordedSteps:
             self._quality = torch.empty_like(quality, device=self._device)
             self._stream = torch.cuda.Stream(self._device)
         self._crops.copy_(crops)
-        # Copies from memory that is not pinned would wait for all that the GPU still has to do.
+        # Copies from memory that is not pinned would wait for all pending work of the GPU.
         self._quality.copy_(quality.pin_memory(), non_blocking=True)
         self.warming = self._graph is None
         if self._done < WARM_UP:
             self._done += 1
             self._stream.wait_stream(torch.cuda.current_stream(self._device))
-            with torch.cuda.stream(self._stream):  # recordings are made on another stream than the usual one, too
+            with torch.cuda.stream(self._stream):  # recordings are made on another stream than the default one, too
                 found = self._step(self._crops, self._quality)
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
             return found

@@ -1,4 +1,4 @@
-"""From a bundle back to weights that can be trained further: the inverse of the export, to within its rounding."""
+"""Restoring of trainable weights from a bundle: the inverse of the export."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Restored:
 
 
 def restore(bundle: Bundle) -> Restored:
-    """The weights that a bundle was exported from, as far as it tells.
+    """Return the weights that a bundle was exported from, to within its rounding.
 
-    Weights of the prior come back as they are, in 8 bits; what depends on quality is read at the knots, so that a row
-    between them may be a unit off when it is exported again; the rest is float16. Raises TrainingError for a bundle
-    that was not made by `sdcodec train`.
+    Weights of the prior return as they are, in 8 bits; values that depend on quality are read at the knots, so that a
+    row between them may be a unit off when it is exported again; the rest is float16. Raises TrainingError for a
+    bundle that was not made by `sdcodec train`.
     """
     if bundle.autoencoder != "conv" or bundle.priors[0].kind != "learned":
         raise TrainingError(f"{bundle.folder}: only bundles that `sdcodec train` made can be trained further")
@@ -39,7 +39,9 @@ def restore(bundle: Bundle) -> Restored:
     autoencoder_config = configured("autoencoder", ConvConfig, own)
     config = configured("prior", PriorConfig, bundle.priors[0].configuration)
     if config.direct_kernel:
-        raise TrainingError(f"{bundle.folder}: its first prior was made by `models fit`, not by a run that can go on")
+        raise TrainingError(
+            f"{bundle.folder}: its first prior was made by `models fit`, which cannot be trained further"
+        )
     autoencoder = read_tensors(bundle.folder / bundle.autoencoder_file)
     stored = read_tensors(bundle.folder / bundle.priors[0].file)
     tensors, _ = prior_parts(stored)
@@ -52,10 +54,13 @@ def restore(bundle: Bundle) -> Restored:
 
 
 def _prior_weights(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[str, Tensor]:
-    """By the names of `PriorNetwork`."""
+    """Return the weights by the names of `PriorNetwork`."""
 
     def layer(name: str) -> tuple[Tensor, Tensor]:
-        """Weight `[out, in * kernel**2]` and bias `[rows, out]` in the units of activations, both exact."""
+        """Return weight `[out, in * kernel**2]` and bias `[rows, out]`, both exact.
+
+        They are in units of activations.
+        """
         shift = tensors[f"{name}.shift"].double()
         half = torch.zeros_like(shift) if name.endswith("head") else torch.exp2(shift - 1).floor()
         bias = (tensors[f"{name}.bias"].double() - half) / (ACTIVATION_ONE * torch.exp2(shift))
@@ -110,5 +115,5 @@ def _prior_weights(tensors: Mapping[str, Tensor], config: PriorConfig) -> dict[s
 
 
 def _knots(rows: Tensor) -> Tensor:
-    """`[201, channels]` → the rows at the knots, `[KNOT_COUNT, channels]`."""
+    """Return the rows of `[201, channels]` at the knots."""
     return rows[:: (rows.shape[0] - 1) // (KNOT_COUNT - 1)].double()

@@ -25,9 +25,10 @@ START_CROPS = 128
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
-    """Run a configuration to its last step, or until SIGINT or SIGTERM; return the folder of the run.
+    """Run a configuration to its last step or a signal; return the folder of the run.
 
-    Raises TrainingError for a faulty configuration, missing data, or a run that exists and is not to be resumed.
+    SIGINT and SIGTERM stop it cleanly. Raises TrainingError for a faulty configuration, missing data, or a run that
+    exists and is not to be resumed.
     """
     trainer = prepare(load_config(config_path, overrides), resume=resume)
     images = trainer.photographs.count, len(trainer.validation)
@@ -36,7 +37,10 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
 
 
 def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
-    """Load the photographs and the weights that a run starts from. Raises TrainingError as `train`."""
+    """Load the photographs and the weights that a run starts from.
+
+    Raises TrainingError as `train`.
+    """
     output = Path(config.output)
     _check_output(output, resume)
     if not config.data:
@@ -70,9 +74,9 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
 def _check_output(output: Path, resume: bool) -> None:
     exists = (output / "last.pt").exists()
     if exists and not resume:
-        raise TrainingError(f"{output}: holds a run already; give --resume to go on with it, or another output")
+        raise TrainingError(f"{output}: holds a run already; give --resume to continue it, or another output")
     if resume and not exists:
-        raise TrainingError(f"{output}: no run there to go on with; leave --resume out, or correct the output")
+        raise TrainingError(f"{output}: no run to resume; leave --resume out, or correct the output")
 
 
 def _device(name: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""Around the steps of a training run: its log, its files, and signals."""
+"""Log, checkpoints on disk and signals of a training run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN_EVERY = 200  # training steps between two lines on standard output
 
 
 class Log:
-    """A CSV in long form: kind, step, seconds, name, value. A resumed run appends to it."""
+    """A CSV in long form: kind, step, seconds, name, value; a resumed run appends."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,7 +50,10 @@ def load_weights(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def stop_on_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of ending the program; the list has an item for each."""
+    """Collect SIGINT and SIGTERM instead of ending the program.
+
+    The list has an item for each.
+    """
     received: list[int] = []
     kept = {
         number: signal.signal(number, lambda n, _: received.append(n)) for number in (signal.SIGINT, signal.SIGTERM)

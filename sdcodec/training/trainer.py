@@ -30,7 +30,10 @@ LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
 
 
 class Trainer:
-    """A run: model, averaged weights, optimisers and data; checkpoints hold all of it, so that it resumes exactly."""
+    """A run: model, averaged weights, optimisers and data.
+
+    Checkpoints hold all of its state, so that it resumes exactly.
+    """
 
     def __init__(
         self,
@@ -75,7 +78,10 @@ class Trainer:
         return Optimisers(matrices, groups, config.learning_rate, config.weight_decay)
 
     def run(self) -> Path:
-        """Trains to the last step or to a signal; the checkpoint on disk is complete at every moment."""
+        """Train to the last step or to a signal.
+
+        The checkpoint on disk is complete at every moment.
+        """
         config = self.config
         self.output.mkdir(parents=True, exist_ok=True)
         torch.backends.cudnn.benchmark = True  # shapes stay the same
@@ -115,7 +121,7 @@ class Trainer:
         return self.schedule.progress(self.step, self.clock.seconds)
 
     def export(self) -> Bundle:
-        """Writes the averaged weights as a bundle, `bundle/` in the folder of the run, ready for `--model`."""
+        """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""
         config = self.config
         description = {
             "steps": self.step,
@@ -146,7 +152,10 @@ class Trainer:
         return bundle
 
     def _train_step(self) -> dict[str, Tensor]:
-        """One step, and the means over its batch. Nothing here waits for a GPU, which would wait for the next step then."""
+        """Run one step and return the means over its batch.
+
+        Nothing here waits for a GPU, which would wait for the next step in turn.
+        """
         config = self.config
         crops = self.photographs.crops(config.seed, self.step, config.batch, config.crop_size)
         torch.manual_seed(config.seed * 1_000_003 + self.step)
@@ -163,12 +172,12 @@ class Trainer:
         return parts
 
     def _update(self, crops: Tensor, quality: Tensor) -> dict[str, Tensor]:
-        """What of a step happens on the device: loss, gradients, new weights."""
+        """Compute loss, gradients and new weights on the device."""
         loss, parts = self.objective(self.model, crops.float() / 255, quality)
         self.optimisers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
-        wrong = ~norm.isfinite()  # such a step counts nothing
+        wrong = ~norm.isfinite()  # such a step has no effect
         for parameter in self.trained:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(wrong, 0.0)
@@ -182,7 +191,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Averaged weights, rounded symbols: means over the validation crops at each of a few qualities."""
+        """Return means over the validation crops at each of a few qualities.
+
+        Weights are averaged, symbols rounded.
+        """
         if not len(self.validation):
             return {"loss": math.nan}
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
@@ -220,6 +232,7 @@ class Trainer:
         save(self.checkpoint, state)
 
     def restore(self) -> None:
+        """Restore the state of the checkpoint."""
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
