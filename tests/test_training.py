@@ -236,13 +236,16 @@ def test_vgg_sees_part_of_a_batch_in_training_and_all_in_validation(folder: Path
 
     class Counting:
         def distance(self, reconstructed: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
-            looked_at.append(len(originals))
+            looked_at.append(originals)
             return reconstructed.mean(dim=(1, 2, 3))
 
-    trainer.objective.vgg_terms = {"dists": (1.0, Counting())}
+    trainer.objective.vgg_terms = {"dists": (1.0, Counting()), "lpips_vgg": (1.0, Counting())}
+    images = images * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)
     for training in (True, False):
         trainer.objective(trainer.model.train(training), images, qualities)
-    assert looked_at == [1, 2]
+    first, second, *whole = looked_at  # each distance sees a part of its own
+    assert torch.equal(first, images[:1]) and torch.equal(second, images[1:])
+    assert [len(seen) for seen in whole] == [2, 2]
 
 
 @pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
@@ -286,16 +289,23 @@ def test_what_repeats_from_latent_to_latent_counts_as_a_grid_and_noise_hardly_do
 
 
 @pytest.mark.parametrize(
-    ("looked_at", "expected"), [(2, [4.0, 8.0, 0.0, 0.0]), (4, [2.0, 4.0, 6.0, 8.0]), (0, [2.0, 4.0, 6.0, 8.0])]
+    ("seen", "first", "expected"),
+    [
+        (2, 0, [4.0, 8.0, 0.0, 0.0]),
+        (1, 2, [0.0, 0.0, 24.0, 0.0]),
+        (2, 3, [0.0, 0.0, 12.0, 16.0]),
+        (4, 0, [2.0, 4.0, 6.0, 8.0]),
+        (0, 0, [2.0, 4.0, 6.0, 8.0]),
+    ],
 )
-def test_a_distance_on_some_of_a_batch_weighs_as_on_all(looked_at: int, expected: list[float]) -> None:
+def test_a_distance_on_some_of_a_batch_weighs_as_on_all(seen: int, first: int, expected: list[float]) -> None:
     class Difference:
         def distance(self, images: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
             return (images - others).mean(dim=(1, 2, 3))
 
     originals = torch.zeros(4, 3, 2, 2)
     reconstructed = originals + 2 * torch.arange(1.0, 5.0).view(4, 1, 1, 1)
-    assert on_some(Difference(), reconstructed, originals, looked_at).tolist() == expected
+    assert on_some(Difference(), reconstructed, originals, seen, first).tolist() == expected
 
 
 def test_learning_rates_rise_stay_and_fall_to_nothing() -> None:

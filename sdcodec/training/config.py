@@ -56,6 +56,7 @@ class TrainingConfig:
     checkpoint_every: int = 250
     validation_images: int = 32
     device: str = "auto"
+    compile: bool = True  # residual blocks, on CUDA, if their gradients equal the plain ones
     autocast: bool = True  # bfloat16 on hardware that is fast at it
     threads: int = 0
     autoencoder: ConvConfig = field(default_factory=ConvConfig)

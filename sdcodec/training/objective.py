@@ -42,12 +42,13 @@ class RateDistortion:
     def __call__(self, model: TrainingModel, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the means of its parts."""
         config, training = self.config, model.training
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with self._low_precision():
             output = model(images, quality)
-            # AlexNet has a stride of 4: at a fixed phase the decoder learns a grid that is good at that phase only.
-            pair = from_random_phase(output.images, images, ALEXNET[0].stride) if training else (output.images, images)
-            perceptual = self.lpips.distance(*pair)
         reconstructed = output.images.float()
+        # AlexNet has a stride of 4: at a fixed phase the decoder learns a grid that is good at that phase only.
+        pair = from_random_phase(reconstructed, images, ALEXNET[0].stride) if training else (reconstructed, images)
+        with self._low_precision():
+            perceptual = self.lpips.distance(*pair)
         error = 255 * (reconstructed - images)
         squared = losses.squared(error)
         limited = error.clamp(-losses.LARGEST_ERROR, losses.LARGEST_ERROR)
@@ -59,14 +60,20 @@ class RateDistortion:
         if config.structure_weight:
             parts["structure"] = losses.structure(reconstructed, images)
             distortion = distortion + config.structure_weight * towards_low * parts["structure"]
-        looked_at = config.vgg_images if training else 0
-        for name, (weight, term) in self.vgg_terms.items():
-            parts[name] = on_some(term, reconstructed, images, looked_at)
+        seen = config.vgg_images if training else 0
+        for number, (name, (weight, term)) in enumerate(self.vgg_terms.items()):
+            with self._low_precision():
+                parts[name] = on_some(term, reconstructed, images, seen, number * seen)
             distortion = distortion + weight * towards_low * parts[name]
         cost = config.rate_weight * parts["bpp"] + beta_of(quality) * distortion
         # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
         balance = (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -config.evening
         return (cost * balance).mean(), {name: value.detach().mean() for name, value in parts.items()}
+
+    def _low_precision(self) -> torch.autocast:
+        """Compute the inner convolutions in bfloat16, if the configuration and the hardware allow it."""
+        # A cache of cast weights must not outlive a recorded step.
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
 
 
 def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -79,16 +86,18 @@ def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tup
     return first, second
 
 
-def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, looked_at: int) -> Tensor:
-    """Return a distance `[B]` of the first `looked_at` pairs, 0 for the others.
+def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, seen: int, first: int = 0) -> Tensor:
+    """Return a distance `[B]` of `seen` pairs from number `first` on, 0 for the others.
 
-    It is scaled so that its expected mean is that of all. Qualities come in random order, so the first ones are a
-    random choice. `looked_at` = 0: all of them.
+    It is scaled so that its expected mean is that of all. Qualities come in random order, so any pairs are a random
+    choice. `seen` = 0: all of them.
     """
     count = images.shape[0]
-    looked_at = min(looked_at, count) or count
-    found = term.distance(reconstructed[:looked_at], images[:looked_at])
-    return F.pad(found * (count / looked_at), (0, count - looked_at))
+    seen = min(seen, count) or count
+    first = min(first, count - seen)
+    part = slice(first, first + seen)
+    found = term.distance(reconstructed[part], images[part])
+    return F.pad(found * (count / seen), (first, count - seen - first))
 
 
 def _rates(coded: Coded, images: Tensor) -> dict[str, Tensor]:

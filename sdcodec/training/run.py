@@ -18,7 +18,8 @@ from sdcodec.training.photographs import centre_crops, load_photographs
 from sdcodec.training.restore import restore
 from sdcodec.training.session import load_weights
 from sdcodec.training.start import start_as_transform
-from sdcodec.training.trainer import VALIDATION_SIZE, Trainer
+from sdcodec.training.trainer import Trainer
+from sdcodec.training.validation import VALIDATION_SIZE
 
 START_BATCH = 1 << 40  # number of a step that no training reaches
 START_CROPS = 128
@@ -51,6 +52,8 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
     source, weights = None, None
     if config.start_from.endswith(".pt"):
         weights = load_weights(Path(config.start_from))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.bundles.store import Bundle
+from sdcodec.training.compiling import use_compiled_blocks
 from sdcodec.training.config import PARTS, TrainingConfig
 from sdcodec.training.export import export, export_decoder
 from sdcodec.training.model import TrainingModel
@@ -22,10 +23,9 @@ from sdcodec.training.photographs import Photographs
 from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.schedule import Clock, Schedule
 from sdcodec.training.session import Log, save, stop_on_signals
+from sdcodec.training.validation import validate
 
-VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
-VALIDATION_SIZE = 256
-TABLE_BATCH, TABLE_CROPS = 2 << 40, 64  # the number of a step that no training reaches
+CHECK_BATCH, TABLE_BATCH, TABLE_CROPS = 2 << 40, 3 << 40, 64  # numbers of steps that no training reaches
 LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
 
 
@@ -86,6 +86,7 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         torch.backends.cudnn.benchmark = True  # shapes stay the same
         log = Log(self.output / "log.csv")
+        self._choose_blocks()
         with stop_on_signals() as stopped:
             self.clock.start()
             logged, shown = self.clock.seconds, self.step
@@ -119,6 +120,21 @@ class Trainer:
     def progress(self) -> float:
         """Share of the run, 0..1, that has passed."""
         return self.schedule.progress(self.step, self.clock.seconds)
+
+    def _choose_blocks(self) -> None:
+        """Compile residual blocks on CUDA, if that leaves the gradients as they are."""
+        config = self.config
+        if self.device.type != "cuda" or not config.compile:
+            return
+        images = self.photographs.crops(config.seed, CHECK_BATCH, config.batch, config.crop_size).float() / 255
+        quality = self._qualities(config.batch).to(self.device)
+
+        def loss() -> Tensor:
+            torch.manual_seed(config.seed)
+            return self.objective(self.model, images, quality)[0]
+
+        self.model.train()
+        use_compiled_blocks(self.model, loss, lambda text: print(text, flush=True))
 
     def export(self) -> Bundle:
         """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""
@@ -189,35 +205,14 @@ class Trainer:
         lowest, highest = self.config.qualities
         return lowest + (highest - lowest) * (torch.randperm(batch) + torch.rand(batch)) / batch
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Return means over the validation crops at each of a few qualities.
-
-        Weights are averaged, symbols rounded.
-        """
-        if not len(self.validation):
-            return {"loss": math.nan}
+        """Return the means of `sdcodec.training.validation` for the averaged weights."""
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
-        self.model.eval()
         self.model.prior.set_quantise(self.config.quantise_from < 1)
-        result: dict[str, float] = {}
-        total = 0.0
-        for level in VALIDATION_QUALITIES:
-            rows = []
-            for start in range(0, len(self.validation), 4):
-                images = (
-                    torch.from_numpy(self.validation[start : start + 4]).to(self.device).permute(0, 3, 1, 2).float()
-                    / 255
-                )
-                at = torch.full((images.shape[0],), level, device=self.device)
-                loss, parts = self.objective(self.model, images, at)
-                rows.append({key: float(value) for key, value in (parts | {"loss": loss}).items()})
-            mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-            total += mean.pop("loss") / len(VALIDATION_QUALITIES)
-            result |= {f"q{level:g}_{key}": value for key, value in mean.items()}
+        result = validate(self.model.eval(), self.objective, self.validation, self.device)
         self.model.load_state_dict(kept)
-        return {"loss": total} | result
+        return result
 
     def _checkpoint(self) -> None:
         state = {
