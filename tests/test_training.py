@@ -36,7 +36,6 @@ decay = 0.25
 warmup = 0.25
 quantise_from = 0.5
 validate_every = 4
-checkpoint_every = 4
 crop_size = 64
 batch = 2
 """

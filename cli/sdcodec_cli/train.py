@@ -28,6 +28,7 @@ import click
 @click.option("--steps", type=click.IntRange(min=1), help="Length of the run in training steps.")
 @click.option("--from", "source", metavar="BUNDLE", help="Start from a model, by its name or folder.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
+@click.option("--export", is_flag=True, help="Write the model of a run that was cut, without training.")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a setting of RECIPE (repeatable)."
 )
@@ -39,19 +40,22 @@ def train(
     steps: int | None,
     source: str | None,
     resume: bool,
+    export: bool,
     settings: tuple[str, ...],
 ) -> None:
     """Train a model as described by RECIPE, a TOML file.
 
     The output folder that RECIPE names receives checkpoints, a log (CSV) and,
     at the end, the model as a folder for --model. Ctrl-C saves a checkpoint and
-    stops; --resume continues from it.
+    stops; --resume continues from it; --export writes the model from the averaged
+    weights that the last checkpoint left in the output folder.
 
     \b
     Examples:
       sdcodec train recipes/base.toml --data photos --vgg vgg16.pth --minutes 25
       sdcodec train recipes/base.toml --data photos --steps 2000 --from base
       sdcodec train recipes/base.toml --data photos --minutes 25 --resume
+      sdcodec train recipes/base.toml --data photos --export
     """
     if minutes is not None and steps is not None:
         raise click.UsageError("--minutes and --steps exclude each other.")
@@ -65,8 +69,14 @@ def train(
     if source is not None:
         overrides["start_from"] = json.dumps(str(Path(source).resolve()) if Path(source).exists() else source)
 
+    if export and (resume or minutes is not None or steps is not None or source is not None):
+        raise click.UsageError("--export trains nothing: leave --minutes, --steps, --from and --resume out.")
+    from sdcodec.training.run import export_run
     from sdcodec.training.run import train as run
 
+    if export:
+        click.echo(f"model in {export_run(recipe, overrides=overrides)}")
+        return
     click.echo(f"run in {run(recipe, resume=resume, overrides=overrides)}")
 
 

@@ -74,7 +74,7 @@ def _compile_blocks(model: nn.Module, backend: str | Callable[..., Any]) -> None
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, COMPILED_SHAPES)
     compiled = torch.compile(ResidualBlock.forward, dynamic=False, backend=backend)
     for block in _blocks(model):
-        block.forward = MethodType(compiled, block)
+        block.forward = MethodType(compiled, block)  # type: ignore[method-assign]
 
 
 def _restore_blocks(model: nn.Module) -> None:

@@ -53,7 +53,6 @@ class TrainingConfig:
     crop_size: int = 256
     batch: int = 24
     validate_every: int = 500
-    checkpoint_every: int = 250
     validation_images: int = 32
     device: str = "auto"
     compile: bool = True  # residual blocks, on CUDA, if their gradients equal the plain ones
@@ -61,6 +60,11 @@ class TrainingConfig:
     threads: int = 0
     autoencoder: ConvConfig = field(default_factory=ConvConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder of the run."""
+        return Path(self.output)
 
 
 def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:

@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from sdcodec import hardware
+from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.bundles.store import find
 from sdcodec.errors import OptionError, TrainingError
+from sdcodec.priors.config import PriorConfig
+from sdcodec.training.averages import load_averages
 from sdcodec.training.config import TrainingConfig, load_config
 from sdcodec.training.data import find_images
+from sdcodec.training.finishing import write_model
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.photographs import centre_crops, load_photographs
+from sdcodec.training.photographs import Photographs, centre_crops, load_photographs
 from sdcodec.training.restore import restore
 from sdcodec.training.session import load_weights
 from sdcodec.training.start import start_as_transform
@@ -37,23 +41,38 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
     return trainer.run()
 
 
+def export_run(config_path: Path, *, overrides: dict[str, str] | None = None) -> Path:
+    """Write the model from the averaged weights in the folder of a run, without training; return its folder.
+
+    Raises TrainingError if there are no weights or no photographs, to which the frequency tables are fitted.
+    """
+    config = load_config(config_path, overrides)
+    averages = load_averages(config.output_folder / "averages")
+    stored = averages.description["config"]
+    config = replace(
+        config,
+        autoencoder=ConvConfig(**stored["autoencoder"]),
+        prior=PriorConfig(**stored["prior"]),
+        train_only=stored["train_only"],
+    )
+    source = find(stored["start_from"]) if config.train_only else None
+    photographs = _photographs(config, find_images(_folders(config)).training, torch.device("cpu"))
+    return write_model(config, averages, photographs, source).folder
+
+
 def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
     """Load the photographs and the weights that a run starts from.
 
     Raises TrainingError as `train`.
     """
-    output = Path(config.output)
-    _check_output(output, resume)
-    if not config.data:
-        raise TrainingError("photographs are missing; give their folder as --data")
+    _check_output(config.output_folder, resume)
+    folders = _folders(config)
     if (config.num_steps > 0) == (config.minutes > 0):
         raise TrainingError("the length of the run is not clear; give either --minutes or --steps")
     device = _device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
     source, weights = None, None
     if config.start_from.endswith(".pt"):
         weights = load_weights(Path(config.start_from))
@@ -63,8 +82,8 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
         config = replace(config, autoencoder=restored.autoencoder, prior=restored.prior)
         weights = restored.weights
     model = _model(config, weights).to(device, memory_format=torch.channels_last)
-    split = find_images([Path(folder) for folder in config.data])
-    photographs = load_photographs(split.training, config.crop_size, device, output.parent)
+    split = find_images(folders)
+    photographs = _photographs(config, split.training, device)
     validation = centre_crops(split.validation, config.validation_images, VALIDATION_SIZE)
     if weights is None:
         start_as_transform(model, photographs.crops(config.seed, START_BATCH, START_CROPS, config.crop_size))
@@ -72,6 +91,17 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
     if resume:
         trainer.restore()
     return trainer
+
+
+def _folders(config: TrainingConfig) -> list[Path]:
+    if not config.data:
+        raise TrainingError("photographs are missing; give their folder as --data")
+    return [Path(folder) for folder in config.data]
+
+
+def _photographs(config: TrainingConfig, paths: tuple[Path, ...], device: torch.device) -> Photographs:
+    """Load the photographs; a pack of them lies beside the folder of the run."""
+    return load_photographs(paths, config.crop_size, device, config.output_folder.parent)
 
 
 def _check_output(output: Path, resume: bool) -> None:

@@ -19,6 +19,10 @@ class Schedule:
         """Return the share of the run, 0..1, that has passed after `step` steps and `seconds` seconds."""
         return min(1.0, step / self.num_steps if self.num_steps else seconds / self.seconds)
 
+    def left(self, step: int, seconds: float, seconds_per_step: float) -> float:
+        """Return the seconds that are left."""
+        return (self.num_steps - step) * seconds_per_step if self.num_steps else max(0.0, self.seconds - seconds)
+
     def rate_factor(self, step: int, seconds: float, warmup: float, decay: float) -> float:
         """Return the factor of the learning rate of the next step; `warmup` and `decay` are shares of the run."""
         passed = self.progress(step, seconds)

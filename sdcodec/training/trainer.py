@@ -1,8 +1,9 @@
-"""The training loop: steps, validation, checkpoints and a clean stop."""
+"""Training loop: steps, validation, checkpoints and a clean stop."""
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.bundles.store import Bundle
+from sdcodec.errors import TrainingError
+from sdcodec.training.averages import Averages, save_averages
 from sdcodec.training.compiling import use_compiled_blocks
 from sdcodec.training.config import PARTS, TrainingConfig
-from sdcodec.training.export import export, export_decoder
+from sdcodec.training.finishing import write_model
+from sdcodec.training.guard import NormLimit, Watch
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import RateDistortion
 from sdcodec.training.optim import Optimisers
 from sdcodec.training.photographs import Photographs
 from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.schedule import Clock, Schedule
-from sdcodec.training.session import Log, save, stop_on_signals
+from sdcodec.training.session import Log, Means, save, stop_on_signals
 from sdcodec.training.validation import validate
 
-CHECK_BATCH, TABLE_BATCH, TABLE_CROPS = 2 << 40, 3 << 40, 64  # numbers of steps that no training reaches
+CHECK_BATCH = 2 << 40  # number of a step that no training reaches
 LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
+CHECKPOINT_SECONDS = 120.0
+MOST_RETURNS = 2  # to a checkpoint, each with half the learning rate
 
 
 class Trainer:
@@ -51,8 +57,9 @@ class Trainer:
         self.config, self.model = config, model
         self.photographs, self.validation = photographs, validation
         self.device, self.source = device, source
-        self.output = Path(config.output)
+        self.output = config.output_folder
         self.checkpoint = self.output / "last.pt"
+        self.log = Log(self.output / "log.csv")
         self.objective = RateDistortion(config, device)
         self.trained = [p for name, p in model.named_parameters() if _is_trained(name, config.train_only)]
         for parameter in set(model.parameters()) - set(self.trained):
@@ -60,10 +67,12 @@ class Trainer:
         self.optimisers = self._optimisers()
         self.recorded = RecordedSteps(self._update, device)
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.step = 0
-        self.best = math.inf
         self.schedule = Schedule(config.num_steps, 60 * config.minutes)
-        self.clock = Clock()
+        self.clock, self.means = Clock(), Means()
+        self.limit, self.watch = NormLimit(device), Watch()
+        self.step, self.returns = 0, 0
+        self.validation_loss = math.nan
+        self._logged_at = self._saved_at = 0.0
 
     def _optimisers(self) -> Optimisers:
         config = self.config
@@ -78,43 +87,69 @@ class Trainer:
         return Optimisers(matrices, groups, config.learning_rate, config.weight_decay)
 
     def run(self) -> Path:
-        """Train to the last step or to a signal.
+        """Train to the end of the schedule or to a signal.
 
-        The checkpoint on disk is complete at every moment.
+        The checkpoint on disk is complete at every moment. Raises TrainingError if the run diverges a third time.
         """
-        config = self.config
         self.output.mkdir(parents=True, exist_ok=True)
         torch.backends.cudnn.benchmark = True  # shapes stay the same
-        log = Log(self.output / "log.csv")
         self._choose_blocks()
+        if not self.checkpoint.exists():
+            self._save()
         with stop_on_signals() as stopped:
             self.clock.start()
-            logged, shown = self.clock.seconds, self.step
-            sums: dict[str, Tensor] = {}
-            while self.progress < 1 and not stopped:
-                for key, value in self._train_step().items():
-                    sums[key] = sums.get(key, 0.0) + value
-                self.step += 1
-                self.clock.tick(counts=not self.recorded.warming)
-                if self.step % LOG_STEPS == 0 or self.clock.seconds - logged > LOG_SECONDS:
-                    means = {key: float(value) / (self.step - shown) for key, value in sums.items()}
-                    log.write("train", self.step, self.clock.seconds, means)
-                    logged, shown, sums = self.clock.seconds, self.step, {}
-                if self.step % config.validate_every == 0 or self.progress == 1:
-                    result = self.validate()
-                    log.write("validation", self.step, self.clock.seconds, result)
-                    if result["loss"] < self.best:
-                        self.best = result["loss"]
-                        save(
-                            self.output / "best.pt",
-                            {"model": self.average, "config": asdict(config), "step": self.step},
-                        )
-                if self.step % config.checkpoint_every == 0:
-                    self._checkpoint()
-            self._checkpoint()
+            self._logged_at, self._saved_at = self.clock.seconds, time.monotonic()
+            healthy = False
+            while not healthy:
+                while self.progress < 1 and not stopped:
+                    self._step()
+                healthy = self._log()
+            self._save()
         if self.progress == 1:
+            self.validate()
             self.export()
         return self.output
+
+    def _step(self) -> None:
+        """Take a step, and log, validate and save if it is time."""
+        self.means.add(self._train_step())
+        self.step += 1
+        self.clock.tick(counts=not self.recorded.warming)
+        if self.step % LOG_STEPS == 0 or self.clock.seconds - self._logged_at > LOG_SECONDS:
+            healthy = self._log()
+            if healthy and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+                self._save()
+        if self.step % self.config.validate_every == 0 and self.progress < 1:
+            self.validate()
+
+    def _log(self) -> bool:
+        """Log the means of the last steps, or go back to the last checkpoint and return False."""
+        count = self.means.count
+        if not count:
+            return True
+        means = self.means.take()
+        elapsed = max(1e-9, self.clock.seconds - self._logged_at)
+        self._logged_at = self.clock.seconds
+        left = self.schedule.left(self.step, self.clock.seconds, elapsed / count)
+        note = f" | {count * self.config.batch / elapsed:.4g} crops/s, {left / 60:.1f} minutes left"
+        self.log.write("train", self.step, self.clock.seconds, means, note)
+        complaint = self.watch.complaint(means)
+        if complaint:
+            self._go_back(complaint)
+        return not complaint
+
+    def _go_back(self, complaint: str) -> None:
+        """Return to the last checkpoint, with half the learning rate."""
+        if self.returns == MOST_RETURNS:
+            raise TrainingError(
+                f"{self.output}: the run has diverged for the third time at step {self.step} ({complaint}); "
+                "begin again with a lower learning_rate"
+            )
+        returns, step, seconds = self.returns + 1, self.step, self.clock.seconds
+        self.restore()
+        self.returns, self.clock.seconds = returns, seconds  # the time is spent
+        self._save()
+        print(f"diverged at step {step} ({complaint}): back to step {self.step}, half the learning rate", flush=True)
 
     @property
     def progress(self) -> float:
@@ -138,34 +173,12 @@ class Trainer:
 
     def export(self) -> Bundle:
         """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""
-        config = self.config
-        description = {
-            "steps": self.step,
-            "training_images": self.photographs.count,
-            "validation_loss": self.best,
-        }
-        weights = {name: value.cpu() for name, value in self.average.items()}
-        if self.source is not None and config.train_only:
-            return self._told(
-                export_decoder(
-                    weights, config.autoencoder, config.prior, self.source, self.output / "bundle", description
-                )
-            )
-        crops = self.photographs.crops(config.seed, TABLE_BATCH, TABLE_CROPS, config.crop_size).cpu()
-        bundle = export(
-            weights,
-            config.autoencoder,
-            config.prior,
-            crops.permute(0, 2, 3, 1).contiguous().numpy(),
-            self.output / "bundle",
-            config.name,
-            description,
-        )
-        return self._told(bundle)
+        return write_model(self.config, self._averages(), self.photographs, self.source)
 
-    def _told(self, bundle: Bundle) -> Bundle:
-        print(f"model written to {bundle.folder}, fingerprint {bundle.priors[0].fingerprint.hex()[:8]}", flush=True)
-        return bundle
+    def _averages(self) -> Averages:
+        loss = None if math.isnan(self.validation_loss) else self.validation_loss
+        description = {"config": asdict(self.config), "seconds": self.clock.seconds, "validation_loss": loss}
+        return Averages(self.average, self.step, description)
 
     def _train_step(self) -> dict[str, Tensor]:
         """Run one step and return the means over its batch.
@@ -179,7 +192,7 @@ class Trainer:
         self.model.train()
         self.model.prior.set_quantise(quantise)
         factor = self.schedule.rate_factor(self.step, self.clock.seconds, config.warmup, config.decay)
-        self.optimisers.set_rate(factor)
+        self.optimisers.set_rate(factor * 0.5**self.returns)
         parts = self.recorded(crops, self._qualities(config.batch), quantise)
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -193,46 +206,60 @@ class Trainer:
         self.optimisers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
-        wrong = ~norm.isfinite()  # such a step has no effect
+        counts = self.limit(norm)
         for parameter in self.trained:
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(wrong, 0.0)
-        self.optimisers.step()
-        return parts | {"gradient": norm, "loss": loss.detach()}
+                parameter.grad.masked_fill_(~counts, 0.0)
+        self.optimisers.step(counts)
+        found = parts | {"gradient": norm, "loss": loss.detach()}
+        return {name: value.masked_fill(~counts, 0.0) for name, value in found.items()} | {
+            "skipped": 1.0 - counts.float()
+        }
 
     def _qualities(self, batch: int) -> Tensor:
         """Return one quality per image, spread evenly over the range, in random order."""
         lowest, highest = self.config.qualities
         return lowest + (highest - lowest) * (torch.randperm(batch) + torch.rand(batch)) / batch
 
-    def validate(self) -> dict[str, float]:
-        """Return the means of `sdcodec.training.validation` for the averaged weights."""
+    def validate(self) -> None:
+        """Log the means of `sdcodec.training.validation` for the averaged weights."""
+        if not len(self.validation):
+            return
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.prior.set_quantise(self.config.quantise_from < 1)
         result = validate(self.model.eval(), self.objective, self.validation, self.device)
         self.model.load_state_dict(kept)
-        return result
+        self.validation_loss = result["loss"]
+        self.log.write("validation", self.step, self.clock.seconds, result)
 
-    def _checkpoint(self) -> None:
-        state = {
+    def _save(self) -> None:
+        """Write the checkpoint, and the averaged weights in small files."""
+        state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "average": self.average,
             "optimisers": self.optimisers.state(),
+            "limit": self.limit.state(),
             "step": self.step,
-            "best": self.best,
+            "returns": self.returns,
             "seconds": self.clock.seconds,
             "config": asdict(self.config),
         }
         save(self.checkpoint, state)
+        save_averages(self.output / "averages", self._averages())
+        self._saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Restore the state of the checkpoint."""
+        """Restore the last checkpoint."""
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimisers.restore(state["optimisers"])
-        self.step, self.best, self.clock.seconds = state["step"], state["best"], state["seconds"]
+        self.limit.restore(state["limit"])
+        self.step, self.returns, self.clock.seconds = state["step"], state["returns"], state["seconds"]
+        self.recorded.forget()
+        self.watch.forget()
+        self.means.forget()
 
 
 def _is_trained(name: str, only: str) -> bool:
