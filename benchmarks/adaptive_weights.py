@@ -1,4 +1,7 @@
-"""Fit the weights of the adaptive prior by least squares, lattice by lattice, over latents of photographs."""
+"""Fit the weights of the adaptive prior by least squares, lattice by lattice.
+
+They are fitted to latents of photographs.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,17 @@ from sdcodec.priors.adaptive import FINE_BITS, LATTICE_COUNT, SIZE_BITS, WEIGHT_
 from sdcodec.priors.lattices import Lattice, lattice
 
 REWEIGHTINGS = 4
-SMALLEST_SIZE = 0.07  # of a step: keeps symbols that hardly ever differ from their means from ruling the fit
+SMALLEST_SIZE = 0.07  # of a quantiser step: without it, symbols that hardly differ from their means would rule the fit
 
 
 def fit_weights(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Weights of one regime, int64 `[7, 3]` of means and `[7, 5]` of sizes, for latents in steps, `[N, C, h, w]` a group.
+    """Fit the weights of one regime to scaled latents, `[N, C, h, w]` per group.
 
-    Groups may have different numbers of channels. Goes through the passes as the prior does, so that each lattice's
-    weights are fitted to what its neighbours will have become when they are decoded. Means minimise the squared error, weighted
-    by the inverse of the expected size; sizes the relative error of the expected absolute residual (Poisson-like: iteratively
-    reweighted least squares), and are never negative.
+    Returns int64 `[7, 3]` of means and `[7, 5]` of sizes. Groups may have different numbers of channels. The fit goes
+    through the passes as the prior does, so that each lattice's weights are fitted to its neighbours as they will be
+    decoded. Means minimise the squared error, weighted by the inverse of the expected size; sizes the relative error
+    of the expected absolute residual
+    (Poisson-like: iteratively reweighted least squares), and are never negative.
     """
     values = [torch.zeros(group.shape, dtype=torch.int64) for group in groups]
     sizes = [torch.zeros_like(own) for own in values]
@@ -47,7 +51,7 @@ def fit_weights(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _joined(seen: Sequence[Surroundings], names: tuple[str, ...]) -> Tensor:
-    """`[names, all positions]`, float32."""
+    """Return the surroundings `names` at all positions, float32 `[names, positions]`."""
     columns = []
     for own in seen:
         shape = own.beside.shape
@@ -56,7 +60,10 @@ def _joined(seen: Sequence[Surroundings], names: tuple[str, ...]) -> Tensor:
 
 
 def _solved(x: Tensor, y: Tensor, trust: Tensor) -> Tensor:
-    """Weighted least squares over the rows of `x` that are not all zero; the others get zero."""
+    """Solve weighted least squares over the rows of `x` that are not all zero.
+
+    The other rows get zero.
+    """
     chosen = x.abs().sum(1) > 0
     result = torch.zeros(len(x), dtype=torch.float64)
     if chosen.any():
@@ -69,7 +76,7 @@ def _solved(x: Tensor, y: Tensor, trust: Tensor) -> Tensor:
 
 
 def _sizes(x: Tensor, residual: Tensor) -> Tensor:
-    """Weights, none negative, with which `x` predicts absolute residuals."""
+    """Return non-negative weights with which `x` predicts absolute residuals."""
     active = torch.ones(len(x), dtype=torch.bool)
     while True:
         trust = torch.ones_like(residual)
@@ -89,7 +96,7 @@ def _advance(
     places: Sequence[Lattice],
     weights: Tensor,
 ) -> None:
-    """Quantises a lattice in each group as the prior does, in place."""
+    """Quantise a lattice in each group as the prior does, in place."""
     for v, s, truth, own, place in zip(values, sizes, centred, seen, places, strict=True):
         mean = weights[0] * own.beside + weights[1] * own.over + weights[2] * own.across
         mean = (mean + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS

@@ -1,17 +1,17 @@
-"""Whether the harness measures classic codecs as others have: its means on Kodak's crops beside a table from other code.
+"""Compare the harness's means of classic codecs with a table from other code.
 
-sdcodec eval KODAK --crop 512 --codecs jpeg,webp,avif,jxl --bytes 2500,5000,10000,20000 --unreachable lowest --out DIR
-python benchmarks/anchors_check.py DIR [--kodak KODAK]
+    sdcodec eval KODAK --crop 512 --codecs jpeg,webp,avif,jxl --bytes 2500,5000,10000,20000 --unreachable lowest --out
+    DIR python benchmarks/anchors_check.py DIR [--kodak KODAK]
 
-The table (benchmarks/anchors.csv): largest integer quality whose file meets the nominal budget, the lowest quality where
-none does, with its figures in the means; Pillow 13.0.0 and pillow-jxl-plugin 1.3.8, as pinned in constraints.txt.
+The table (benchmarks/anchors.csv): largest integer quality whose file meets the nominal budget, or the lowest quality
+if none does, with its figures in the means; Pillow 13.0.0 and pillow-jxl-plugin 1.3.8, as pinned in constraints.txt.
 
-One difference is known. From quality 18 to 19 files of JPEG XL get shorter (of kodim06 by 7%, of kodim07 by 12%), so that a
-larger quality may fit above one that does not. The harness looks for it; the table's search, plain bisection, stopped
-below. So at 10,000 and 20,000 bytes the harness's JPEG XL is the better one. With --kodak these two rows are computed
-again by plain bisection, and those means compared with the table.
+One difference is known. From quality 18 to 19 files of JPEG XL get shorter (of kodim06 by 7%, of kodim07 by 12%), so
+that a larger quality may fit above one that does not. The harness looks for it; the table's search, plain bisection,
+stopped below. So at 10,000 and 20,000 bytes the harness's JPEG XL is the better one. With --kodak these two rows are
+computed again by plain bisection, and those means compared with the table.
 
-Exit status 1 where a figure is further off than 0.02 dB or 0.002 LPIPS.
+The exit status is 1 if a figure differs by more than 0.02 dB or 0.002 LPIPS.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> int:
 
 
 def _compare(found: dict[str, float], expected: dict[str, str], note: str = "") -> bool:
-    """Prints a row of both; whether they agree."""
+    """Print a row of both; return whether they agree."""
     print(
         f"{expected['codec']:6} {expected['budget_bytes']:>7} {found['bytes']:7.0f}/{expected['bytes']:>7} "
         f"{found['psnr']:7.3f}/{expected['psnr']:>7} {found['lpips_alex']:8.4f}/{expected['lpips_alex']:>8}{note}",
@@ -68,7 +68,10 @@ def _compare(found: dict[str, float], expected: dict[str, str], note: str = "") 
 
 
 def _bisected(folder: Path, name: str, budget: int) -> dict[str, float]:
-    """Means over the pictures, of files found by bisection with no look above; the lowest quality where none fits."""
+    """Return the means over the images of files found by plain bisection.
+
+    If no quality fits, it is the lowest.
+    """
     codec, sums = build(parse(name)), {"bytes": 0.0, "psnr": 0.0, "lpips_alex": 0.0}
     sources = collect([folder])
     for source in sources:

@@ -1,8 +1,9 @@
-"""Convert a bundle of layout 1 (class "tiny", no configuration of the prior) to layout 2, in place or to another folder.
+"""Convert a bundle of layout 1 to layout 2, in place or to another folder.
 
     python benchmarks/convert_bundle.py FOLDER [OUT]
 
-Weights, priors and fingerprints stay as they are: only the manifest is written anew, and checked by loading the model.
+Layout 1 has the class "tiny" and no configuration of the prior. Weights, priors and fingerprints stay as they are:
+only the manifest is written anew, and checked by loading the model.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
-"""What each effort gains and costs: BD-rate against effort 0 by PSNR and perceptual metrics, and encoding time in multiples.
+"""Measure the gain and cost of each effort against effort 0.
 
-    python benchmarks/effort.py FOLDER [--model NAME|taef2] [--efforts 0 1 2 ...] [--qualities 25 45 65] [--count 12] [--side 256]
-                                [--vgg FILE] [--taef2 FILE.py] [--lpips WEIGHT] [--reach STEPS]
+    python benchmarks/effort.py FOLDER [--model NAME|taef2] [--efforts 0 1 2 ...] [--qualities 25 45 65] [--count 12]
+                                [--side 256] [--vgg FILE] [--taef2 FILE.py] [--lpips WEIGHT] [--reach STEPS]
 
-FOLDER holds training pictures; only those that training keeps for validation are used, crops from their middles, evenly
-spread. Real files. Time is that of the processor, one thread, so that a busy machine counts little. LPIPS is given twice: as it
-is usually computed, and as a mean over sixteen offsets, since AlexNet sees every fourth pixel only and refinement might please
-one phase. With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS, which refinement never sees.
-`--lpips` and `--reach` try other settings than the model's: what LPIPS weighs in refinement, and how far latents may move.
+It prints BD-rates by PSNR and perceptual metrics, and multiples of the encoding time. FOLDER holds training images;
+only the validation split is used, crops from their middles, evenly spread. Files are real. Time is that of the
+processor, one thread, so that a busy machine matters little. LPIPS is given twice: as it is usually computed, and as
+a mean over sixteen offsets, since AlexNet has a stride of 4 and refinement might be good at one phase only. With
+`--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS, which refinement never sees. `--lpips` and `--reach`
+replace the model's weight of LPIPS in refinement, and its limit of the latents' moves.
 """
 
 from __future__ import annotations
@@ -40,7 +41,10 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 
 
 def crops(folder: Path, count: int, side: int, scale: float = 1.0) -> list[NDArray[np.uint8]]:
-    """The middles of validation pictures that are large enough, evenly spread over them; pictures are scaled by `scale` first."""
+    """Return centre crops of validation images that are large enough, evenly spread.
+
+    Images are scaled by `scale` first.
+    """
     found = []
     for path in find_images([folder]).validation:
         pixels = load_pixels(path)
@@ -57,7 +61,10 @@ def crops(folder: Path, count: int, side: int, scale: float = 1.0) -> list[NDArr
 def goodness(
     original: NDArray[np.uint8], decoded: NDArray[np.uint8], lpips: Distance, others: Sequence[Distance] = ()
 ) -> list[float]:
-    """As MEASURES says, then `others`; -10 log10 of the distances, so that more is better and pchip sees something smooth."""
+    """Return the values of MEASURES, then of `others`.
+
+    Distances are in -10 log10: more is better, and pchip sees a smooth curve.
+    """
     one, other = (torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float() / 255 for p in (original, decoded))
     distances = [float(lpips(other[..., a:, b:], one[..., a:, b:])) for a in range(4) for b in range(4)]
     found = [distances[0], np.mean(distances), *(float(measure(other, one)) for measure in others)]
@@ -65,7 +72,7 @@ def goodness(
 
 
 def measured_by(vgg: Path | None) -> tuple[list[str], list[Distance]]:
-    """The names of all measures, and those of them that come after MEASURES."""
+    """Return the names of all measures, and the distances after MEASURES."""
     if vgg is None:
         return MEASURES, []
     trunk = read_vgg16(vgg)
@@ -73,7 +80,10 @@ def measured_by(vgg: Path | None) -> tuple[list[str], list[Distance]]:
 
 
 def bd_rate(anchor: NDArray[np.float64], tried: NDArray[np.float64], measure: int) -> float:
-    """Percent, of points (log2 of bytes, measures) ordered by quality; means over pictures first."""
+    """Return the BD-rate in percent, of means over images, ordered by quality.
+
+    Points are log2 of bytes, then measures.
+    """
     from bjontegaard import bd_rate as bjontegaard
 
     return float(

@@ -1,9 +1,11 @@
-"""The same symbols under every circumstance, each tried in a fresh process.
+"""Check that symbols are the same in all circumstances, each in a fresh process.
 
     python benchmarks/exactness.py FILE.sdc...
 
-Threads, oneDNN on and off, two levels of instruction sets, batches of 1, 8 and 16, inside and outside autocast, float32
-and bfloat16 as default precision. Prints a line for each, and how far pixels of bfloat16 and float32 decoding differ.
+Threads, oneDNN on and off, two levels of instruction sets, batches of 1, 8 and 16, inside and outside autocast,
+float32 and bfloat16 as default precision. It prints a line for each, and the difference of pixels of bfloat16 and
+float32
+decoding.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
-"""The experiment of 2022 against what came after it: bytes for latents at equal squared error.
+"""Compare the experiment of 2022 with priors: bytes for latents at equal MSE.
 
     python benchmarks/experiment_2022.py FOLDER [--spaces base taef2 taef2-pca4] [--count 4] [--side 512]
-    [--colours 256] [--taef2 FILE.py] [--fit MINUTES]
+                                         [--colours 256] [--taef2 FILE.py] [--fit MINUTES]
 
-For each picture the palette mode's payload is made; then, with the quantiser whose error is the same (interpolated between half
-steps of quality), come the bytes of the same latents by deflate of the plain symbols, by their zero-order entropy per channel
-(ideal, nothing else sent), by the adaptive prior and by the fitted one: `base` has its own; for taef2, --fit trains one on the
-pictures of FOLDER that are not measured. taef2-pca4 stands in for a space of four channels, as Stable Diffusion's has: the four
-principal components of TAEF2's latents, over the pictures measured. Errors are in the model's steps at quality 50.
+For each image the palette mode's payload is made; then, with the quantiser of equal error (interpolated between
+quality indices), the same latents are packed by deflate of the plain symbols, counted by their zero-order entropy per
+channel (ideal, without side information), and coded by the adaptive prior and by the fitted one: `base` has its own;
+for taef2, --fit trains one on the images of FOLDER that are not measured. taef2-pca4 replaces a space of four
+channels, as Stable Diffusion's
+has: the four principal components of TAEF2's latents, over the measured images. Errors are in the model's quantiser
+steps at
+quality 50.
 """
 
 from __future__ import annotations
@@ -38,13 +41,16 @@ from sdcodec.priors.sources import Coder
 from sdcodec.training.prior_fit import FitConfig, fit_prior
 
 CPU = torch.device("cpu")
-# Latents `[C, h, w]` in steps of a quality, and that in half steps → bytes, and the latents that are decoded.
+# Scaled latents `[C, h, w]` and their quality index → bytes, and decoded latents.
 Method = Callable[[Tensor, int], tuple[float, Tensor]]
 
 
 @dataclass(frozen=True)
 class Space:
-    """Latents to code, in steps at MIDDLE `[C, h, w]`, gains relative to that row `[201, C]`, and priors by name."""
+    """Latents to code, in quantiser steps at MIDDLE `[C, h, w]`.
+
+    Gains `[201, C]` are relative to that row; priors have names.
+    """
 
     name: str
     pictures: list[Tensor]
@@ -53,7 +59,7 @@ class Space:
 
 
 def space_of(codec: Codec, name: str, pixels: list[NDArray[np.uint8]], priors: dict[str, Prior]) -> Space:
-    """The latents of a bundle."""
+    """Return the latents of a bundle."""
     model = codec._model
     middle = model.quantiser.gain[MIDDLE][:, None, None]
     pictures = [codec._latents([read_picture(own)])[0] * middle for own in pixels]
@@ -62,7 +68,7 @@ def space_of(codec: Codec, name: str, pixels: list[NDArray[np.uint8]], priors: d
 
 
 def principal_components(space: Space, count: int) -> Space:
-    """The first `count` of a space's components, over its pictures."""
+    """Return the first `count` of a space's components, over its images."""
     flat = torch.cat([own.flatten(1) for own in space.pictures], 1).double()
     centred = flat - flat.mean(1, keepdim=True)
     _, vectors = torch.linalg.eigh(centred @ centred.T)
@@ -83,14 +89,14 @@ def _adaptive(channels: int) -> Prior:
 
 
 def deflated(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
-    """Plain symbols, one byte each where they fit, two where not, as zlib packs them."""
+    """Pack plain symbols with zlib, one or two bytes each."""
     symbols = scaled.round()
     kind = np.int8 if symbols.abs().max() < 128 else np.int16
     return len(zlib.compress(symbols.numpy().astype(kind).tobytes(), 9)), symbols
 
 
 def zero_order(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
-    """The entropy of each channel's symbols, by their own frequencies, which nobody has sent."""
+    """Return the entropy of each channel's symbols, with known frequencies."""
     symbols = scaled.round()
     bits = 0.0
     for own in symbols.numpy():
@@ -100,7 +106,7 @@ def zero_order(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
 
 
 def by_prior(prior: Prior) -> Method:
-    """Real bytes, of one block of up to 64x64."""
+    """Return real bytes, of one block of up to 64x64."""
 
     def coded(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
         coder = Coder(scaled[None], prior.hyper_latents(scaled[None], quality_index), prior.tables)
@@ -112,7 +118,7 @@ def by_prior(prior: Prior) -> Method:
 
 
 def at_error(method: Method, scaled: Tensor, wanted: float, gains: Tensor) -> float:
-    """Bytes at a mean squared error, log-linear between the two half steps of quality around it."""
+    """Return bytes at a mean squared error, log-linear between two quality indices."""
 
     def tried(quality_index: int) -> tuple[float, float]:
         gain = gains[quality_index][:, None, None]
@@ -133,7 +139,7 @@ def at_error(method: Method, scaled: Tensor, wanted: float, gains: Tensor) -> fl
 
 
 def nearest_error(scaled: NDArray[np.float32], chosen: Palettised) -> float:
-    """Mean squared error of the same palette without dithering."""
+    """Return the mean squared error of the same palette without dithering."""
     entries = (chosen.palette * float(chosen.unit) / (1 << VALUE_BITS) + chosen.offsets / (1 << OFFSET_BITS)).astype(
         np.float32
     )
@@ -143,8 +149,7 @@ def nearest_error(scaled: NDArray[np.float32], chosen: Palettised) -> float:
 
 
 def compare(space: Space, colours: int) -> None:
-    """Prints one space's table."""
-
+    """Print one space's table."""
     methods: dict[str, Method] = {"uniform, deflate": deflated, "uniform, zero-order entropy": zero_order}
     methods |= {f"uniform, {name} prior": by_prior(prior) for name, prior in space.priors.items()}
     sizes: dict[str, list[float]] = {f"palette of {colours}, dithered": []}

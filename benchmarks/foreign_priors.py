@@ -1,19 +1,24 @@
-"""A foreign autoencoder's latents under the adaptive and a fitted prior, beside zlib, ideal entropy, PNG and WebP.
+"""Code a foreign autoencoder's latents with the adaptive and a fitted prior.
 
     python benchmarks/foreign_priors.py LOADER.py TESTED --photographs FOLDER --work FOLDER [--minutes 10 | --steps N]
-    python benchmarks/foreign_priors.py LOADER.py TESTED --work FOLDER --fitted      (later: with what is in --work)
+    python benchmarks/foreign_priors.py LOADER.py TESTED --work FOLDER --fitted      (later, with the contents of
+    --work)
 
-LOADER.py is a module with a function `load()` that gives a PyTorch module with `encode(images)` and `decode(latents)`: images
-`[B, 3, H, W]` in [0, 1], latents `[B, 32, H/8, W/8]`. The bundle is made as `models add` makes one (steps calibrated on
-photographs, the adaptive prior), then fitted as `models fit` does. What is reported is measured on the centre crops of TESTED:
+LOADER.py is a module with a function `load()` that returns a PyTorch module with `encode(images)` and
+`decode(latents)`: images `[B, 3, H, W]` in [0, 1], latents `[B, 32, H/8, W/8]`. The bundle is made as `models add`
+makes one (quantiser steps calibrated on photographs, the adaptive prior), then fitted as `models fit` does. Measured
+on the centre crops of
+TESTED:
 
-- bytes of real files, headers and all; PSNR and LPIPS of what they decode to;
-- at the same quantiser steps, for the plain integers round(latent / step): zlib (level 9) of them as 8-bit values, their ideal
-  zero-order entropy with the frequencies of each channel of each picture known and free, lossless PNG and WebP of their planes
-  side by side as one grey picture;
-- `error`: the mean squared error of the latents in steps, with plain rounding and with either prior. Both priors round around
-  their predictions; that their error is no larger is what makes the comparison fair;
-- `same`: bytes of the adaptive prior for exactly those integers, its means rounded to whole steps.
+- bytes of real files; PSNR and LPIPS of the decoded images;
+- at the same quantiser steps, for the plain integers round(latent / step): zlib (level 9) of them as 8-bit values,
+their ideal
+  zero-order entropy with the frequencies of each channel of each image known and free, lossless PNG and WebP of their
+  planes side by side as one grey image;
+- `error`: the mean squared error of the latents in quantiser steps, with plain rounding and with either prior. Both
+priors round
+  around their predictions; the comparison is fair because their error is no larger;
+- `same`: bytes of the adaptive prior for exactly those integers, its means rounded to whole quantiser steps.
 """
 
 from __future__ import annotations
@@ -77,15 +82,15 @@ class Foreign:
             return self._network.decode(latents).float().clamp(0, 1)
 
     def unclamped(self, latents: Tensor) -> Tensor:
-        """With gradients: what calibration asks for."""
+        """Decode with gradients, for calibration."""
         return self._network.decoder(latents)
 
 
 class _WholeMeans(AdaptivePrior):
-    """Predicts whole steps only, so that the integers of a plain quantiser come back as they are."""
+    """Predicts whole quantiser steps only: integers are those of a plain quantiser."""
 
     def __init__(self, *parts: Any, whole: Callable[[Tensor], Tensor]) -> None:
-        """`whole` makes whole steps of means in sixteenths."""
+        """Wrap a prior; `whole` rounds means in sixteenths to whole quantiser steps."""
         super().__init__(*parts)
         self._whole = whole
 
@@ -109,7 +114,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="where the two bundles are kept")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--steps", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=0, help="at most so many to fit on; 0: as time allows, or all")
+    parser.add_argument("--pictures", type=int, default=0, help="limit to fit on; 0: as time allows, or all")
     parser.add_argument("--width", type=int, default=FitConfig.width, help="of the fitted prior's network")
     parser.add_argument("--fitted", action="store_true", help="take the bundles in --work as they are")
     parser.add_argument("--quality", type=float, nargs="+", default=[10, 30, 50, 70, 90])
@@ -205,7 +210,7 @@ def _measured(source: Source, codecs: Mapping[str, Codec], options: argparse.Nam
 
 
 def _classic(whole: NDArray[np.int64]) -> dict[str, float]:
-    """Bytes of integers `[C, h, w]` in other ways; 8 bits hold them (checked)."""
+    """Return bytes of integers `[C, h, w]` in other formats; they fit in 8 bits."""
     assert np.abs(whole).max() < 128
     entropy = 0.0
     for channel in whole:
@@ -229,7 +234,7 @@ def _saved(image: Image.Image, kind: str, **settings: Any) -> int:
 
 
 def _same_integers(whole: Tensor, way: str) -> int:
-    """Bytes of the adaptive prior for exactly these integers; it checks that they come back."""
+    """Return the adaptive prior's bytes for exactly these integers, and check them."""
     tensors, tables = adaptive_prior_tensors(whole.shape[0])
     prior = _WholeMeans(tensors, tables, torch.device("cpu"), whole=WAYS_TO_WHOLE[way])
     shape = (1, *whole.shape[1:])
@@ -254,7 +259,10 @@ def _summary(quality: float, rows: list[Row]) -> None:
 
 
 def _timing() -> None:
-    """Seconds each way of a block of smooth random latents, the best of three; what a prior has learnt does not matter."""
+    """Print seconds each way of a block of smooth random latents, the best of three.
+
+    The content of a prior has no influence on them.
+    """
     for channels in (4, 32):
         random = torch.Generator().manual_seed(0)
         scaled = 2 * torch.nn.functional.avg_pool2d(torch.randn(1, channels, 66, 66, generator=random), 3, stride=1)

@@ -1,14 +1,15 @@
-"""Stable Diffusion's networks at full size, with random weights: parameters, peak memory and time of each stage.
+"""Measure Stable Diffusion's networks at full size, with random weights.
 
     python benchmarks/full_size.py [--models sd15 sd21 sdxl] [--precision auto] [--side 512]
 
-The configurations are the published ones, so memory and time are those of the real models; pictures are noise. Each stage is
-a process of its own, which reads a bundle as the command does; peak memory is the whole process's, Python and PyTorch
-included. `--dtype` is what weights are stored in. With CUDA also: one step of the SDXL-Turbo-size UNet plus the VAE's decoder,
-warm, on one picture and on eight (for comparison: 207 ms for a 512x512 image of SDXL-Turbo on an A100, the whole pipeline, as
-its authors report).
+It prints parameters, peak memory and time of each stage. The configurations are the published ones, so memory and
+time are those of the real models; images are noise. Each stage is a process of its own, which reads a bundle as the
+command does; peak memory is the whole process's, Python and PyTorch included. `--dtype` is the type of the stored
+weights. With CUDA
+also: one step of the SDXL-Turbo-size UNet plus the VAE's decoder, warm, on one image and on eight (for comparison:
+207 ms for a 512x512 image of SDXL-Turbo on an A100, the whole pipeline, as its authors report).
 
-Exits with 1 where decoding with sd15's UNet takes 6 GB or more.
+The exit status is 1 if decoding with sd15's UNet takes 6 GB or more.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ def main() -> None:
 
 
 def _turbo(options: argparse.Namespace) -> None:
-    """One step and the VAE, warm: only where there is a GPU."""
+    """Measure one step and the VAE, warm, on a GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -134,7 +135,7 @@ def _turbo(options: argparse.Namespace) -> None:
 
 
 def _child(stage: str, folder: str, options: argparse.Namespace, model: str) -> dict[str, Any]:
-    """A stage in a process of its own; returns what it measured."""
+    """Run a stage in a process of its own; return its figures."""
     settings = {**vars(options), "stage": stage, "folder": folder, "model": model}
     code = "import json, sys, full_size; full_size.run(json.loads(sys.argv[1]))"
     done = subprocess.run(
@@ -147,7 +148,7 @@ def _child(stage: str, folder: str, options: argparse.Namespace, model: str) -> 
 
 
 def run(settings: dict[str, Any]) -> None:
-    """What a child does: prints its figures as JSON."""
+    """Run a stage in a child: print its figures as JSON."""
     import torch
 
     if settings["stage"] == "bundle":
@@ -176,7 +177,10 @@ def run(settings: dict[str, Any]) -> None:
 
 
 def _warm(codec: Any, side: int) -> dict[str, Any]:
-    """Seconds of one step and the VAE's decoder, the median over rounds, for one picture and for eight at once."""
+    """Return seconds of one step and the VAE's decoder, the median over rounds.
+
+    They are for one image and for eight at once.
+    """
     import torch
 
     times = {}
@@ -194,7 +198,7 @@ def _warm(codec: Any, side: int) -> dict[str, Any]:
 
 
 def make_bundle(folder: Path, model: str, dtype: Any) -> dict[str, int]:
-    """Writes a bundle with random weights; returns how many parameters its networks have."""
+    """Write a bundle with random weights; return the numbers of its parameters."""
     import torch
 
     from sdcodec.autoencoders import diffusers
@@ -233,7 +237,10 @@ def make_bundle(folder: Path, model: str, dtype: Any) -> dict[str, int]:
 
 
 def _random(network: Any, dtype: Any) -> dict[str, Any]:
-    """Weights of about 1 / fan-in in variance, cut from one block of noise: drawing billions of numbers would take minutes."""
+    """Return weights of about 1 / fan-in in variance, cut from one block of noise.
+
+    Drawing billions of numbers would take minutes.
+    """
     import torch
 
     noise = torch.randn(1 << 20, generator=torch.Generator().manual_seed(1))

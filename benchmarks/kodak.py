@@ -1,6 +1,7 @@
-"""Kodak's centre crops of 512x512 at byte budgets: a table of means, and a failure where a budget is not met.
+"""Print a table of Kodak's centre crops at byte budgets; fail if one is not met.
 
-python benchmarks/kodak.py FOLDER [--bytes 2500 5000 10000] [--codecs jpeg webp avif jxl] [--model base] [--out DIR]
+    python benchmarks/kodak.py FOLDER [--bytes 2500 5000 10000] [--codecs jpeg webp avif jxl] [--model base] [--out
+    DIR]
 
 A short cut to `sdcodec eval`; with --out the results are kept there.
 """

@@ -1,6 +1,8 @@
-"""Peak memory of encoding and decoding a 24-megapixel photograph on the CPU, each in a fresh process.
+"""Measure peak memory of encoding and decoding a 24-megapixel photograph.
 
-python benchmarks/memory.py [IMAGE] [--megapixels 24]
+    python benchmarks/memory.py [IMAGE] [--megapixels 24]
+
+Each runs on the CPU in a fresh process.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ sys.exit(status)
 
 
 def large_photograph(path: Path, megapixels: float) -> Image.Image:
-    """A 3:2 picture of so many megapixels: mirrored copies of a smaller one, with noise so that no two are alike."""
+    """Make a 3:2 image of `megapixels`: mirrored copies of a smaller one, with noise."""
     with Image.open(path) as image:
         tile = np.asarray(image.convert("RGB"))
     width = round((megapixels * 1e6 * 1.5) ** 0.5)

@@ -1,10 +1,10 @@
-"""What a run of `sdcodec eval` has found, into the documentation: its tables and plots, and a table into Markdown pages.
+"""Publish a run of `sdcodec eval` in the documentation: tables, plots, pages.
 
     python benchmarks/publish.py RESULTS docs/results/kodak-crops README.md sdcodec/bundles/base/README.md
 
-Copies CSV, JSON and plots, none of the pictures. In each page the lines between `<!-- NAME -->` and `<!-- end NAME -->`
-become the table of means (NAME is the last part of the folder), so that no figure is typed by hand. Below it, on whole Kodak,
-stand the figures that others have published.
+It copies CSV, JSON and plots, none of the images. In each page the lines between `<!-- NAME -->` and `<!-- end NAME
+-->` become the table of means (NAME is the last part of the folder), so that no figure is typed by hand. Below it, on
+whole Kodak, are published figures of other codecs.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ COLUMNS = {
     "lpips_vgg": ("LPIPS-VGG", 4),
     "dists": ("DISTS", 4),
 }
-BEYOND = 1.05  # of the highest rate that was measured: up to where others' points stand beside ours
+BEYOND = 1.05  # share of the highest measured rate: limit of the published points
 TITLES = {"sdcodec": "**sdcodec**", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """A row for each point and codec, points first, so that codecs of the same size stand together."""
+    """Return a row for each point and codec, points first."""
     columns = {name: how for name, how in COLUMNS.items() if name in {m["column"] for m in results["metrics"]}}
     first = "budget, bytes" if results["rate"] == "bytes" else "quality"
     lines = [
@@ -56,7 +56,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def _published(results: dict[str, Any], columns: Mapping[str, tuple[str, int]]) -> list[str]:
-    """A row for each of others' points within the range of rates that was measured, where it says more than a rate."""
+    """Return a row for each published point within the measured range of rates."""
     highest = max((point["bpp"] or 0 for codec in results["codecs"] for point in codec["points"]), default=0)
     lines = []
     for curve in results["published"]:
@@ -68,7 +68,7 @@ def _published(results: dict[str, Any], columns: Mapping[str, tuple[str, int]]) 
 
 
 def insert(page: Path, name: str, table: str) -> None:
-    """Puts the table between the page's marks; fails where there are none."""
+    """Put the table between the page's marks; fail without marks."""
     text = page.read_text(encoding="utf-8")
     marked = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
     if not marked.search(text):

@@ -1,9 +1,9 @@
-"""Warm speed on the CPU, as ratios to WebP's and AVIF's encoders in the same run.
+"""Measure warm speed on the CPU, as ratios to WebP's and AVIF's encoders.
 
     python benchmarks/speed.py IMAGE... [--rounds 9] [--model base] [--precision auto]
 
 Whole functions, from a PIL image of 512x512 to bytes and back. Everything is timed in turn within a round, and the
-figures are medians over rounds and images, so that noise of a shared machine falls on all alike.
+figures are medians over rounds and images, so that noise of a shared machine affects all alike.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _saved(image: Image.Image, kind: str, **settings: int) -> bytes:
 
 
 def _command(codec: Codec, model: str, image: Image.Image, rounds: int) -> None:
-    """The `decode` command, started anew each time, against starting Python and importing PyTorch."""
+    """Time the `decode` command, started anew, against Python and importing PyTorch."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "picture.sdc")
         file.write_bytes(codec.encode(image, quality=QUALITY, effort=0).data)

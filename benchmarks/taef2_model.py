@@ -1,6 +1,7 @@
-"""TAEF2, FLUX.2's tiny autoencoder, as a bundle: real latents of a foreign autoencoder to measure with.
+"""TAEF2, FLUX.2's small autoencoder, as a bundle: real latents to measure with.
 
-Its weights are no part of the package: a loader, FILE.py with a function `load()`, gives the PyTorch module with its weights.
+Its weights are no part of the package: a loader, FILE.py with a function `load()`, returns the PyTorch module with
+its weights.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ CHANNELS, FACTOR = 32, 8
 
 
 class Taef2Autoencoder:
-    """As sdcodec asks for; float32. Some of its blocks normalise globally, so windows are blended."""
+    """TAEF2 in float32 behind the protocol of an autoencoder.
+
+    Some of its blocks normalise globally, so windows are blended.
+    """
 
     channels, factor, margin = CHANNELS, FACTOR, None
     refinement_reach = math.inf
@@ -33,20 +37,20 @@ class Taef2Autoencoder:
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """`[B, 3, H, W]` → `[B, 32, H/8, W/8]`."""
+        """Encode `[B, 3, H, W]` to `[B, 32, H/8, W/8]`."""
         return self.network.encoder(images)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, quality_index: int) -> Tensor:
-        """And back."""
+        """Decode `[B, 32, h, w]` to `[B, 3, 8h, 8w]`."""
         return self.decode_with_gradient(latents, quality_index)
 
     def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
-        """Differentiable."""
+        """Decode as `decode`, differentiable."""
         return self.unclamped(latents).clamp(0, 1)
 
     def unclamped(self, latents: Tensor) -> Tensor:
-        """Not limited to [0, 1]: what the calibration asks for."""
+        """Decode without limits, for calibration."""
         return self.network.decoder(latents)
 
 
@@ -63,7 +67,10 @@ def network(path: Path | None) -> nn.Module:
 
 
 def codec(folder: Path, loader: Path | None) -> Codec:
-    """Load the bundle in `folder`, made there if it is missing: calibrated quantiser steps, adaptive prior."""
+    """Load the bundle in `folder`, made there if it is missing.
+
+    It has calibrated quantiser steps and the adaptive prior.
+    """
     model = network(loader)
 
     def load(
@@ -73,7 +80,7 @@ def codec(folder: Path, loader: Path | None) -> Codec:
 
     loading.AUTOENCODERS["taef2"] = load
     if not (folder / MANIFEST).exists():
-        autoencoder = cast(DiffusersAutoencoder, Taef2Autoencoder(model))  # it has what the calibration uses
+        autoencoder = cast(DiffusersAutoencoder, Taef2Autoencoder(model))  # it has the attributes that calibration uses
         gain, inverse_gain = calibration.gain_rows(
             calibration.measure(autoencoder, calibration.made_pictures()), FACTOR
         )

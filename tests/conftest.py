@@ -1,4 +1,4 @@
-"""What several tests share: pictures made here, the shipped model, and a model with random weights."""
+"""Fixtures that several tests share: synthetic photographs and a random model."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def save_photographs(folder: Path, count: int, side: int = 96) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_effort_unasked() -> Iterator[None]:
-    """Refining takes ten times as long as all else: no picture here is small enough for it where a test doesn't ask."""
+    """Switch default refinement off: it takes ten times as long as everything else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(effort, "UNNAMED", ())
         yield
@@ -70,7 +70,7 @@ def _no_effort_unasked() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def random_model() -> TrainingModel:
-    """A small model with random weights and gains that make symbols of every size."""
+    """Make a small random model whose gains give symbols of every size."""
     torch.manual_seed(5)
     model = TrainingModel(SMALL, SMALL_PRIOR)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def random_model() -> TrainingModel:
 
 @pytest.fixture(scope="session")
 def random_bundle(random_model: TrainingModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a bundle made from `random_model`."""
+    """Make the folder of a bundle from `random_model`."""
     folder = tmp_path_factory.mktemp("bundles") / "random"
     images = np.stack([photograph(128, 128, seed) for seed in range(4)])
     export(random_model.state_dict(), SMALL, SMALL_PRIOR, images, folder, "random", {})
@@ -95,7 +95,10 @@ def random_bundle(random_model: TrainingModel, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder: two crops of the photograph and a broken file, three codecs, at sizes that JPEG partly cannot reach."""
+    """Make a results folder of two crops, a broken file and three codecs.
+
+    JPEG cannot reach some of the sizes.
+    """
     folder = tmp_path_factory.mktemp("evaluated")
     with Image.open(Path(__file__).parents[1] / "images" / "raccoon.png") as image:
         photo = image.convert("RGB")
@@ -112,7 +115,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def adaptive_bundle(random_bundle: Path, tmp_path: Path) -> Path:
-    """A copy of `random_bundle` that encodes with an adaptive prior; the learned one comes second."""
+    """Copy `random_bundle` with an adaptive prior first and the learned one second."""
     folder = tmp_path / "adaptive"
     shutil.copytree(random_bundle, folder)
     with_adaptive_prior(folder)
@@ -128,7 +131,10 @@ def with_adaptive_prior(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of VGG-16's shape, random, named as torchvision names them; and something that is not asked for."""
+    """Write random weights of VGG-16's shape under torchvision's names.
+
+    The file has another tensor, too.
+    """
     torch.manual_seed(1)
     tensors, channels = {"classifier.0.bias": torch.zeros(3)}, 3
     for position, layer in zip(POSITIONS, VGG16, strict=True):

@@ -1,6 +1,8 @@
-"""Makes the golden files of the prior that encodes by default: once, when it is new. Those of earlier priors stay for ever.
+"""Make the golden files of the prior that encodes by default, when it is new.
 
-python tests/make_golden.py
+    python tests/make_golden.py
+
+Those of earlier priors stay permanently.
 """
 
 from __future__ import annotations

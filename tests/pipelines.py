@@ -1,4 +1,7 @@
-"""Folders as diffusers writes them, with random weights: every family of autoencoders, and a whole pipeline, small."""
+"""Folders as diffusers writes them, with random weights: all autoencoder families.
+
+There is a small pipeline, too.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def network(family: str, seed: int = 3) -> Any:
-    """A network of diffusers with random weights, in evaluation mode."""
+    """Make a network of diffusers with random weights, in evaluation mode."""
     import diffusers
 
     torch.manual_seed(seed)
@@ -86,13 +89,16 @@ def network(family: str, seed: int = 3) -> Any:
 
 
 def autoencoder_folder(family: str, folder: Path) -> Path:
-    """An autoencoder alone, written by `save_pretrained`."""
+    """Write an autoencoder alone with `save_pretrained`."""
     network(family).save_pretrained(folder)
     return folder
 
 
 def pipeline_folder(folder: Path) -> Path:
-    """A pipeline of Stable Diffusion 1.x: VAE, CLIP text encoder and tokenizer, index, model card and licence. No UNet."""
+    """Write a pipeline of Stable Diffusion 1.x without its UNet.
+
+    It has VAE, CLIP text encoder and tokenizer, index, model card and licence.
+    """
     network("sd1").save_pretrained(folder / "vae")
     save_text_encoder(folder, "", projected=False)
     index = {

@@ -1,4 +1,7 @@
-"""A decoder from `.sdc` bytes to integers in plain Python and NumPy, after docs/format.md: it shares no code with the library."""
+"""Reference decoder after docs/format.md (one file, to be read with that page).
+
+It is plain Python and NumPy and shares no code with the library.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ MASK = (1 << 64) - 1
 
 
 def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
-    """The integers of section 5, `[C, h, w]`."""
+    """Decode the integers of section 5, `[C, h, w]`."""
     factor, quality, width, height, letter, payload = parse(data)
     rows, columns = -(-height // (4 * factor)) * 4, -(-width // (4 * factor)) * 4
     tensors = load_file(prior_file)
@@ -35,7 +38,10 @@ def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
 
 
 def parse(data: bytes) -> tuple[int, int, int, int, bytes, bytes]:
-    """Pixels a latent, quality in half steps, width, height, and the chunk L or P: letter and payload."""
+    """Return pixels per latent, quality index, width, height, and the chunk L or P.
+
+    The chunk is its letter and payload.
+    """
     assert data[:4] == b"\x89SDC" and data[4] & 0xFC == 0x10
     factor = (8, 16, 32, 4)[data[4] & 3]
     assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
@@ -54,7 +60,7 @@ def parse(data: bytes) -> tuple[int, int, int, int, bytes, bytes]:
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:
-    """A number and the position behind it."""
+    """Return a number and the position behind it."""
     value = shift = 0
     while True:
         byte = data[position]
@@ -252,7 +258,7 @@ class Model:
         return x
 
     def one_pass(self, k: int, context: Integers, features: Integers, rank: Integers) -> Integers:
-        """The sums of the head, `[2C, h, w]`."""
+        """Return the sums of the head, `[2C, h, w]`."""
         name = f"pass{k}"
         inputs = features
         if k > 0:
@@ -324,7 +330,7 @@ class AdaptiveModel:
 
 
 def opposite(place: int, reach: int, size: int) -> tuple[int, int]:
-    """The neighbours before and after; one that is outside is replaced by the other."""
+    """Return the neighbours before and after; an outside one becomes the other."""
     before, after = place - reach, place + reach
     return (after if before < 0 else before), (before if after >= size else after)
 
@@ -333,7 +339,7 @@ def opposite(place: int, reach: int, size: int) -> tuple[int, int]:
 
 
 def palette(payload: bytes, channels: int, rows: int, columns: int) -> NDArray[np.int32]:
-    """The integers of a chunk P."""
+    """Decode the integers of a chunk P."""
     colours, unit = payload[0] + 1, 256 * payload[1] + payload[2]
     offsets = [int.from_bytes(payload[3 + 2 * c : 5 + 2 * c], "big", signed=True) for c in range(channels)]
     inflated = zlib.decompress(payload[3 + 2 * channels :], -15)

@@ -1,4 +1,4 @@
-"""The adaptive prior: exact whatever the circumstances, never lost for words, and worth its parameters."""
+"""The adaptive prior: exact in all circumstances, and worth its parameters."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def prior(channels: int) -> AdaptivePrior:
 
 
 def smooth(batch: int, channels: int, height: int, width: int, size: float = 2.0, seed: int = 0) -> torch.Tensor:
-    """Latents in quantiser steps: a smooth field whose contrast changes from place to place, and noise."""
+    """Make scaled latents: a smooth field of changing contrast, and noise."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, channels, height // 4 + 1, width // 4 + 1, generator=random)
     contrast = torch.randn(batch, 1, height // 4 + 1, width // 4 + 1, generator=random).exp()

@@ -1,4 +1,7 @@
-"""Bundles on disk: the manifest's configurations decide the networks, and tensors that differ from them are refused."""
+"""Bundles on disk: the manifest's configurations decide the networks.
+
+Tensors that differ from them are refused.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def test_pictures_of_several_blocks_come_back(codec):
 
 
 def test_windows_change_nothing(codec, monkeypatch):
-    """Windowed and whole results agree up to the rounding of float32: no seams by construction."""
+    """Windowed and whole results agree up to the rounding of float32."""
     picture = sdcodec.codec.read_picture(photograph(416, 352))
     whole_latents = codec._latents([picture])
     data = codec.encode(picture.rgb, quality=60).data
@@ -238,7 +238,7 @@ def test_metadata_travels_when_asked_for(codec):
 
 
 def test_of_two_models_with_one_prior_the_order_of_decoding_decides_nothing(tmp_path):
-    """Files name their prior; what another model with the same prior decoded before must not decide which decoder is taken."""
+    """Files name their prior; earlier decoding with another model has no influence."""
     shipped = store.find(store.DEFAULT)
     twin = tmp_path / "twin"
     shutil.copytree(shipped.folder, twin)

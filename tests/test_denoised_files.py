@@ -1,4 +1,4 @@
-"""Files of a bundle with a UNet: what they say of the error, and what `--denoise` changes and leaves."""
+"""Files of a bundle with a UNet (one file: its bundles are slow to make)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOW, HIGHEST = 20, 100  # qualities whose error is above and below the smallest 
 
 
 def with_unet(bundle: Path, family: str, folder: Path) -> Path:
-    """A copy of a bundle that has the UNet of a family, and another name."""
+    """Copy a bundle so that it has the UNet of a family, and another name."""
     place = Path(shutil.copytree(bundle, folder / family))
     tensors, configuration = import_unet(save_pipeline(family, folder / f"{family}-pipeline"), torch.float16)
     writing.add_denoiser(store.read_manifest(place), tensors, configuration)
@@ -76,7 +76,7 @@ class Oracle:
 @pytest.mark.parametrize("num_steps", [1, 3])
 @pytest.mark.parametrize("quality", [0, 15, 30, 45])
 def test_with_an_oracle_the_clean_latents_come_back(bundles, quality, num_steps):
-    """From the file alone: the level comes from the chunk, which is exact to half a sixteenth of an octave."""
+    """The level comes from the chunk, exact to half a sixteenth of an octave."""
     codec = sdcodec.Codec(bundles["sd15"], device="cpu", precision="float32")
     clean = codec._latents([read_picture(PICTURE)])
     data = codec.encode(PICTURE, quality=quality).data
@@ -100,7 +100,7 @@ def test_the_measured_error_is_the_errors(codec):
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl-turbo"])
 def test_palette_files_are_cleaned_from_their_own_error(bundles, family):
-    """The experiment of 2022 from end to end: dithered latents, the level of their error in the file, a few UNet steps."""
+    """The experiment of 2022 from end to end: dithering, its error, a few UNet steps."""
     codec = sdcodec.Codec(bundles[family], device="cpu", precision="float32")
     data = codec.encode(DITHERED, mode="palette").data
     container = Container.from_bytes(data)
@@ -359,7 +359,7 @@ def test_an_added_unet_can_be_read_by_others_and_keeps_the_fingerprint(bundles, 
 
 @pytest.fixture
 def folder(bundles, random_bundle, tmp_path, monkeypatch):
-    """A file, with the turbo bundle installed in the place of the random one that has no UNet."""
+    """Make a file, with the turbo bundle installed instead of the random one."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(bundles["sdxl-turbo"], tmp_path / "home" / "turbo")
     monkeypatch.setenv("SDCODEC_HOME", str(tmp_path / "home"))
@@ -419,7 +419,7 @@ def test_info_names_the_chunk(folder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_goes_from_its_folder_to_a_denoised_picture(family, tmp_path, monkeypatch):
-    """Added as a whole; no text encoder is left, and nothing of transformers is asked for afterwards."""
+    """Text encoders are not stored, and transformers is not imported afterwards."""
     monkeypatch.setenv("SDCODEC_HOME", str(tmp_path / "home"))
     folder = save_pipeline(family, tmp_path / family, channels=4)
     network("sd1").save_pretrained(folder / "vae")

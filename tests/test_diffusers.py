@@ -1,4 +1,7 @@
-"""Diffusers' autoencoders as models: every family there and back, from random weights that `save_pretrained` wrote."""
+"""Diffusers' autoencoders as models (one file: its models are slow to make).
+
+Their random weights were written by `save_pretrained`.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ families = pytest.mark.parametrize("family", GEOMETRY)
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
-    """A home for models with one of each family, added from folders that are gone by then."""
+    """Make a home for models with one of each family; their folders are gone."""
     home = tmp_path_factory.mktemp("home")
     sources = tmp_path_factory.mktemp("sources")
     with pytest.MonkeyPatch.context() as patch:
@@ -78,7 +81,7 @@ def test_refines_where_it_is_asked_to_only(codecs, family, monkeypatch):
 
 @families
 def test_latents_are_those_that_the_family_s_unet_knows(codecs, family):
-    """Against diffusers' own pipelines: `image_processor`, `encode`, then what each does before its UNet."""
+    """Compare with diffusers' pipelines: `image_processor`, `encode`, and scaling."""
     network = pipelines.network(family)
     images = torch.from_numpy(photograph(64, 64)).permute(2, 0, 1)[None].float() / 255
     config = network.config
@@ -137,7 +140,7 @@ def test_budgets_are_met_and_used(codecs, family):
 
 
 def test_symbols_are_the_same_in_another_process_with_other_threads(codecs, home, tmp_path):
-    """Decoded there from the file alone, and encoded there from the model alone: the same digests."""
+    """Decoded from the file alone, and encoded by the model alone: equal digests."""
     expected = {}
     for family, codec in codecs.items():
         data = codec.encode(photograph(70, 90), quality=60).data
@@ -172,21 +175,21 @@ def test_the_same_model_added_again_reads_the_same_files(codecs, tmp_path, monke
 
 
 def use_windows(monkeypatch, factor, size, fade=2):
-    """Windows of `size` latents in the place of 768 pixels."""
+    """Use windows of `size` latents instead of 768 pixels."""
     monkeypatch.setattr(windowed, "BLENDED_PIXELS", size * factor)
     monkeypatch.setattr(windowed, "FADE_PIXELS", fade * factor)
     monkeypatch.setattr(windowed, "GUARD_PIXELS", min(fade, 1) * factor)
 
 
 def seam(found, whole):
-    """The largest jump of the error from one column of pixels to the next, on average over the rows."""
+    """Return the largest jump of the error between columns, averaged over the rows."""
     error = found.astype(float) - whole
     return np.abs(np.diff(error, axis=2)).mean((0, 1, 3)).max()
 
 
 @pytest.mark.parametrize(("family", "size"), [("sd1", 24), ("flux2", 24), ("dc", 12)])
 def test_windows_fade_into_each_other(codecs, family, size, monkeypatch):
-    """Normalisation sees less of the picture in a window, so results differ a little; but there is no seam."""
+    """Normalisation sees only a window, so results differ; but there is no seam."""
     autoencoder = codecs[family]._model.autoencoder
     f = autoencoder.factor
     pixels = photograph(size * f, 2 * size * f)[None]
@@ -202,7 +205,7 @@ def test_windows_fade_into_each_other(codecs, family, size, monkeypatch):
 
 
 def test_windows_of_working_autoencoders_leave_no_seam(monkeypatch):
-    """A transform whose normalisation sees the whole picture: jumps at the seam are hardly larger than elsewhere."""
+    """With global normalisation, jumps at the seam hardly exceed those elsewhere."""
 
     class Autoencoder:
         channels, factor, margin = 48, 8, None
@@ -272,7 +275,7 @@ def test_sdxl_runs_in_float32_where_float16_would_overflow(home):
 
 
 def test_who_does_not_ask_for_float32_does_not_get_it(tmp_path, monkeypatch):
-    """Stable Diffusion 1.x was written before `force_upcast` was, and does not overflow."""
+    """Stable Diffusion 1.x is older than `force_upcast`, and does not overflow."""
     monkeypatch.setenv("SDCODEC_HOME", str(tmp_path / "home"))
     folder = pipelines.autoencoder_folder("taesd", tmp_path / "source")
     config = json.loads((folder / "config.json").read_text())

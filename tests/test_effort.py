@@ -1,4 +1,4 @@
-"""Effort: files of every level are ordinary, keep budgets, and cost less for what they show."""
+"""Effort: files of every level are ordinary, keep budgets, and are better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where results go, and that they are written whole or not at all."""
+"""Places of results, and output that is written whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The specification is enough: a decoder written from it alone agrees with the library, on fresh and on golden files."""
+"""The specification is complete: a decoder written from it agrees with the code.
+
+It is tested on fresh and on golden files.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ def test_it_agrees_under_a_fitted_prior(adaptive_bundle, tmp_path):
 
 
 def test_it_agrees_on_escapes_too(random_bundle):
-    """Black and white noise at the best quality: symbols far outside of what the prior expects."""
+    """Black and white noise at the best quality has symbols far outside of the tables."""
     codec = sdcodec.Codec(random_bundle, device="cpu")
     noise = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (64, 64, 3))
     data = codec.encode(noise, quality=100).data

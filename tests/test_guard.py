@@ -1,4 +1,4 @@
-"""Tests of the guard of a run: steps that do not count, and signs of divergence in the log."""
+"""Tests of the guard of a run: skipped steps, and signs of divergence."""
 
 from __future__ import annotations
 

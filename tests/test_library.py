@@ -1,4 +1,4 @@
-"""The library's surface: shared weights, threads, pickles, and what a program expects of a package."""
+"""The library's surface: shared weights, threads, pickles, and the package."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sdcodec.bundles import loading, store
 
 @pytest.fixture
 def added(random_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The random model among the user's, called `own`."""
+    """Put the random model among the user's, called `own`."""
     monkeypatch.setenv("SDCODEC_HOME", str(tmp_path / "home"))
     return Path(shutil.copytree(random_bundle, tmp_path / "home" / "own"))
 

@@ -1,4 +1,4 @@
-"""Tests of the distortion terms of training: luma structure and limited squared error."""
+"""Tests of distortion terms: luma structure and limited squared error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def image(seed: int) -> torch.Tensor:
 
 
 def expected_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Contrast and structure of SSIM by scikit-image, times the term of means of SSIMULACRA 2."""
+    """Return SSIM by scikit-image with the term of means of SSIMULACRA 2."""
     # K1 so large that the term of means of SSIM is 1 everywhere.
     _, found = structural_similarity(
         x, y, data_range=1.0, gaussian_weights=True, use_sample_covariance=False, sigma=1.5, K1=1e6, full=True

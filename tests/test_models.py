@@ -1,4 +1,4 @@
-"""`sdcodec models`: adding from folders and from the hub, what is refused and how, listing, showing, removing."""
+"""`sdcodec models` (one file: its folders are slow to make)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def invoke(*arguments: str, status: int = 0) -> str:
-    """The command in this process; what it printed, or the one line of its error."""
+    """Run the command in this process; return its output or its line of error."""
     result = CliRunner().invoke(cli, list(arguments))
     if isinstance(result.exception, SdcodecError):  # what main() turns into a line and a status
         assert status == (2 if isinstance(result.exception, OptionError) else 1)
@@ -35,13 +35,13 @@ def invoke(*arguments: str, status: int = 0) -> str:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory):
-    """A folder of Stable Diffusion 1.x, with a text encoder and a tokenizer."""
+    """Write a folder of Stable Diffusion 1.x, with a text encoder and a tokenizer."""
     return pipelines.pipeline_folder(tmp_path_factory.mktemp("pipelines") / "sd15")
 
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
-    """An autoencoder that is quick to add."""
+    """Write an autoencoder that is quick to add."""
     return pipelines.autoencoder_folder("taesd", tmp_path_factory.mktemp("sources") / "taesd")
 
 
@@ -53,7 +53,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def added(pipeline, tmp_path_factory):
-    """A home with the pipeline's model in it."""
+    """Make a home with the pipeline's model in it."""
     home = tmp_path_factory.mktemp("added")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SDCODEC_HOME", str(home))
@@ -62,7 +62,7 @@ def added(pipeline, tmp_path_factory):
     return home
 
 
-# What a model is made of
+# Contents of a model
 
 
 def test_nothing_of_the_text_encoder_is_left(added):
@@ -135,7 +135,7 @@ def test_only_added_models_are_removed_and_only_when_meant(added, home):
     invoke("models", "remove", "sd15", status=2)  # nobody is there to be asked
     assert (home / "sd15").is_dir()
     assert "added models are: sd15" in invoke("models", "remove", "base", "--yes", status=1)
-    assert "none of the models" in invoke("models", "remove", "../home", "--yes", status=1)
+    assert "was not added" in invoke("models", "remove", "../home", "--yes", status=1)
     invoke("models", "remove", "sd15", "--yes")
     assert not (home / "sd15").exists()
     assert "added models are: none" in invoke("models", "remove", "sd15", "--yes", status=1)
@@ -172,7 +172,7 @@ def test_an_existing_model_is_kept_unless_forced(added, home, source):
     assert json.loads(invoke("models", "show", "sd15", "--json"))["family"] == "AutoencoderTiny"
 
 
-# What is refused
+# Refusals
 
 
 def test_an_unknown_class_lists_those_that_are_known(home, tmp_path):
@@ -211,7 +211,7 @@ def test_weights_of_another_network_are_refused(home, source, tmp_path):
 
 
 def test_a_scale_other_than_declared_is_refused(home, tmp_path):
-    """A decoder that triples where the encoder halves; and an encoder whose configuration does not say what it does."""
+    """A decoder enlarges three times, and an encoder contradicts its configuration."""
     import diffusers
 
     arguments = pipelines.FAMILIES["taesd"][1]
@@ -305,7 +305,7 @@ def test_only_what_is_needed_is_fetched_and_never_a_pickle():
 
 
 class FakeApi:
-    """What the hub says of a repository."""
+    """Stand-in for the hub's information about a repository."""
 
     files: ClassVar[list[str]] = ["README.md", "vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
 
@@ -315,7 +315,7 @@ class FakeApi:
 
 @pytest.fixture
 def snapshot(pipeline, tmp_path, monkeypatch):
-    """The hub's cache with the pipeline in it, and nothing that answers."""
+    """Fill the hub's cache with the pipeline; no server answers."""
     import huggingface_hub
 
     cache = tmp_path / "cache"

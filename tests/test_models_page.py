@@ -1,4 +1,4 @@
-"""docs/models.md: every command on it works as it stands, on folders with random weights in the place of the hub's."""
+"""docs/models.md: every command on it works, with random weights for the hub's."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_page_has_what_a_newcomer_needs():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with photographs, and folders of the names that the page uses."""
+    """Make a working folder with photographs, and folders with the page's names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDCODEC_HOME", str(tmp_path / "home"))
     Image.fromarray(photograph(128, 160)).save("photo.jpg")

@@ -44,7 +44,7 @@ def test_four_channels_of_64x64_take_about_5_kilobytes():
 
 
 def test_dithering_keeps_local_means():
-    """Of blocks of 8x8, better than the nearest colours do, though each value is farther off: that is what it is for."""
+    """Means of 8x8 blocks beat those of the nearest colours, though MSE is worse."""
     scaled = smooth_latents(1)
     chosen = palettised(scaled, 4)
     colours = chosen.palette.astype(float) * chosen.unit / 256 + chosen.offsets / 16

@@ -29,7 +29,7 @@ def saved(folder: Path, *images: np.ndarray) -> tuple[Path, ...]:
 
 
 def coordinates(height: int, width: int, number: int) -> np.ndarray:
-    """An image whose pixels tell their place: (row, column, number)."""
+    """Return an image whose pixels tell their place: (row, column, number)."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[..., 0], pixels[..., 1], pixels[..., 2] = np.arange(height)[:, None], np.arange(width), number
     return pixels

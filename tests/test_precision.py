@@ -1,4 +1,4 @@
-"""Tests of precision in training, and of the self-check before compiled blocks are used."""
+"""Tests of precision in training, and of the self-check of compiled blocks."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def plain(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., 
 
 
 def with_wrong_gradient(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
-    """A compiler whose values are right and whose gradients are 5% too large."""
+    """Compile to right values and to gradients that are 5% too large."""
 
     def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(1.05 * value - 0.05 * value.detach() for value in module.forward(*inputs))

@@ -1,4 +1,4 @@
-"""The integer prior: exact whatever the circumstances, and close to the network that it was trained as."""
+"""The integer prior: exact in all circumstances, and close to its trained network."""
 
 from __future__ import annotations
 

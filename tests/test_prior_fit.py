@@ -1,4 +1,4 @@
-"""`models fit`: a prior learns a model's latents, and files from before still decode."""
+"""`models fit`: a prior learns a model's latents, and earlier files still decode."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_command_fits_and_says_what_it_brought(adaptive_bundle, photographs,
 
 @pytest.mark.parametrize("channels", [4, 16, 32, 128])
 def test_fitted_priors_of_every_width_code_their_latents(channels):
-    """A handful of steps on made-up latents, exported to integers; 128 channels need a smaller window of context."""
+    """128 channels need a smaller window of context."""
     random = torch.Generator().manual_seed(0)
     latents = [torch.randn(channels, 16, 16, generator=random) for _ in range(3)]
     gain = torch.linspace(0.5, 4, 201)[:, None].repeat(1, channels)
@@ -122,7 +122,7 @@ def test_fitted_priors_of_every_width_code_their_latents(channels):
 
 
 def test_linear_prediction_is_found_before_training():
-    """Latents that are an average of their neighbours plus little noise: the solved path explains most of them."""
+    """The solved path explains latents that are an average of their neighbours."""
     random = torch.Generator().manual_seed(0)
     noise = torch.randn(4, 8, 34, 34, generator=random)
     latents = list(torch.nn.functional.avg_pool2d(noise, 3, stride=1) * 3)

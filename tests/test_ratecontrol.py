@@ -55,7 +55,7 @@ def test_the_ends_are_reached():
 
 
 def size(setting: Setting) -> float:
-    """Of a file, 524 bytes at quality 0 with plain rounding, 207 with thresholds raised as far as they go."""
+    """Return 524 bytes at quality 0 with plain rounding, 207 with raised thresholds."""
     return 24 + 500 * math.exp(0.016 * setting.quality_index + setting.rounding.lowered)
 
 

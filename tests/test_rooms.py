@@ -1,4 +1,7 @@
-"""Rooms of the library: imports between them point one way, and the light ones do without PyTorch."""
+"""Rooms of the library: imports between them point one way.
+
+The light ones do without PyTorch.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise levels, predictions and the walk: checked with oracles that know the truth, and against diffusers' schedulers."""
+"""Noise levels, predictions and the walk, checked with oracles and diffusers."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def signal_share(timestep: float, settings: dict[str, object]) -> float:
 
 
 class Oracle:
-    """A network that answers with the truth about `clean`, taking alphas_cumprod of the timestep that it is given.
+    """A network that returns the truth about `clean` at the timestep it is given.
 
-    Without `noise` it works the noise out of its input, so it is wrong where scaling and timestep do not match. With `noise` it
-    insists that this is the noise, so a walk that begins at another level than the error's ends elsewhere.
+    Without `noise` it derives the noise from its input, so it is wrong if scaling and timestep do not match. With
+    `noise` it returns this noise, so a walk that begins at another level than the error's ends elsewhere.
     """
 
     def __init__(self, prediction: str, clean: Tensor, noise: Tensor | None = None) -> None:
@@ -127,7 +127,7 @@ def test_an_oracle_brings_back_the_clean_latents(clean, noise, prediction, devia
 @pytest.mark.parametrize("deviation", [0.03, 0.1, 0.4, 2.0])
 @pytest.mark.parametrize("num_steps", STEPS)
 def test_the_noise_level_is_the_errors(clean, noise, prediction, deviation, num_steps):
-    """The oracle takes away its noise times the sigma that it is told: only the right one leaves nothing."""
+    """The oracle removes its noise times the given sigma: only the right one leaves 0."""
     denoiser = PREDICTIONS[prediction](Oracle(prediction, clean, noise), noise_schedule(STABLE_DIFFUSION))
     result = denoise(clean + deviation * noise, deviation, denoiser, num_steps)
     assert (result - clean).abs().max() < 1e-3 * deviation
@@ -238,7 +238,7 @@ def test_noise_depends_on_the_seed_alone(clean):
 
 
 def test_windows_are_bounded_and_leave_no_seams(clean):
-    """What is computed place by place comes out the same, whatever the window."""
+    """Pointwise results are the same with every window."""
     seen: list[tuple[int, ...]] = []
 
     class Pointwise(Recorder):

@@ -1,4 +1,4 @@
-"""Tests of the start from nothing: the untrained model is a transform codec in which every channel counts."""
+"""Tests of the start from nothing: the untrained model is a transform codec."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def untrained() -> TrainingModel:
 
 @torch.no_grad()
 def coded(model: TrainingModel, quality: float) -> tuple[float, float]:
-    """Return the squared error and the bits per pixel of other images than those of the start."""
+    """Return squared error and bits per pixel of images."""
     found = model(images(4) / 255, torch.full((4,), quality))
     error = 255 * (found.images.clamp(0, 1) - images(4) / 255)
     return float(error.square().mean()), float(found.coded.bits.mean() / (128 * 160))

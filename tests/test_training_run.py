@@ -1,4 +1,4 @@
-"""Tests of a whole run from nothing, with a model of 100,000 parameters on generated images."""
+"""Tests of whole runs with 100,000 parameters on generated images."""
 
 from __future__ import annotations
 

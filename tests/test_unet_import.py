@@ -1,4 +1,7 @@
-"""UNets of diffusers pipelines: every family is read, runs as diffusers runs it, and what does not fit is refused in a line."""
+"""UNets of diffusers pipelines: every family is read and runs as in diffusers.
+
+Unsupported ones are refused in a line.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,20 @@ LATENTS = torch.randn(1, CHANNELS, 12, 16, generator=torch.Generator().manual_se
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of each family, written once."""
+    """Write a folder of each family once."""
     root = tmp_path_factory.mktemp("pipelines")
     return {family: save_pipeline(family, root / family) for family in FAMILIES}
 
 
 @pytest.fixture(scope="module")
 def imported(folders):
-    """What is stored of each family, in float16."""
+    """Import each family in float16."""
     return {family: import_unet(folder, torch.float16) for family, folder in folders.items()}
 
 
 @pytest.fixture
 def changed(folders, tmp_path):
-    """Copies a family's folder, for tests that break it."""
+    """Copy a family's folder, for tests that break it."""
     return lambda family: Path(shutil.copytree(folders[family], tmp_path / family))
 
 
@@ -161,7 +164,7 @@ def test_weights_stay_small_and_are_computed_with_in_full(folders, stored):
 
 
 def test_offloaded_weights_are_not_on_the_device(imported):
-    """Here the device is the CPU as well: what counts is that no weight stays loaded, and that the result is the same."""
+    """The device is the CPU as well: no weight stays loaded, and results are equal."""
     tensors, configuration = imported["sd15"]
     plain = unet_denoiser(configuration, tensors, CPU, torch.float32)
     offloaded = unet_denoiser(configuration, tensors, CPU, torch.float32, offload=True)

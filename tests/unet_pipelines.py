@@ -1,4 +1,4 @@
-"""Diffusers pipelines with random weights, tiny but of the real classes, as folders: what `models add` reads."""
+"""Diffusers pipelines with random weights: small, but of the real classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FAMILIES = ("sd15", "sd21-v", "sd-turbo", "sdxl", "sdxl-turbo", "sdxl-encoders",
 
 
 def save_pipeline(family: str, folder: Path, channels: int = CHANNELS) -> Path:
-    """Writes `unet/`, `scheduler/`, `model_index.json`, and what the family has of text encoders and tokenizers."""
+    """Write `unet/`, `scheduler/`, `model_index.json`, text encoders and tokenizers."""
     import diffusers
 
     torch.manual_seed(7)
@@ -42,7 +42,7 @@ def save_pipeline(family: str, folder: Path, channels: int = CHANNELS) -> Path:
 
 
 def save_text_encoder(folder: Path, suffix: str, *, projected: bool) -> None:
-    """A CLIP text encoder 16 wide and a tokenizer of a few letters."""
+    """Make a CLIP text encoder 16 wide and a tokenizer of a few letters."""
     import transformers
 
     config = transformers.CLIPTextConfig(

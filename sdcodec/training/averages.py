@@ -1,4 +1,7 @@
-"""Store the averaged weights of a run in few small files, which outlive a machine that is taken away."""
+"""Store the averaged weights of a run in a few small files.
+
+They are copied quickly from a machine that is lent for a short time.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ NAME = re.compile(r"average-(\d+)-(\d+)of(\d+)\.safetensors")
 
 @dataclass(frozen=True)
 class Averages:
-    """Weights by the names of `TrainingModel`, the step, and the description of the run."""
+    """Weights by the names of `TrainingModel`, with step and description of a run."""
 
     weights: dict[str, Tensor]
     step: int
@@ -32,7 +35,9 @@ class Averages:
 
 
 def save_averages(folder: Path, averages: Averages) -> None:
-    """Write the weights in files of at most 15 MB and the description; then delete those of earlier steps.
+    """Write the weights in files of at most 15 MB, and the description.
+
+    Files of earlier steps are deleted.
 
     Weights are float32; float16 if they would need more than eight files.
     """

@@ -23,7 +23,7 @@ COMPILED_SHAPES = 64  # widths, batches and modes that one function may be compi
 
 @dataclass(frozen=True)
 class Gradients:
-    """Loss, and gradients of all parameters and of those in residual blocks, each as one vector."""
+    """Loss and gradients: of all parameters, and of those in residual blocks."""
 
     loss: float
     all: Tensor
@@ -60,7 +60,7 @@ def use_compiled_blocks(
 
 @contextmanager
 def plain_blocks() -> Iterator[None]:
-    """Run compiled blocks as they are written, for batches that are not those of training."""
+    """Run compiled blocks uncompiled, for batches that differ from training."""
     if hasattr(torch.compiler, "set_stance"):  # PyTorch 2.6 and later
         with torch.compiler.set_stance("force_eager"):
             yield

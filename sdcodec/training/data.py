@@ -1,4 +1,4 @@
-"""Find and decode photographs: folders of images, with a validation split by ranges of files."""
+"""Find and decode photographs, with a validation split by ranges of files."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ def load_pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_images(paths: tuple[Path, ...], smallest: int) -> Iterator[NDArray[np.uint8] | None]:
-    """Yield the pixels of each image, uint8 `[H, W, 3]`, decoded by a pool of processes.
+    """Yield the pixels of each image, uint8 `[H, W, 3]`, in the order of `paths`.
 
-    The order is that of `paths`. An image that cannot be read yields None, with a warning; so does an image with a side
-    below `smallest`.
+    A pool of processes decodes them. An image that cannot be read yields None, with a warning; so does an image with a
+    side below `smallest`.
     """
     workers = min(os.cpu_count() or 1, len(paths) // IMAGES_PER_PROCESS)
     with ExitStack() as stack:

@@ -1,4 +1,7 @@
-"""Write the model of a run as a bundle: at its end, or from the averaged weights that a cut run left."""
+"""Write the model of a run as a bundle.
+
+The averaged weights are those of a finished run, or those that a cut run left.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Guard a run against divergence: single steps on the device, whole runs at each line of the log."""
+"""Guard a run against divergence.
+
+Single steps are checked on the device, whole runs at each line of the log.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ class NormLimit:
         self._mean, self._weight = torch.zeros((), device=device), torch.zeros((), device=device)
 
     def __call__(self, norm: Tensor) -> Tensor:
-        """Return whether a step with this norm counts: finite, and at most 10 times the running average.
+        """Return whether a step counts whose gradient has this norm.
+
+        The norm has to be finite and at most 10 times the running average.
 
         A larger norm enters the average as the limit, so that the limit follows a lasting change.
         """

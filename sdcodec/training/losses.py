@@ -1,4 +1,4 @@
-"""Compute distortion terms beside LPIPS and DISTS: errors of pixels, luma structure."""
+"""Compute distortion terms beside LPIPS and DISTS: pixels and luma structure."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class RateDistortion:
         return (cost * balance).mean(), {name: value.detach().mean() for name, value in parts.items()}
 
     def _low_precision(self) -> torch.autocast:
-        """Compute the inner convolutions in bfloat16, if the configuration and the hardware allow it."""
+        """Compute inner convolutions in bfloat16, if settings and hardware allow it."""
         # A cache of cast weights must not outlive a recorded step.
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
 
@@ -87,7 +87,7 @@ def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tup
 
 
 def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, seen: int, first: int = 0) -> Tensor:
-    """Return a distance `[B]` of `seen` pairs from number `first` on, 0 for the others.
+    """Return a distance `[B]` of `seen` pairs from `first` on, 0 for the others.
 
     It is scaled so that its expected mean is that of all. Qualities come in random order, so any pairs are a random
     choice. `seen` = 0: all of them.

@@ -1,4 +1,4 @@
-"""Keep decoded photographs in device memory, at five scales; a batch of crops is one gather."""
+"""Keep decoded photographs in device memory; a batch of crops is one gather."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ INDEX_BYTES = 8  # length of a pack's index, its last bytes
 
 @dataclass(frozen=True)
 class Photographs:
-    """Pixels of all photographs at all scales, uint8 `[N, 3]` row by row, and the index of their levels.
+    """Pixels of all photographs at all scales, and an index.
 
-    A level is one photograph at one scale: a row (offset, height, width, photograph) of `levels`, int64 `[L, 4]`.
+    `pixels` is uint8 `[N, 3]`, row by row. A level is one photograph at one scale: a row (offset, height, width,
+    photograph) of `levels`, int64 `[L, 4]`.
     """
 
     pixels: Tensor
@@ -43,7 +44,7 @@ class Photographs:
 
     @cached_property
     def _cumulated(self) -> NDArray[np.float64]:
-        """Return the cumulated probabilities of the levels: each photograph weighs the same."""
+        """Return cumulated probabilities of levels; all photographs weigh the same."""
         photographs = self.levels[:, 3]
         counts = np.bincount(photographs)[photographs]
         full = np.append(True, photographs[1:] != photographs[:-1])
@@ -52,10 +53,10 @@ class Photographs:
         return np.cumsum(weights / weights.sum())
 
     def crops(self, seed: int, step: int, count: int, size: int) -> Tensor:
-        """Return random crops `[count, 3, size, size]`, uint8 on the device of the pixels, half of them mirrored.
+        """Return random crops `[count, 3, size, size]`, uint8, half of them mirrored.
 
-        They depend on seed and step only, so that a resumed run sees the crops of an unbroken run. No level has a
-        side below `size`.
+        They are on the device of the pixels, and depend on seed and step only, so that a resumed run sees the crops of
+        an unbroken run. No level has a side below `size`.
         """
         random = np.random.default_rng((seed, step))
         last = len(self.levels) - 1
@@ -76,11 +77,11 @@ class Photographs:
 
 
 def load_photographs(paths: tuple[Path, ...], smallest: int, device: torch.device, folder: Path) -> Photographs:
-    """Decode photographs once and return them at every scale whose sides are at least `smallest`.
+    """Decode photographs once and return them at every scale.
 
-    On a CPU they are packed into a file in `folder` that later runs map into memory, as long as names, sizes and times
-    of the photographs stay the same; on a GPU they stay in its memory. Raises TrainingError if no photograph is large
-    enough.
+    No level has a side below `smallest`. On a CPU the pixels are packed into a file in `folder` that later runs map
+    into memory, while names, sizes and times of the photographs stay the same; on a GPU they stay in its memory.
+    Raises TrainingError if no photograph is large enough.
     """
     if device.type != "cpu":
         parts: list[Tensor] = []
@@ -117,7 +118,7 @@ def _decode_levels(
 
 
 def _scaled(pixels: NDArray[np.uint8], smallest: int, device: torch.device) -> Iterable[Tensor]:
-    """Yield an image at each scale with sides of at least `smallest`, uint8 `[h, w, 3]`."""
+    """Yield an image at each scale, uint8 `[h, w, 3]`, while sides are large enough."""
     whole = torch.from_numpy(np.array(pixels)).to(device)
     planes = whole.permute(2, 0, 1)[None].float()
     for scale in SCALES:
@@ -163,7 +164,10 @@ def _read_pack(path: Path) -> Photographs:
 
 
 def centre_crops(paths: tuple[Path, ...], count: int, size: int) -> NDArray[np.uint8]:
-    """Return the middle of at most `count` photographs, uint8 `[N, size, size, 3]`, spread evenly over the paths."""
+    """Return the middle of photographs, uint8 `[N, size, size, 3]`.
+
+    At most `count` photographs are chosen, spread evenly over the paths.
+    """
     crops = []
     for pixels in decode_images(tuple(paths[i * len(paths) // count] for i in range(min(count, len(paths)))), size):
         if pixels is not None:

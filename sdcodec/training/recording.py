@@ -33,7 +33,10 @@ class RecordedSteps:
         self.warming = False  # whether the last call ran a step as it is, or recorded one, on CUDA
 
     def __call__(self, crops: Tensor, quality: Tensor, key: Hashable) -> dict[str, Tensor]:
-        """Take one step; a recording stays valid as long as `key` and the shapes of the inputs stay the same."""
+        """Take one step.
+
+        A recording stays valid as long as `key` and the shapes of the inputs stay the same.
+        """
         if self._device.type != "cuda":
             return self._step(crops, quality)
         if self._key != (key, crops.shape):
@@ -62,11 +65,14 @@ class RecordedSteps:
         return {name: value.clone() for name, value in self._found.items()}
 
     def forget(self) -> None:
-        """Record anew at the next step, since tensors that the recording changes have been replaced."""
+        """Record again at the next step, after tensors of the step were replaced."""
         self._key = None
 
     def _wait_for_the_previous_step(self) -> None:
-        """Let the program run at most one step ahead of the GPU, so that a clock shows the time of the steps."""
+        """Let the program run at most one step ahead of the GPU.
+
+        A clock then shows the time of the steps.
+        """
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(self._device))
         if self._previous is not None:

@@ -42,7 +42,7 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
 
 
 def export_run(config_path: Path, *, overrides: dict[str, str] | None = None) -> Path:
-    """Write the model from the averaged weights in the folder of a run, without training; return its folder.
+    """Write the model of a run from its averaged weights; return its folder.
 
     Raises TrainingError if there are no weights or no photographs, to which the frequency tables are fitted.
     """

@@ -16,7 +16,7 @@ class Schedule:
     seconds: float
 
     def progress(self, step: int, seconds: float) -> float:
-        """Return the share of the run, 0..1, that has passed after `step` steps and `seconds` seconds."""
+        """Return the share of the run that has passed, 0..1."""
         return min(1.0, step / self.num_steps if self.num_steps else seconds / self.seconds)
 
     def left(self, step: int, seconds: float, seconds_per_step: float) -> float:
@@ -24,7 +24,10 @@ class Schedule:
         return (self.num_steps - step) * seconds_per_step if self.num_steps else max(0.0, self.seconds - seconds)
 
     def rate_factor(self, step: int, seconds: float, warmup: float, decay: float) -> float:
-        """Return the factor of the learning rate of the next step; `warmup` and `decay` are shares of the run."""
+        """Return the factor of the learning rate of the next step.
+
+        `warmup` and `decay` are shares of the run.
+        """
         passed = self.progress(step, seconds)
         one = 1 / self.num_steps if self.num_steps else 0.0
         return rate_factor(passed + one, 1 - passed, warmup, decay)

@@ -26,7 +26,7 @@ class Log:
         self._shown = -math.inf
 
     def write(self, kind: str, step: int, seconds: float, values: dict[str, float], note: str = "") -> None:
-        """Append a row for each value; print validations, and a line of training every 10 seconds."""
+        """Append a row for each value; print at most every 10 seconds, or validations."""
         new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
@@ -41,20 +41,26 @@ class Log:
 
 
 class Means:
-    """Means over the steps since the last line of the log; nothing here waits for a GPU before `take`."""
+    """Means over the steps since the last line of the log.
+
+    Nothing waits for a GPU before `take`.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self._sums: dict[str, Tensor] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add a step; its values are 0 and `skipped` is 1 if it does not count."""
+        """Add a step; if it does not count, its values are 0 and `skipped` is 1."""
         self.count += 1
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def take(self) -> dict[str, float]:
-        """Return the means over the steps that count and the share of skipped ones; begin anew."""
+        """Return the means over the steps that count, and the share of skipped ones.
+
+        The next means begin here.
+        """
         sums = {name: float(value) for name, value in self._sums.items()}
         skipped = sums.pop("skipped")
         means = {name: value / max(1.0, self.count - skipped) for name, value in sums.items()}

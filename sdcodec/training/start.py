@@ -1,4 +1,7 @@
-"""Start a model as a transform codec: the linear paths are the Karhunen–Loève transform of 8×8×3 pixels."""
+"""Start a model as a transform codec.
+
+The linear paths are the Karhunen–Loève transform of 8×8×3 pixels.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ PREDICTED_SHARE = 0.7  # of a latent's deviation that the prior expects at first
 
 @torch.no_grad()
 def start_as_transform(model: TrainingModel, crops: Tensor) -> None:
-    """Set the linear paths and gains, so that the untrained model is a working transform codec.
+    """Set linear paths and gains, so that the untrained model is a codec.
 
     The linear paths become the principal components of `crops` `[N, 3, H, W]`, uint8, in squares of 8×8 pixels (at least
     192 of them); each latent has variance 1. The networks begin with next to nothing. Gains are those of high-rate

@@ -50,9 +50,10 @@ class Trainer:
         device: torch.device,
         source: Bundle | None = None,
     ) -> None:
-        """Take `validation` crops, uint8 `[N, H, W, 3]`, and the bundle that the run starts from as `source`.
+        """Build the run.
 
-        The encoder and the priors of `source` stay with `train_only`.
+        validation: crops, uint8 `[N, H, W, 3]`.
+        source: the bundle that the run starts from; its encoder and priors stay with `train_only`.
         """
         self.config, self.model = config, model
         self.photographs, self.validation = photographs, validation
@@ -123,7 +124,7 @@ class Trainer:
             self.validate()
 
     def _log(self) -> bool:
-        """Log the means of the last steps, or go back to the last checkpoint and return False."""
+        """Log the means of the last steps; return False after a return to a checkpoint."""
         count = self.means.count
         if not count:
             return True

@@ -22,7 +22,7 @@ VALIDATION_BATCH = 4
 def validate(
     model: TrainingModel, objective: RateDistortion, images: NDArray[np.uint8], device: torch.device
 ) -> dict[str, float]:
-    """Return the loss, and the means over the crops at each of a few qualities, by name.
+    """Return loss and means over the crops at each of a few qualities.
 
     `images` are uint8 `[N, H, W, 3]`; symbols are rounded as in a file.
     """
