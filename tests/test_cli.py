@@ -238,8 +238,11 @@ def test_help_fits_80_columns(command):
 
 
 def test_training_from_the_command(folder):
-    assert "no such folder" in invoke("train", str(config(folder, "nothing")), status=1)
-    invoke("train", str(config(folder, "nothing")), "--set", "steps", status=2)
+    recipe = str(config(folder, "nothing"))
+    assert "no such folder" in invoke("train", recipe, "--steps", "1", status=1)
+    assert "either --minutes or --steps" in invoke("train", recipe, status=1)
+    assert "exclude each other" in invoke("train", recipe, "--steps", "1", "--minutes", "2", status=2)
+    invoke("train", recipe, "--set", "steps", status=2)
 
 
 def config(folder, data):
