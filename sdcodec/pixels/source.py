@@ -36,8 +36,7 @@ def read_picture(
         [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Of an animation the first frame is taken. Any Pillow mode but
         floating point.
     metadata: kinds to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its
-        profile;
-        otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
+        profile; otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
     max_pixels: an image of more pixels is refused before any is decoded.
 
     Alpha that is opaque everywhere is dropped. Raises ImageError for data that is no image, is damaged or too large,
