@@ -129,8 +129,8 @@ def test_files_have_the_rate_of_the_float_model(folder: Path, finished: Path) ->
     for quality in (60.0, 75.0, 90.0):
         expected = float(model.eval()(images, torch.tensor([quality])).coded.bits) / 8
         size = len(codec.encode(Image.fromarray(pixels), quality=quality).data)
-        # Tables that are fitted to photographs like these save up to 2%.
-        assert 0.98 * expected < size < 1.01 * expected, quality
+        # Tables that are fitted to photographs like these save up to 3%.
+        assert 0.97 * expected < size < 1.01 * expected, quality
 
 
 def test_a_run_stopped_by_sigterm_resumes_exactly(folder: Path, finished: Path) -> None:
