@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from PIL import Image
 
 import sdcodec
@@ -25,6 +26,7 @@ from sdcodec.training.config import load_config
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.run import export_run, prepare, train
 from sdcodec.training.trainer import Trainer
+from sdcodec_cli.train import train as command
 
 RECIPE = """
 data = ["photos"]
@@ -82,7 +84,7 @@ def prepared(folder: Path, output: str, **settings: object) -> Trainer:
 
 @pytest.fixture(scope="module")
 def finished(folder: Path) -> Path:
-    return run(folder, "finished", num_steps=80)
+    return run(folder, "finished", num_steps=60)
 
 
 def logged(output: Path, name: str) -> list[float]:
@@ -127,16 +129,16 @@ def test_files_have_the_rate_of_the_float_model(folder: Path, finished: Path) ->
     for quality in (60.0, 75.0, 90.0):
         expected = float(model.eval()(images, torch.tensor([quality])).coded.bits) / 8
         size = len(codec.encode(Image.fromarray(pixels), quality=quality).data)
-        # Tables that are fitted to photographs like these save up to 2%.
-        assert 0.98 * expected < size < 1.01 * expected, quality
+        # Tables that are fitted to photographs like these save up to 3%.
+        assert 0.97 * expected < size < 1.01 * expected, quality
 
 
 def test_a_run_stopped_by_sigterm_resumes_exactly(folder: Path, finished: Path) -> None:
-    stopped = prepared(folder, "stopped", num_steps=80)
+    stopped = prepared(folder, "stopped", num_steps=60)
     after_step(stopped, 37, lambda: os.kill(os.getpid(), signal.SIGTERM))
     output = stopped.run()
     assert stopped.step == 37 and not (output / "bundle").exists()
-    run(folder, "stopped", resume=True, num_steps=80)
+    run(folder, "stopped", resume=True, num_steps=60)
     states = [torch.load(path / "last.pt", weights_only=True) for path in (finished, output)]
     for part in ("model", "average", "limit"):
         for name, value in states[0][part].items():
@@ -218,6 +220,21 @@ def test_a_model_is_written_from_the_averages_of_a_cut_run(folder: Path, finishe
     assert np.asarray(codecs[0].decode(codecs[1].encode(photograph(64, 64)).data)).shape == (64, 64, 3)
     with pytest.raises(TrainingError, match="no complete set"):
         export_run(folder / "recipe.toml", overrides={"output": str(tmp_path / "nothing")})
+
+
+def test_the_command_trains_and_writes_the_model_of_a_cut_run(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "recipe.toml", tmp_path)
+    common = [str(tmp_path / "recipe.toml"), "--data", str(folder / "photos"), "--set", "output=run"]
+    runner = CliRunner()
+    done = runner.invoke(command, [*common, "--steps", "2"])
+    assert done.exit_code == 0 and "12 images for training" in done.output and "crops/s" in done.output
+    before = sdcodec.Codec(tmp_path / "run" / "bundle").fingerprint
+    shutil.rmtree(tmp_path / "run" / "bundle")
+    done = runner.invoke(command, [*common, "--export"])
+    assert done.exit_code == 0 and sdcodec.Codec(tmp_path / "run" / "bundle").fingerprint == before
+    further = [*common[:-1], "output=further", "--steps", "1", "--from", str(tmp_path / "run" / "bundle")]
+    assert runner.invoke(command, further).exit_code == 0
+    assert "trains nothing" in runner.invoke(command, [*common, "--export", "--steps", "1"]).output
 
 
 def test_averages_are_files_of_15_mb_of_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from sdcodec.errors import TrainingError
 SUFFIXES = {".avif", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
 VALIDATION_EVERY = 25  # one file in 25 is kept for validation,
 IMAGES_PER_PROCESS = 8  # fewer images are decoded sooner than a process starts
+IMAGES_AHEAD = 256  # decoded images that may wait in memory
 VALIDATION_RANGE = 5  # in ranges of neighbours, since neighbouring files may be crops of one photograph
 
 logger = logging.getLogger(__name__)
@@ -78,14 +79,16 @@ def decode_images(paths: tuple[Path, ...], smallest: int) -> Iterator[NDArray[np
     side below `smallest`.
     """
     workers = min(os.cpu_count() or 1, len(paths) // IMAGES_PER_PROCESS)
+    found: Iterator[NDArray[np.uint8] | str]
     with ExitStack() as stack:
         if workers > 1:
             # A forked process starts at once; other systems than Linux do not fork safely.
             context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
             pool = stack.enter_context(context.Pool(workers, initializer=_decode_in_one_thread))
-            found: Iterable[NDArray[np.uint8] | str] = pool.imap(_decoded, paths, chunksize=4)
+            parts = (paths[start : start + IMAGES_AHEAD] for start in range(0, len(paths), IMAGES_AHEAD))
+            found = (pixels for part in parts for pixels in pool.imap(_decoded, part, chunksize=4))
         else:
-            found = map(_decoded, paths)
+            found = iter(map(_decoded, paths))
         for path, pixels in zip(paths, found, strict=True):
             if isinstance(pixels, str):
                 logger.warning("%s: left out: %s", path, pixels)
