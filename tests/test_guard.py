@@ -57,10 +57,16 @@ def line(norm: float = 1.0, loss: float = 5.0, skipped: float = 0.0) -> dict[str
 )
 def test_signs_of_divergence(found: dict[str, float], complaint: str) -> None:
     watch = Watch()
-    assert [watch.complaint(line()) for _ in range(6)] == [""] * 6
-    assert watch.complaint(found) == complaint
+    assert [watch.complaint(line(), 50) for _ in range(6)] == [""] * 6
+    assert watch.complaint(found, 50) == complaint
     watch.forget()
-    assert watch.complaint(line(norm=101.0, loss=16.0)) == ""
+    assert watch.complaint(line(norm=101.0, loss=16.0), 50) == ""
+
+
+def test_one_skipped_step_of_few_is_no_sign_of_divergence() -> None:
+    watch = Watch()
+    assert watch.complaint(line(skipped=0.5), 2) == "" and watch.complaint(line(skipped=0.25), 4) == ""
+    assert watch.complaint(line(skipped=0.5), 4) != "" and watch.complaint(line(skipped=1.0), 1) != ""
 
 
 def test_means_leave_skipped_steps_out() -> None:

@@ -17,7 +17,7 @@ NORM_SETTLED = 0.3  # weight of the average at which it counts: 18 steps
 LOG_MEMORY = 20  # lines whose medians count
 LOG_SETTLED = 4  # lines before a median counts
 LOG_NORM_FACTOR, LOG_LOSS_FACTOR = 100.0, 3.0
-SKIPPED_SHARE = 0.25  # of the steps between two lines
+SKIPPED_SHARE, SKIPPED_STEPS = 0.25, 4  # of the steps between two lines, if there are at least four
 
 
 class NormLimit:
@@ -62,8 +62,8 @@ class Watch:
         self._norms: deque[float] = deque(maxlen=LOG_MEMORY)
         self._losses: deque[float] = deque(maxlen=LOG_MEMORY)
 
-    def complaint(self, means: dict[str, float]) -> str:
-        """Return why a run has diverged, or an empty text, after a line with these means.
+    def complaint(self, means: dict[str, float], count: int) -> str:
+        """Return why a run has diverged, or an empty text, after a line of `count` steps.
 
         The means are those of the steps that count; `skipped` is the share of the others.
         """
@@ -71,7 +71,7 @@ class Watch:
         if not all(math.isfinite(value) for value in means.values()):
             names = ", ".join(name for name, value in means.items() if not math.isfinite(value))
             return f"{names} not finite"
-        if skipped > SKIPPED_SHARE:
+        if skipped == 1 or (skipped > SKIPPED_SHARE and count >= SKIPPED_STEPS):
             return f"{skipped:.0%} of the steps skipped"
         if len(self._norms) >= LOG_SETTLED:
             if norm > LOG_NORM_FACTOR * _median(self._norms):

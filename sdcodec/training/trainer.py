@@ -19,7 +19,7 @@ from sdcodec.training.averages import Averages, save_averages
 from sdcodec.training.compiling import use_compiled_blocks
 from sdcodec.training.config import PARTS, TrainingConfig
 from sdcodec.training.finishing import write_model
-from sdcodec.training.guard import NormLimit, Watch
+from sdcodec.training.guard import SKIPPED_STEPS, NormLimit, Watch
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import RateDistortion
 from sdcodec.training.optim import Optimisers
@@ -117,7 +117,8 @@ class Trainer:
         self.means.add(self._train_step())
         self.step += 1
         self.clock.tick(counts=not self.recorded.warming)
-        if self.step % LOG_STEPS == 0 or self.clock.seconds - self._logged_at > LOG_SECONDS:
+        late = self.clock.seconds - self._logged_at > LOG_SECONDS and self.means.count >= SKIPPED_STEPS
+        if self.step % LOG_STEPS == 0 or late:
             healthy = self._log()
             if healthy and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
                 self._save()
@@ -135,7 +136,7 @@ class Trainer:
         left = self.schedule.left(self.step, self.clock.seconds, elapsed / count)
         note = f" | {count * self.config.batch / elapsed:.4g} crops/s, {left / 60:.1f} minutes left"
         self.log.write("train", self.step, self.clock.seconds, means, note)
-        complaint = self.watch.complaint(means)
+        complaint = self.watch.complaint(means, count)
         if complaint:
             self._go_back(complaint)
         return not complaint
