@@ -52,7 +52,7 @@ class TrainingConfig:
     start_from: str = ""  # an earlier run's checkpoint (.pt), or a model by its name or folder
     crop_size: int = 256
     batch: int = 24
-    validate_every: int = 500
+    validate_every: int = 500  # steps; a run by the clock is validated at its end only
     validation_images: int = 32
     device: str = "auto"
     compile: bool = True  # residual blocks, on CUDA, if their gradients equal the plain ones

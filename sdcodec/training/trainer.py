@@ -122,8 +122,11 @@ class Trainer:
             healthy = self._log()
             if healthy and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
                 self._save()
-        if self.step % self.config.validate_every == 0 and self.progress < 1:
+        # On a CPU a validation takes minutes, which a run by the clock keeps for training.
+        by_steps = self.config.num_steps > 0
+        if by_steps and self.step % self.config.validate_every == 0 and self.progress < 1:
             self.validate()
+            self.clock.tick(counts=False)
 
     def _log(self) -> bool:
         """Log the means of the last steps; return False after a return to a checkpoint."""
