@@ -185,6 +185,13 @@ def test_info(folder):
     assert "64 x 48" in invoke("info", "a.sdc")
 
 
+def test_info_states_the_complexity_of_the_model(folder):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    counts = json.loads(invoke("info", "a.sdc", "--json"))["kmac_per_pixel"]
+    assert list(counts) == ["encoder", "decoder", "prior"] and all(count > 0 for count in counts.values())
+    assert f"kMAC per pixel: encoder {counts['encoder']:g}, decoder" in invoke("info", "a.sdc")
+
+
 def test_info_works_without_the_model(folder, monkeypatch):
     invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
     monkeypatch.setenv("SDCODEC_HOME", str(folder / "out"))
