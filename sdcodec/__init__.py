@@ -22,6 +22,7 @@ from sdcodec.errors import (
     OptionError,
     OutputError,
     SdcodecError,
+    SdcodecWarning,
     TrainingError,
     UnsupportedVersionError,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "OptionError",
     "OutputError",
     "SdcodecError",
+    "SdcodecWarning",
     "TrainingError",
     "UnsupportedVersionError",
     "decode",
@@ -80,6 +82,7 @@ def encode(
     precision: str = "auto",
     metadata: frozenset[str] = frozenset(),
     max_pixels: int | None = None,
+    frame: int | None = None,
 ) -> bytes:
     """Encode an image to the bytes of an `.sdc` file, as `Codec.encode` does.
 
@@ -96,6 +99,7 @@ def encode(
             mode=mode,
             metadata=metadata,
             max_pixels=max_pixels,
+            frame=frame,
         )
         .data
     )

@@ -92,6 +92,12 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     metavar="none|all|icc,exif,xmp",
     help="Metadata to keep; without icc, colours are converted to sRGB.",
 )
+@click.option(
+    "--frame",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Frame or page of the input, counted from 0.  [default: the first, with a warning if there are others]",
+)
 @conversion_options
 def encode(
     inputs: tuple[str, ...],
@@ -103,6 +109,7 @@ def encode(
     mode: str,
     model: str,
     metadata: frozenset[str],
+    frame: int | None,
     device: str,
     precision: str,
     max_pixels: int,
@@ -152,6 +159,7 @@ def encode(
             mode=mode,
             metadata=metadata,
             max_pixels=max_pixels,
+            frame=frame,
         )
         seconds = time.perf_counter() - start
         write_bytes(job.target, encoded.data, force=options.force)
@@ -159,7 +167,7 @@ def encode(
         if options.verbose:
             if not isinstance(source, str):
                 source.seek(0)
-            original = read_picture(source, metadata=metadata, max_pixels=max_pixels)
+            original = read_picture(source, metadata=metadata, max_pixels=max_pixels, frame=frame)
             decibels = _psnr(original.rgb, np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB")))
             line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
         return line

@@ -14,7 +14,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdcodec.errors import ImageError, OptionError
+from sdcodec.errors import ImageError, OptionError, warn
 from sdcodec.pixels.alpha import split_alpha
 from sdcodec.pixels.colour import eight_bit, to_srgb
 from sdcodec.pixels.metadata import kept_exif, kept_xmp, upright
@@ -28,28 +28,37 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 
 
 def read_picture(
-    source: ImageSource, *, metadata: frozenset[str] = frozenset(), max_pixels: int = DEFAULT_MAX_PIXELS
+    source: ImageSource,
+    *,
+    metadata: frozenset[str] = frozenset(),
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    frame: int | None = None,
 ) -> Picture:
     """Read an image and convert it to upright 8-bit sRGB.
 
     source: a PIL image, a path, the bytes of an image file, a binary file open at its beginning, or a uint8 array
-        [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Of an animation the first frame is taken. Any Pillow mode but
-        floating point.
+        [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Any Pillow mode but floating point.
     metadata: kinds to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its
         profile;
         otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
     max_pixels: an image of more pixels is refused before any is decoded.
+    frame: frame or page of the file, counted from 0. None: the one that the file opens with, with a warning if there
+        are others.
 
     Alpha that is opaque everywhere is dropped. Raises ImageError for data that is no image, is damaged or too large,
-    and OptionError for unknown metadata. The source is not changed.
+    and OptionError for unknown metadata or a frame that does not exist. Issues SdcodecWarning if the result may
+    differ from the expected one. The source is not changed, except for the frame of a PIL image.
     """
     if unknown := metadata - METADATA_KINDS:
         raise OptionError(f"unknown metadata {', '.join(sorted(unknown))}; choose from icc, exif, xmp")
     if isinstance(source, np.ndarray):
+        _check_frame(frame, 1, "array")
         return _from_array(source, max_pixels)
     name = _name_of(source)
     with _decoding(name), _opened(source, name) as image:
         _check_size(image.width, image.height, max_pixels, name)
+        if _selects_frame(image, frame, name):
+            _check_size(image.width, image.height, max_pixels, name)
         image.load()
         colour, alpha = split_alpha(eight_bit(upright(image), name))
         colour, icc = to_srgb(colour, image.info.get("icc_profile"), keep="icc" in metadata)
@@ -159,6 +168,25 @@ def _open_heic(file: BinaryIO, name: str) -> Image.Image:
         raise ImageError(f"{name}: HEIC images need pillow-heif; install it with: pip install pillow-heif") from error
     pillow_heif.register_heif_opener()
     return Image.open(file)
+
+
+def _selects_frame(image: Image.Image, frame: int | None, name: str) -> bool:
+    """Go to the frame; without a choice, warn if there are several. Return whether the frame changed."""
+    count = 1 if image.format == "PSD" else getattr(image, "n_frames", 1)  # a PSD opens with its layers merged
+    if frame is None:
+        if count > 1:
+            warn(f"has {count} frames; frame {image.tell()} is read; choose another with --frame N (frame)", name)
+        return False
+    _check_frame(frame, count, name)
+    if frame == image.tell() or count == 1:
+        return False
+    image.seek(frame)
+    return True
+
+
+def _check_frame(frame: int | None, count: int, name: str) -> None:
+    if frame is not None and not 0 <= frame < count:
+        raise OptionError(f"{name}: frame {frame} does not exist; the file has {count}, counted from 0")
 
 
 def _check_size(width: int, height: int, max_pixels: int, name: str) -> None:
