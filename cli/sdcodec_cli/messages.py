@@ -39,7 +39,10 @@ def say_error(message: str) -> None:
 
 @contextmanager
 def warnings_as_lines(say: Callable[[str], None]) -> Iterator[None]:
-    """Give each SdcodecWarning to `say` as one line, once; other warnings stay as they are."""
+    """Give each SdcodecWarning to `say` as one line, once.
+
+    Other warnings stay as they are.
+    """
     said: set[str] = set()
     with warnings.catch_warnings():
         warnings.simplefilter("always", SdcodecWarning)

@@ -1,4 +1,4 @@
-"""Colour: conversion to 8 bits per sample and to sRGB."""
+"""Colour: conversion of ICC profiles to sRGB."""
 
 from __future__ import annotations
 
@@ -6,29 +6,6 @@ import io
 
 import numpy as np
 from PIL import Image, ImageCms
-
-from sdcodec.errors import ImageError
-
-
-def eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Scale modes of more than 8 bits per sample so that 65535 becomes 255.
-
-    Other modes stay as they are.
-    """
-    if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no agreed white; convert the image to 8 or 16 bits first")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
-        return image
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(
-            f"{name}: pixel values beyond 0..65535 have no agreed white; convert the image to 8 or 16 bits"
-        )
-    reduced = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # a PNG's one transparent grey, in 16 bits
-        reduced.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return reduced
 
 
 def to_srgb(colour: Image.Image, profile: bytes | None, *, keep: bool) -> tuple[Image.Image, bytes | None]:

@@ -6,7 +6,7 @@ import re
 import struct
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 from PIL.PngImagePlugin import PngInfo
 
@@ -14,6 +14,16 @@ from sdcodec.errors import ImageError
 
 XMP_TAG = 700
 EXIF_PREFIX = b"Exif\0\0"
+TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Tags about the photograph; those about the TIFF's own layout must not move to another file.
 TIFF_TAGS_KEPT = (
@@ -52,13 +62,19 @@ def metadata_options(image: Image.Image, kind: str) -> dict[str, Any]:
     return options
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turn the image by its EXIF (or XMP) orientation; ignore unreadable EXIF."""
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF (or XMP) orientation, 1..8; 1 if it is missing or unreadable."""
     try:
         orientation = image.getexif().get(ExifTag.Orientation, 1)
     except Exception:  # a photograph with broken EXIF is still a photograph
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+        return 1
+    return orientation if orientation in TURNS else 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image by its orientation, 1..8 (EXIF 2.32, 4.6.4)."""
+    turn = TURNS[orientation]
+    return image if turn is None else image.transpose(turn)
 
 
 def kept_exif(image: Image.Image, name: str) -> bytes | None:
