@@ -14,7 +14,7 @@ import PIL
 from PIL import Image
 
 from sdcodec.errors import ImageError, OptionError, SdcodecWarning
-from sdcodec.pixels import png
+from sdcodec.pixels import boxes, png
 
 SDC_MAGIC = b"\x89SDC"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -94,7 +94,7 @@ def _identified(file: BinaryIO, name: str) -> Iterator[Opened]:
 
 def _is_examined(head: bytes) -> bool:
     """Return whether the bytes of such a file are examined beside Pillow."""
-    return head.startswith(png.SIGNATURE)
+    return head.startswith(png.SIGNATURE) or head[4:8] == boxes.FILE_TYPE
 
 
 def _bytes_of(image: Image.Image) -> bytes | None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from sdcodec.pixels.coded import CodePoints
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 SAMPLES = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
@@ -55,6 +57,32 @@ class PngFacts:
         if not count or len(data) < 2 * count:
             return None
         return tuple(value & ((1 << self.depth) - 1) for value in struct.unpack_from(f">{count}H", data))
+
+    @property
+    def code_points(self) -> CodePoints | None:
+        """The content of the chunk cICP; None if it is missing or not of RGB."""
+        data = self.chunks.get(b"cICP", b"")
+        return CodePoints(*data) if len(data) == 4 and data[2] == 0 else None
+
+    @property
+    def states_gamma(self) -> bool:
+        """Whether gAMA or cHRM applies: other chunks about colour replace them."""
+        replaced = {b"iCCP", b"sRGB"} & set(self.chunks)
+        return not replaced and (self.gamma is not None or self.chromaticities is not None)
+
+    @property
+    def gamma(self) -> float | None:
+        data = self.chunks.get(b"gAMA", b"")
+        return (int.from_bytes(data, "big") / 100000 or None) if len(data) == 4 else None
+
+    @property
+    def chromaticities(self) -> tuple[float, ...] | None:
+        """The coordinates x and y of red, green, blue and white."""
+        data = self.chunks.get(b"cHRM", b"")
+        if len(data) != 32:
+            return None
+        values = [value / 100000 for value in struct.unpack(">8I", data)]
+        return (*values[2:], *values[:2])
 
     @property
     def raw_length(self) -> int:
@@ -108,14 +136,19 @@ def sixteen_bit(data: bytes, facts: PngFacts) -> NDArray[np.uint16] | None:
         header = struct.pack(">IIBBBBB", facts.width, facts.height, 8, RGBA, 0, 0, facts.interlaced)
         image = PngImageFile(io.BytesIO(SIGNATURE + chunk_bytes(b"IHDR", header) + data[first:]))
         halves = np.asarray(image).astype(np.uint16)
-        return halves[:, :, 0::2] << 8 | halves[:, :, 1::2]
+        return _joined(halves[:, :, 0::2], halves[:, :, 1::2])
     planes = []
     for order in "BL":  # Pillow takes the first byte of a sample of 16 bits as its order says
         image = PngImageFile(io.BytesIO(data))
         name = f"{'RGB' if facts.colour_type == RGB else 'RGBA'};16{order}"
         image.tile = [tile._replace(args=name) for tile in image.tile]
         planes.append(np.asarray(image).astype(np.uint16))
-    return planes[0] << 8 | planes[1]
+    return _joined(*planes)
+
+
+def _joined(high: NDArray[np.uint16], low: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    result: NDArray[np.uint16] = high * np.uint16(256) + low
+    return result
 
 
 def chunk_bytes(kind: bytes, data: bytes) -> bytes:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sdcodec.errors import ImageError, OptionError, warn
-from sdcodec.pixels.colour import to_srgb
-from sdcodec.pixels.depth import samples_of
+from sdcodec.pixels.colour import coded_colour, from_coded, to_srgb
+from sdcodec.pixels.depth import Samples, samples_of
 from sdcodec.pixels.metadata import kept_exif, kept_xmp, orientation_of, upright
 from sdcodec.pixels.opening import decoding, name_of, opened
 from sdcodec.pixels.picture import ImageSource, Picture
@@ -54,7 +54,7 @@ def read_picture(
             _check_size(image.width, image.height, max_pixels, name)
         image.load()
         samples = samples_of(image, file.data, name)
-        colour, icc = to_srgb(samples.colour, image.info.get("icc_profile"), keep="icc" in metadata)
+        colour, icc = _in_srgb(image, samples, file.data, name, keep="icc" in metadata)
         orientation = orientation_of(image)
         alpha = None if samples.alpha is None else upright(Image.fromarray(samples.alpha), orientation)
         return Picture(
@@ -64,6 +64,19 @@ def read_picture(
             exif=kept_exif(image, name) if "exif" in metadata else None,
             xmp=kept_xmp(image) if "xmp" in metadata else None,
         )
+
+
+def _in_srgb(
+    image: Image.Image, samples: Samples, data: bytes | None, name: str, *, keep: bool
+) -> tuple[Image.Image, bytes | None]:
+    """Convert the colour to sRGB, or return it with the RGB profile to keep."""
+    profile = image.info.get("icc_profile")
+    stated, overrides = coded_colour(image, data)
+    if overrides:
+        profile = None
+    if stated is not None and not profile:
+        return from_coded(samples.colour, samples.deep, stated, name), None
+    return to_srgb(samples.colour, profile, keep=keep)
 
 
 def _from_array(array: NDArray[Any], max_pixels: int) -> Picture:
