@@ -6,7 +6,7 @@
 FOLDER holds training images; only the validation split is used, crops from their middles. Files are real. With
 `--scale 0.5` images are halved first, which makes them sharper than their own files. LPIPS is given twice: as it is
 usually computed, and as a mean over sixteen offsets. `cast` and `grid` are the energies of `sdcodec.training.losses`.
-With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS.
+With `--vgg`, a file of VGG-16's weights, also by LPIPS-VGG and DISTS. SSIMULACRA 2 is a score: higher is better.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from effort import Distance, bd_rate, crops, goodness, measured_by
 from sdcodec import Codec
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.training.losses import cast, grid
+from sdcodec_eval.metrics import ssimulacra2
 
 
 def main() -> None:
@@ -37,32 +38,33 @@ def main() -> None:
     pictures, lpips = crops(options.folder, options.count, options.side, options.scale), LPIPS()
     measures, others = measured_by(options.vgg)
     curves: list[NDArray[np.float64]] = []
-    names = [*measures, "cast", "grid"]
+    names = [*measures, "cast", "grid", "SSIMULACRA 2"]
     for model in options.models:
         codec = Codec(model, device="cpu")
         curves.append(np.array([_point(codec, pictures, quality, lpips, others) for quality in options.qualities]))
         gains = [f"{name} {bd_rate(curves[0], curves[-1], k):+.1f}%" for k, name in enumerate(names)]
         print(f"{model}: {', '.join(gains)}")
-        for size, decibels, *distances in curves[-1]:
-            told = [f"{name} {10 ** (-value / 10):.4f}" for name, value in zip(names[1:], distances, strict=True)]
-            print(f"  {2**size:.0f} bytes, {decibels:.2f} dB, {', '.join(told)}", flush=True)
+        for size, decibels, *distances, score in curves[-1]:
+            told = [f"{name} {10 ** (-value / 10):.4f}" for name, value in zip(names[1:-1], distances, strict=True)]
+            print(f"  {2**size:.0f} bytes, {decibels:.2f} dB, {', '.join(told)}, {names[-1]} {score:.2f}", flush=True)
 
 
 def _point(
     codec: Codec, pictures: list[NDArray[np.uint8]], quality: float, lpips: LPIPS, others: list[Distance]
 ) -> NDArray[np.float64]:
-    """Return log2 of bytes, `goodness`, and both energies in -10 log10.
+    """Return log2 of bytes, `goodness`, both energies in -10 log10, and SSIMULACRA 2.
 
     They are means over images.
     """
-    scores, energies = [], []
+    scores, energies, similarities = [], [], []
     for pixels in pictures:
         data = codec.encode(pixels, quality=quality, effort=0).data
         decoded = np.asarray(codec.decode(data))
         error = torch.from_numpy(decoded.astype(np.float32) - pixels).permute(2, 0, 1)[None]
         scores.append([np.log2(len(data)), *goodness(pixels, decoded, lpips, others)])
         energies.append([float(cast(error)), float(grid(error))])
-    return np.concatenate([np.mean(scores, axis=0), -10 * np.log10(np.mean(energies, axis=0))])
+        similarities.append(ssimulacra2(pixels, decoded))
+    return np.concatenate([np.mean(scores, axis=0), -10 * np.log10(np.mean(energies, axis=0)), [np.mean(similarities)]])
 
 
 if __name__ == "__main__":

@@ -203,11 +203,12 @@ def make_bundle(folder: Path, model: str, dtype: Any) -> dict[str, int]:
 
     from sdcodec.autoencoders import diffusers
     from sdcodec.bundles import writing
+    from sdcodec.constants import QUALITY_LEVELS
     from sdcodec.denoisers.unet import HIDDEN_STATES, POOLED, UNET_PREFIX, build_unet
 
     vae, unet, prediction, turbo = MODELS[model]
     weights = _random(diffusers.build("AutoencoderKL", vae), dtype)
-    step = torch.logspace(0.5, -1.5, 201)[:, None].expand(-1, 4)
+    step = torch.logspace(0.5, -1.5, QUALITY_LEVELS)[:, None].expand(-1, 4)
     bundle = writing.write_bundle(
         folder,
         name=model,

@@ -1,4 +1,4 @@
-"""Reference decoder from `.sdc` bytes to integers, written after docs/format.md.
+"""Reference decoder after docs/format.md (one file, to be read with that page).
 
 It is plain Python and NumPy and shares no code with the library.
 """

@@ -6,6 +6,7 @@ import zlib
 
 import pytest
 
+from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.container import FACTORS, Chunk, Container, Header, block_count, block_grid, latent_grid, padded_size
 from sdcodec.errors import FormatError, UnsupportedVersionError
 
@@ -121,7 +122,7 @@ def test_a_file_without_latents_is_refused():
         Container.from_bytes(with_checksum(body[: body.index(b"L\x07")]))
 
 
-@pytest.mark.parametrize("change", [{"quality_index": 201}, {"width": 0}, {"height": (1 << 24) + 1}])
+@pytest.mark.parametrize("change", [{"quality_index": QUALITY_LEVELS}, {"width": 0}, {"height": (1 << 24) + 1}])
 def test_headers_out_of_range_are_refused(change):
     header = Header(**{"fingerprint": b"abcd", "quality_index": 1, "width": 1, "height": 1} | change)
     with pytest.raises(FormatError, match="damaged"):

@@ -1,4 +1,4 @@
-"""Files of a bundle with a UNet: the error in the file, and denoising."""
+"""Files of a bundle with a UNet (one file: its bundles are slow to make)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diffusers' autoencoders as models: every family there and back.
+"""Diffusers' autoencoders as models (one file: its models are slow to make).
 
 Their random weights were written by `save_pretrained`.
 """
@@ -24,6 +24,7 @@ from conftest import photograph
 from sdcodec import effort, windowed
 from sdcodec.autoencoders.diffusers import running_dtype
 from sdcodec.bundles import calibration, importing, store
+from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.container import Container
 from sdcodec.errors import BundleError, FormatError
 
@@ -316,7 +317,7 @@ def test_steps_follow_what_the_decoder_is_sensitive_to():
     random = np.random.default_rng(0)
     statistics = calibration.Statistics(random.standard_normal((3, 4096)), np.array([0.5, 1.0, 4.0]))
     gain, inverse = calibration.gain_rows(statistics, 8)
-    assert gain.shape == inverse.shape == (201, 3)
+    assert gain.shape == inverse.shape == (QUALITY_LEVELS, 3)
     assert torch.allclose(gain[:, 0] / gain[:, 1], torch.tensor(0.5), rtol=1e-3)
     assert torch.allclose(gain[:, 2] / gain[:, 1], torch.tensor(4.0), rtol=1e-3)
     assert torch.allclose(gain * inverse, torch.tensor(1.0), rtol=1e-6)

@@ -62,7 +62,8 @@ def test_priors_of_one_model_share_its_autoencoder(added: Path) -> None:
     after = sdcodec.Codec("own", device="cpu", precision="float32")
     assert after.fingerprint != before.fingerprint
     assert np.array_equal(after.symbols(data), before.symbols(data))
-    assert len({id(own.autoencoder) for own in (after._model, *after._with_earlier_priors.values())}) == 1
+    models = (before._model, after._model, *after._with_earlier_priors.values())
+    assert len({id(own.autoencoder) for own in models}) == 1
 
 
 def test_a_model_that_was_replaced_is_read_anew(added: Path) -> None:

@@ -1,4 +1,4 @@
-"""`sdcodec models`: adding from folders and the hub, refusals, listing, removing."""
+"""`sdcodec models` (one file: its folders are slow to make)."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import torch
 
 from conftest import SMALL_PRIOR
 from sdcodec.coding.tables import gaussian_tables, scales
+from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.errors import BundleError
 from sdcodec.priors.integer import scaled
 from sdcodec.priors.learned import LearnedPrior
@@ -156,7 +157,7 @@ def test_fixed_point_rounds_halves_up():
 
 def test_rows_of_quality_meet_the_knots(random_model):
     rows = quality_rows(random_model.gain)
-    assert rows.shape[0] == 201
+    assert rows.shape[0] == QUALITY_LEVELS
     assert torch.allclose(rows[90], random_model.gain(torch.tensor([45.0]))[0].double(), atol=1e-6)
 
 

@@ -15,6 +15,7 @@ from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.bundles import store
 from sdcodec.bundles.store import read_manifest
 from sdcodec.coding.tables import scales
+from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.errors import TrainingError
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 from sdcodec.priors.learned import LearnedPrior
@@ -108,7 +109,7 @@ def test_fitted_priors_of_every_width_code_their_latents(channels):
     """128 channels need a smaller window of context."""
     random = torch.Generator().manual_seed(0)
     latents = [torch.randn(channels, 16, 16, generator=random) for _ in range(3)]
-    gain = torch.linspace(0.5, 4, 201)[:, None].repeat(1, channels)
+    gain = torch.linspace(0.5, 4, QUALITY_LEVELS)[:, None].repeat(1, channels)
     config = FitConfig(num_steps=2, width=16, hyper_channels=4, crop=8, batch=2)
     network, _ = train_prior(latents, gain, config, CPU, np.inf, lambda _: None)
     _, tables = adaptive_prior_tensors(channels)
@@ -126,7 +127,7 @@ def test_linear_prediction_is_found_before_training():
     random = torch.Generator().manual_seed(0)
     noise = torch.randn(4, 8, 34, 34, generator=random)
     latents = list(torch.nn.functional.avg_pool2d(noise, 3, stride=1) * 3)
-    gain = torch.full((201, 8), 4.0)
+    gain = torch.full((QUALITY_LEVELS, 8), 4.0)
     config = FitConfig(width=8, hyper_channels=4)
     network = prior_fit._initial(latents, gain, config)
     prior_fit.solve_direct(network, latents, gain, config)

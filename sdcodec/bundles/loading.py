@@ -6,7 +6,8 @@ A new autoencoder or prior is one more entry in AUTOENCODERS or PRIORS.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,8 +47,11 @@ def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.d
 
 def load_autoencoder(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Autoencoder:
     """Read a bundle's autoencoder. Raises BundleError as `load`."""
-    weights = read_tensors(bundle.folder / bundle.autoencoder_file)
-    autoencoder = _choose(AUTOENCODERS, bundle.autoencoder, bundle)(bundle.configuration, weights, device, dtype)
+    path = bundle.folder / bundle.autoencoder_file
+    weights = read_tensors(path)
+    loader = _choose(AUTOENCODERS, bundle.autoencoder, bundle)
+    with _naming(path):
+        autoencoder = loader(bundle.configuration, weights, device, dtype)
     if (autoencoder.channels, autoencoder.factor) != (bundle.channels, bundle.factor):
         raise BundleError(
             f"{bundle.folder}: the configuration declares {bundle.channels} channels at 1/{bundle.factor}, the autoencoder "
@@ -68,9 +72,11 @@ def load_prior(bundle: Bundle, entry: PriorEntry, device: torch.device) -> tuple
         )
     rows = (QUALITY_LEVELS, bundle.channels)
     other = {name: value for name, value in tensors.items() if not name.startswith((PRIOR_PREFIX, TABLES_PREFIX))}
-    check_shapes("quantiser", {"gain": rows, "inverse_gain": rows}, other)
-    own, tables = prior_parts(tensors)
-    prior = _choose(PRIORS, entry.kind, bundle)(entry.configuration, own, tables, device)
+    loader = _choose(PRIORS, entry.kind, bundle)
+    with _naming(path):
+        check_shapes("quantiser", {"gain": rows, "inverse_gain": rows}, other)
+        own, tables = prior_parts(tensors)
+        prior = loader(entry.configuration, own, tables, device)
     if prior.channels != bundle.channels:
         raise BundleError(
             f"{path}: a prior for {prior.channels} channels, the autoencoder has {bundle.channels}; install the model again"
@@ -82,8 +88,10 @@ def load_denoiser(bundle: Bundle, device: torch.device, dtype: torch.dtype, offl
     """Read a bundle's UNet. Raises BundleError if it is damaged or unknown."""
     entry = bundle.denoiser
     assert entry is not None  # its callers have checked
+    path = bundle.folder / entry.file
     loader = _choose(DENOISERS, entry.kind, bundle)
-    return loader(entry.configuration, read_tensors(bundle.folder / entry.file), device, dtype, offload)
+    with _naming(path):
+        return loader(entry.configuration, read_tensors(path), device, dtype, offload)
 
 
 def prior_parts(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], FrequencyTables]:
@@ -124,6 +132,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise BundleError(f"{path}: cannot be read ({error.strerror or error}); install the model again") from error
     except SafetensorError as error:
         raise BundleError(f"{path}: damaged ({error}); install the model again") from error
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name before the message of a BundleError."""
+    try:
+        yield
+    except BundleError as error:
+        message = str(error)
+        raise BundleError(message if message.startswith(str(path)) else f"{path}: {message}") from error
 
 
 def _choose(loaders: Mapping[str, Loader], name: str, bundle: Bundle) -> Loader:

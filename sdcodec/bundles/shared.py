@@ -5,38 +5,41 @@ They live as long as any user holds them.
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 
 from sdcodec.autoencoders.protocol import Autoencoder
 from sdcodec.bundles import loading
-from sdcodec.bundles.store import MANIFEST, Bundle, PriorEntry
+from sdcodec.bundles.store import Bundle, PriorEntry
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.model import Model
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Folder and files of networks, with their device and precision.
+    """Origin of networks, with their device and precision.
 
-    A folder that was written again has other stamps.
+    A file that was written again has another stamp: its time and size.
     """
 
-    folder: str
-    stamps: tuple[tuple[int, int], ...]
+    path: str
+    stamp: tuple[int, int] | None
+    configuration: str
     device: torch.device
     dtype: torch.dtype
-    offload: bool
+    offload: bool = False
 
 
 _lock = threading.RLock()  # held while anything is loaded
-_models: WeakValueDictionary[tuple[_Place, bytes], Model] = WeakValueDictionary()
+_models: WeakValueDictionary[tuple[_Place, bytes, _Place | None], Model] = WeakValueDictionary()
 _autoencoders: WeakValueDictionary[_Place, Autoencoder] = WeakValueDictionary()
-_denoisers: WeakValueDictionary[_Place, Callable[[], Denoiser]] = WeakValueDictionary()
+_denoisers: WeakValueDictionary[_Place, _LoadOnce] = WeakValueDictionary()
 
 
 def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Model:
@@ -44,21 +47,24 @@ def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.d
 
     Raises BundleError as `loading.load`.
     """
-    place = _Place(str(bundle.folder.resolve()), _stamps(bundle), device, dtype, offload)
+    networks = _place(bundle, bundle.autoencoder_file, bundle.configuration, device, dtype)
     with _lock:
-        model = _models.get((place, entry.fingerprint))
+        unet, denoiser = None, None
+        if bundle.denoiser is not None:
+            unet = _place(bundle, bundle.denoiser.file, bundle.denoiser.configuration, device, dtype)
+            unet = replace(unet, offload=offload)
+            denoiser = _denoisers.get(unet) or _LoadOnce(bundle, unet)
+            _denoisers[unet] = denoiser
+        key = (networks, entry.fingerprint, unet)
+        model = _models.get(key)
         if model is None:
-            autoencoder = _autoencoders.get(place)
+            autoencoder = _autoencoders.get(networks)
             if autoencoder is None:
                 autoencoder = loading.load_autoencoder(bundle, device, dtype)
-                _autoencoders[place] = autoencoder
-            denoiser = _denoisers.get(place)
-            if denoiser is None and bundle.denoiser is not None:
-                denoiser = _LoadOnce(bundle, place)
-                _denoisers[place] = denoiser
+                _autoencoders[networks] = autoencoder
             prior, quantiser = loading.load_prior(bundle, entry, device)
             model = Model(autoencoder, quantiser, prior, denoiser)
-            _models[place, entry.fingerprint] = model
+            _models[key] = model
         return model
 
 
@@ -77,9 +83,12 @@ class _LoadOnce:
             return self._denoiser
 
 
-def _stamps(bundle: Bundle) -> tuple[tuple[int, int], ...]:
-    """Return time and size of the networks' files; missing files have no stamp."""
-    names = [MANIFEST, bundle.autoencoder_file] + ([bundle.denoiser.file] if bundle.denoiser else [])
-    paths = [bundle.folder / name for name in names]
-    found = [path.stat() for path in paths if path.exists()]
-    return tuple((own.st_mtime_ns, own.st_size) for own in found)
+def _place(
+    bundle: Bundle, file: str, configuration: Mapping[str, Any], device: torch.device, dtype: torch.dtype
+) -> _Place:
+    path = bundle.folder / file
+    stamp = None
+    if path.exists():  # otherwise loading raises the error
+        status = path.stat()
+        stamp = status.st_mtime_ns, status.st_size
+    return _Place(str(path.resolve()), stamp, json.dumps(configuration, sort_keys=True), device, dtype)
