@@ -55,7 +55,7 @@ def read_picture(
         image.load()
         samples = samples_of(image, file.data, name)
         colour, icc = _in_srgb(image, samples, file.data, name, keep="icc" in metadata)
-        orientation = orientation_of(image)
+        orientation = orientation_of(image, name)
         alpha = None if samples.alpha is None else upright(Image.fromarray(samples.alpha), orientation)
         return Picture(
             rgb=np.array(upright(colour, orientation)),
