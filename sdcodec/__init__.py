@@ -83,6 +83,7 @@ def encode(
     metadata: frozenset[str] = frozenset(),
     max_pixels: int | None = None,
     frame: int | None = None,
+    allow_truncated: bool = False,
 ) -> bytes:
     """Encode an image to the bytes of an `.sdc` file, as `Codec.encode` does.
 
@@ -100,6 +101,7 @@ def encode(
             metadata=metadata,
             max_pixels=max_pixels,
             frame=frame,
+            allow_truncated=allow_truncated,
         )
         .data
     )

@@ -82,3 +82,12 @@ class TestCommand:
         assert capfd.readouterr().err == ""
         assert self.run(animation.name, "--frame", "3", "--force") == 2
         assert "the file has 3" in capfd.readouterr().err
+
+    def test_allow_truncated_option(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        Image.new("RGB", (64, 64), "red").save(tmp_path / "whole.jpg")
+        (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-20])
+        assert self.run("cut.jpg") == 1
+        assert capfd.readouterr().err.startswith("sdcodec: cut.jpg: the file is cut short")
+        assert not (tmp_path / "a.sdc").exists()
+        assert self.run("cut.jpg", "--allow-truncated") == 0
+        assert capfd.readouterr().err.startswith("sdcodec: cut.jpg: warning: the file is cut short")

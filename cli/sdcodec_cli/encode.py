@@ -98,6 +98,11 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     metavar="N",
     help="Frame or page of the input, counted from 0.  [default: the first, with a warning if there are others]",
 )
+@click.option(
+    "--allow-truncated",
+    is_flag=True,
+    help="Encode images whose file is cut short; the missing part is grey, black or transparent.",
+)
 @conversion_options
 def encode(
     inputs: tuple[str, ...],
@@ -110,6 +115,7 @@ def encode(
     model: str,
     metadata: frozenset[str],
     frame: int | None,
+    allow_truncated: bool,
     device: str,
     precision: str,
     max_pixels: int,
@@ -160,6 +166,7 @@ def encode(
             metadata=metadata,
             max_pixels=max_pixels,
             frame=frame,
+            allow_truncated=allow_truncated,
         )
         seconds = time.perf_counter() - start
         write_bytes(job.target, encoded.data, force=options.force)
@@ -167,7 +174,9 @@ def encode(
         if options.verbose:
             if not isinstance(source, str):
                 source.seek(0)
-            original = read_picture(source, metadata=metadata, max_pixels=max_pixels, frame=frame)
+            original = read_picture(
+                source, metadata=metadata, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated
+            )
             decibels = _psnr(original.rgb, np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB")))
             line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
         return line

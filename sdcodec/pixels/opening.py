@@ -13,9 +13,10 @@ from typing import BinaryIO
 import PIL
 from PIL import Image
 
-from sdcodec.errors import ImageError, OptionError, SdcodecWarning
-from sdcodec.pixels import boxes, png
+from sdcodec.errors import ImageError, OptionError, SdcodecWarning, warn
+from sdcodec.pixels import boxes, jpeg, png, png_mending
 
+BYTES_PER_PIXEL, FILL = 8, 1 << 16  # zeros behind a file that is cut: enough for uncompressed pixels
 SDC_MAGIC = b"\x89SDC"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 
@@ -60,10 +61,17 @@ def decoding(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def opened(source: Image.Image | str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Iterator[Opened]:
+def opened(
+    source: Image.Image | str | os.PathLike[str] | bytes | BinaryIO,
+    name: str,
+    *,
+    allow_truncated: bool,
+    max_pixels: int,
+) -> Iterator[Opened]:
     """Open the image with its header read, its pixels not yet decoded.
 
-    Files opened here are closed here.
+    Damage that leaves all pixels is mended with a warning; see `png_mending` and `jpeg`. Files opened here are closed
+    here.
     """
     if isinstance(source, Image.Image):
         yield Opened(source, _bytes_of(source))
@@ -77,24 +85,43 @@ def opened(source: Image.Image | str | os.PathLike[str] | bytes | BinaryIO, name
         except (OSError, ValueError) as error:
             raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
         with file:
-            yield from _identified(file, name)
+            yield from _identified(file, name, allow_truncated, max_pixels)
     else:
         data = source if isinstance(source, bytes) else source.read()
-        yield from _identified(io.BytesIO(data), name)
+        yield from _identified(io.BytesIO(data), name, allow_truncated, max_pixels)
 
 
-def _identified(file: BinaryIO, name: str) -> Iterator[Opened]:
+def _identified(file: BinaryIO, name: str, allow_truncated: bool, max_pixels: int) -> Iterator[Opened]:
     """Open a file by its content, and close the image afterwards."""
     head = file.read(16)
     file.seek(0)
-    data = file.read() if _is_examined(head) else None
+    data = file.read() if _is_examined(head) or allow_truncated else None
+    if data is not None and head.startswith(png.SIGNATURE):
+        data = png_mending.mended(data, name, allow_truncated=allow_truncated, max_pixels=max_pixels)
+    elif data is not None and head.startswith(jpeg.SIGNATURE):
+        data = jpeg.mended(data, name, allow_truncated=allow_truncated)
+    elif data is not None and allow_truncated:
+        data = _filled(data, head, name, max_pixels)
     with _image_in(file if data is None else io.BytesIO(data), head, name) as image:
         yield Opened(image, data)
 
 
+def _filled(data: bytes, head: bytes, name: str, max_pixels: int) -> bytes:
+    """Return the file, with zeros behind it if Pillow finds it cut."""
+    with _image_in(io.BytesIO(data), head, name) as image:
+        if image.width * image.height > max_pixels:
+            return data  # the reader refuses it
+        try:
+            image.load()
+        except Exception:  # decoders raise errors of many classes
+            warn("the file is cut short; the missing part is filled with zeros", name)
+            return data + bytes(image.width * image.height * BYTES_PER_PIXEL + FILL)
+    return data
+
+
 def _is_examined(head: bytes) -> bool:
     """Return whether the bytes of such a file are examined beside Pillow."""
-    return head.startswith(png.SIGNATURE) or head[4:8] == boxes.FILE_TYPE
+    return head.startswith((png.SIGNATURE, jpeg.SIGNATURE)) or head[4:8] == boxes.FILE_TYPE
 
 
 def _bytes_of(image: Image.Image) -> bytes | None:
@@ -125,6 +152,8 @@ def _image_in(file: BinaryIO, head: bytes, name: str) -> Image.Image:
             raise ImageError(f"{name}: an .sdc file already; use decode to get the picture back") from error
         if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
             return _open_heic(file, name)
+        if head.startswith((png.SIGNATURE, jpeg.SIGNATURE)):
+            raise ImageError(f"{name}: the header of the image is damaged or cut; get the file again") from error
         raise ImageError(f"{name}: not an image, or of a kind that Pillow cannot read") from error
     if image.format in ("EPS", "WMF"):
         # Pillow has other programs draw these, and a drawing has no pixels to compress.

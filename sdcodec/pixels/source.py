@@ -25,6 +25,7 @@ def read_picture(
     metadata: frozenset[str] = frozenset(),
     max_pixels: int = DEFAULT_MAX_PIXELS,
     frame: int | None = None,
+    allow_truncated: bool = False,
 ) -> Picture:
     """Read an image and convert it to upright 8-bit sRGB.
 
@@ -36,6 +37,7 @@ def read_picture(
     max_pixels: an image of more pixels is refused before any is decoded.
     frame: frame or page of the file, counted from 0. None: the one that the file opens with, with a warning if there
         are others.
+    allow_truncated: read a file that is cut short; its missing part is grey, black or transparent, with a warning.
 
     Alpha that is opaque everywhere is dropped. Raises ImageError for data that is no image, is damaged or too large,
     and OptionError for unknown metadata or a frame that does not exist. Issues SdcodecWarning if the result may
@@ -47,7 +49,7 @@ def read_picture(
         _check_frame(frame, 1, "array")
         return _from_array(source, max_pixels)
     name = name_of(source)
-    with decoding(name), opened(source, name) as file:
+    with decoding(name), opened(source, name, allow_truncated=allow_truncated, max_pixels=max_pixels) as file:
         image = file.image
         _check_size(image.width, image.height, max_pixels, name)
         if _selects_frame(image, frame, name):
