@@ -16,6 +16,10 @@ class ImageError(SdcodecError):
     """The input is no image, cannot be read, or exceeds the limits."""
 
 
+class ImageTypeError(ImageError, TypeError):
+    """The input has a type or a shape that is not read as an image."""
+
+
 class FormatError(SdcodecError):
     """The `.sdc` data is damaged, cut short, or not `.sdc` data at all."""
 

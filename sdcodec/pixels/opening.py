@@ -8,17 +8,31 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import PIL
 from PIL import Image
 
-from sdcodec.errors import ImageError, OptionError, SdcodecWarning, warn
+from sdcodec.errors import ImageError, ImageTypeError, OptionError, SdcodecWarning, warn
 from sdcodec.pixels import boxes, jpeg, png, png_mending
 
 BYTES_PER_PIXEL, FILL = 8, 1 << 16  # zeros behind a file that is cut: enough for uncompressed pixels
 SDC_MAGIC = b"\x89SDC"
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+
+
+class Plugin(NamedTuple):
+    """An optional reader of Pillow; without `register`, its import is enough."""
+
+    kind: str
+    package: str
+    module: str
+    register: str | None
+
+
+HEIC = Plugin("HEIC", "pillow-heif", "pillow_heif", "register_heif_opener")
+JXL = Plugin("JPEG XL", "pillow-jxl-plugin", "pillow_jxl", None)
+JXL_MAGICS = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")  # a bare codestream, and a container
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +53,7 @@ def name_of(source: object) -> str:
     if hasattr(source, "read"):
         name = getattr(source, "name", "")
         return name if isinstance(name, str) and name else "image data"
-    raise ImageError(f"{type(source).__name__} is no image; give a PIL image, a path, bytes or a uint8 array")
+    raise ImageTypeError(f"{type(source).__name__} is no image; give a PIL image, a path, bytes or a uint8 array")
 
 
 @contextmanager
@@ -151,7 +165,9 @@ def _image_in(file: BinaryIO, head: bytes, name: str) -> Image.Image:
         if head.startswith(SDC_MAGIC):
             raise ImageError(f"{name}: an .sdc file already; use decode to get the picture back") from error
         if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
-            return _open_heic(file, name)
+            return _open_with(HEIC, file, name)
+        if head.startswith(JXL_MAGICS):
+            return _open_with(JXL, file, name)
         if head.startswith((png.SIGNATURE, jpeg.SIGNATURE)):
             raise ImageError(f"{name}: the header of the image is damaged or cut; get the file again") from error
         raise ImageError(f"{name}: not an image, or of a kind that Pillow cannot read") from error
@@ -161,11 +177,14 @@ def _image_in(file: BinaryIO, head: bytes, name: str) -> Image.Image:
     return image
 
 
-def _open_heic(file: BinaryIO, name: str) -> Image.Image:
+def _open_with(plugin: Plugin, file: BinaryIO, name: str) -> Image.Image:
     try:
-        pillow_heif = importlib.import_module("pillow_heif")
+        module = importlib.import_module(plugin.module)
     except ImportError as error:
-        raise ImageError(f"{name}: HEIC images need pillow-heif; install it with: pip install pillow-heif") from error
-    pillow_heif.register_heif_opener()
+        raise ImageError(
+            f"{name}: {plugin.kind} images need {plugin.package}; install it with: pip install {plugin.package}"
+        ) from error
+    if plugin.register is not None:
+        getattr(module, plugin.register)()
     file.seek(0)
     return Image.open(file)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from sdcodec.errors import ImageError, OptionError, warn
+from sdcodec.pixels.arrays import from_array, refuse_tensor
 from sdcodec.pixels.colour import coded_colour, from_coded, to_srgb
 from sdcodec.pixels.depth import Samples, samples_of
 from sdcodec.pixels.metadata import kept_exif, kept_xmp, orientation_of, upright
@@ -29,8 +27,8 @@ def read_picture(
 ) -> Picture:
     """Read an image and convert it to upright 8-bit sRGB.
 
-    source: a PIL image, a path, the bytes of an image file, a binary file open at its beginning, or a uint8 array
-        [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Any Pillow mode but floating point.
+    source: a PIL image, a path, the bytes of an image file, a binary file open at its beginning, or an array of
+        uint8, or uint16 with white at 65535, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Any Pillow mode but floating point.
     metadata: kinds to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its
         profile;
         otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
@@ -45,9 +43,11 @@ def read_picture(
     """
     if unknown := metadata - METADATA_KINDS:
         raise OptionError(f"unknown metadata {', '.join(sorted(unknown))}; choose from icc, exif, xmp")
+    refuse_tensor(source)
     if isinstance(source, np.ndarray):
         _check_frame(frame, 1, "array")
-        return _from_array(source, max_pixels)
+        _check_size(source.shape[1] if source.ndim > 1 else 1, len(source) if source.ndim else 1, max_pixels, "array")
+        return from_array(source)
     name = name_of(source)
     with decoding(name), opened(source, name, allow_truncated=allow_truncated, max_pixels=max_pixels) as file:
         image = file.image
@@ -79,19 +79,6 @@ def _in_srgb(
     if stated is not None and not profile:
         return from_coded(samples.colour, samples.deep, stated, name), None
     return to_srgb(samples.colour, profile, keep=keep)
-
-
-def _from_array(array: NDArray[Any], max_pixels: int) -> Picture:
-    name = f"array {array.dtype} {list(array.shape)}"
-    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ImageError(f"{name}: not an image; give uint8 of shape [H, W], [H, W, 3] or [H, W, 4]")
-    _check_size(array.shape[1], array.shape[0], max_pixels, name)
-    planes = array.reshape(*array.shape[:2], -1)
-    alpha = None
-    if planes.shape[2] == 4 and planes[:, :, 3].min() < 255:
-        alpha = planes[:, :, 3].copy()
-    colour = np.repeat(planes, 3, axis=2) if planes.shape[2] == 1 else planes[:, :, :3].copy()
-    return Picture(rgb=colour, alpha=alpha)
 
 
 def _selects_frame(image: Image.Image, frame: int | None, name: str) -> bool:
