@@ -24,8 +24,7 @@ def fit_weights(groups: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     Returns int64 `[7, 3]` of means and `[7, 5]` of sizes. Groups may have different numbers of channels. The fit goes
     through the passes as the prior does, so that each lattice's weights are fitted to its neighbours as they will be
     decoded. Means minimise the squared error, weighted by the inverse of the expected size; sizes the relative error
-    of the expected absolute residual
-    (Poisson-like: iteratively reweighted least squares), and are never negative.
+    of the expected absolute residual (Poisson-like: iteratively reweighted least squares), and are never negative.
     """
     values = [torch.zeros(group.shape, dtype=torch.int64) for group in groups]
     sizes = [torch.zeros_like(own) for own in values]

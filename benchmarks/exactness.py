@@ -4,8 +4,7 @@
 
 Threads, oneDNN on and off, two levels of instruction sets, batches of 1, 8 and 16, inside and outside autocast,
 float32 and bfloat16 as default precision. It prints a line for each, and the difference of pixels of bfloat16 and
-float32
-decoding.
+float32 decoding.
 """
 
 from __future__ import annotations

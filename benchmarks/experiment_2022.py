@@ -9,8 +9,7 @@ channel (ideal, without side information), and coded by the adaptive prior and b
 for taef2, --fit trains one on the images of FOLDER that are not measured. taef2-pca4 replaces a space of four
 channels, as Stable Diffusion's
 has: the four principal components of TAEF2's latents, over the measured images. Errors are in the model's quantiser
-steps at
-quality 50.
+    steps at quality 50.
 """
 
 from __future__ import annotations

@@ -4,20 +4,17 @@
     python benchmarks/foreign_priors.py LOADER.py TESTED --work FOLDER --fitted      (later, with the contents of
     --work)
 
-LOADER.py is a module with a function `load()` that returns a PyTorch module with `encode(images)` and
-`decode(latents)`: images `[B, 3, H, W]` in [0, 1], latents `[B, 32, H/8, W/8]`. The bundle is made as `models add`
-makes one (quantiser steps calibrated on photographs, the adaptive prior), then fitted as `models fit` does. Measured
-on the centre crops of
-TESTED:
+LOADER.py is a module with a function `load()` that returns a PyTorch module with `encode(images)`, `decode(latents)`
+and `decoder(latents)`, which is differentiable: images `[B, 3, H, W]` in [0, 1], latents `[B, 32, H/8, W/8]`. The
+bundle is made as `models add` makes one (quantiser steps calibrated on photographs, the adaptive prior), then fitted
+as `models fit` does. Measured on the centre crops of TESTED:
 
 - bytes of real files; PSNR and LPIPS of the decoded images;
 - at the same quantiser steps, for the plain integers round(latent / step): zlib (level 9) of them as 8-bit values,
-their ideal
-  zero-order entropy with the frequencies of each channel of each image known and free, lossless PNG and WebP of their
-  planes side by side as one grey image;
+  their ideal zero-order entropy with the frequencies of each channel of each image known and free, lossless PNG and
+  WebP of their planes side by side as one grey image;
 - `error`: the mean squared error of the latents in quantiser steps, with plain rounding and with either prior. Both
-priors round
-  around their predictions; the comparison is fair because their error is no larger;
+  priors round around their predictions; the comparison is fair because their error is no larger;
 - `same`: bytes of the adaptive prior for exactly those integers, its means rounded to whole quantiser steps.
 """
 
@@ -235,8 +232,9 @@ def _saved(image: Image.Image, kind: str, **settings: Any) -> int:
 
 def _same_integers(whole: Tensor, way: str) -> int:
     """Return the adaptive prior's bytes for exactly these integers, and check them."""
+    config = adaptive_config(whole.shape[0])
     tensors, tables = adaptive_prior_tensors(whole.shape[0])
-    prior = _WholeMeans(tensors, tables, torch.device("cpu"), whole=WAYS_TO_WHOLE[way])
+    prior = _WholeMeans(config, tensors, tables, torch.device("cpu"), whole=WAYS_TO_WHOLE[way])
     shape = (1, *whole.shape[1:])
     coder = Coder(whole[None], prior.hyper_latents(whole[None], 0), tables)
     prior.walk(shape, 0, coder)

@@ -64,14 +64,13 @@ class Codec(LoadedBundle):
 
         image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
         quality: 0..100 in steps of 0.5 (default 50). Or target_bytes: the highest quality whose file has at most that
-            size;
-            below the size of quality 0, more latents are rounded to zero. Or target_bpp: the same in bits per pixel.
+            size; below the size of quality 0, more latents are rounded to zero. Or target_bpp: the same in bits per
+            pixel.
         effort: 0..9, the time spent on a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by
-            gradient
-            descent, with twice the steps a level. Default: 6 with `base` up to 2**19 pixels, 4 up to 2**20, else 0.
+            gradient descent, with twice the steps a level. Default: 6 with `base` up to 2**19 pixels, 4 up to 2**20,
+            else 0.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with
-            target_bytes or
-            target_bpp as many as fit; it has no quality and no effort.
+            target_bytes or target_bpp as many as fit; it has no quality and no effort.
         metadata: kinds to keep, of "icc", "exif" and "xmp".
         frame: frame or page of the file, counted from 0 (default: the first, with a warning if there are others).
         allow_truncated: encode a file that is cut short; its missing part is grey, black or transparent.
@@ -113,8 +112,7 @@ class Codec(LoadedBundle):
         Kept metadata is in its `info`.
 
         denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below
-            what the
-            UNet was trained on, nothing is done.
+            what the UNet was trained on, nothing is done.
         strength: factor on the measured deviation of the latents' error (None: 1).
         seed: of the noise that turbo models add. The same seed and device give the same pixels.
 

@@ -32,8 +32,7 @@ class LoadedBundle:
         model: the name of a bundle, or its folder.
         device: auto (CUDA, then MPS, then CPU), cpu, cuda or mps, as PyTorch names them.
         precision: of the autoencoder and the UNet: auto (bfloat16 where it is fast), float32, bfloat16 or float16.
-            Symbols of a
-            file never depend on it.
+            Symbols of a file never depend on it.
         offload: keep the UNet's weights in main memory and send them to the GPU layer by layer: slower, for small
             GPUs.
 

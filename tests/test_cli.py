@@ -185,6 +185,13 @@ def test_info(folder):
     assert "64 x 48" in invoke("info", "a.sdc")
 
 
+def test_info_states_the_complexity_of_the_model(folder):
+    invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
+    counts = json.loads(invoke("info", "a.sdc", "--json"))["kmac_per_pixel"]
+    assert list(counts) == ["encoder", "decoder", "prior"] and all(count > 0 for count in counts.values())
+    assert f"kMAC per pixel: encoder {counts['encoder']:g}, decoder" in invoke("info", "a.sdc")
+
+
 def test_info_works_without_the_model(folder, monkeypatch):
     invoke("encode", "a.png", "-o", "a.sdc", "--model", "random")
     monkeypatch.setenv("SDCODEC_HOME", str(folder / "out"))
@@ -231,8 +238,11 @@ def test_help_fits_80_columns(command):
 
 
 def test_training_from_the_command(folder):
-    assert "no such folder" in invoke("train", str(config(folder, "nothing")), status=1)
-    invoke("train", str(config(folder, "nothing")), "--set", "steps", status=2)
+    recipe = str(config(folder, "nothing"))
+    assert "no such folder" in invoke("train", recipe, "--steps", "1", status=1)
+    assert "either --minutes or --steps" in invoke("train", recipe, status=1)
+    assert "exclude each other" in invoke("train", recipe, "--steps", "1", "--minutes", "2", status=2)
+    invoke("train", recipe, "--set", "steps", status=2)
 
 
 def config(folder, data):

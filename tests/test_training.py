@@ -28,14 +28,13 @@ data = ["photos"]
 output = "run"
 name = "trial"
 num_steps = 8
-decay = 2
-warmup = 2
-spread_start = 1
-spread_end = 3
-quantise_from = 5
+decay = 0.25
+warmup = 0.25
+quantise_from = 0.5
 validate_every = 4
-checkpoint_every = 4
-crops = [{ start = 0, size = 64, batch = 2 }]
+validation_images = 1
+crop_size = 64
+batch = 2
 """
 
 
@@ -91,8 +90,8 @@ def stop_at_four(config: Path, overrides: dict[str, str]) -> None:
     trainer = prepare(load_config(config, overrides))
     original = trainer._train_step
 
-    def step(images):
-        parts = original(images)
+    def step():
+        parts = original()
         if trainer.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return parts
@@ -112,16 +111,18 @@ def test_an_existing_run_is_not_overwritten(folder, finished):
     [
         ("stepps = 3", "stepps"),
         ("optimiser = 'sgd'", "muon or adamw"),
-        ("crops = [{start = 0, size = 50, batch = 1}]", "multiples of 32"),
+        ("crop_size = 100", "multiple of 32"),
+        ("batch = 0", "at least 1"),
+        ("warmup = 200", "shares of the run"),
+        ("minutes = -1.0", "at least 0"),
         ("num_steps = ", "TOML"),
         ("num_steps = 2.5", "num_steps = 2.5: give a whole number"),
         ("autocast = 1", "autocast = 1: give true or false"),
         ("ema = true", "ema = True: give a number"),
-        ("crops = 64", "crops = 64: give a list"),
-        ("crops = [64]", "64 is no table of start, size, batch"),
+        ("qualities = 64", "qualities = 64: give a list"),
+        ("prior = 64", "64 is no table of latent_channels"),
         ("[autoencoder]\ndecoder_blocks_8 = 'many'", "decoder_blocks_8 = 'many': give a whole number"),
-        ("scales = [1.0, 0.5]", "scales: two factors above 0"),
-        ("scales = ['all', 1.0]", "scales: two factors above 0"),
+        ("qualities = [50.0, 10.0]", "the smaller first"),
         ("qualities = [10.0]", "qualities: two numbers from 0 to 100"),
         ("start_from = 3", "start_from = 3: give text"),
         ("train_only = 'decoder'\nstart_from = 'run/last.pt'", "not a checkpoint"),
@@ -143,7 +144,7 @@ def test_there_has_to_be_a_run_to_resume(folder):
 
 def test_missing_data_is_refused(tmp_path):
     path = tmp_path / "c.toml"
-    path.write_text('data = ["nothing"]\noutput = "run"\n')
+    path.write_text('data = ["nothing"]\noutput = "run"\nnum_steps = 1\n')
     with pytest.raises(TrainingError, match="nothing"):
         train(path)
 
@@ -178,8 +179,8 @@ def decoder_run(folder: Path, random_bundle: Path, tmp_path_factory: pytest.Temp
     with_adaptive_prior(other)
     keep_priors(store.read_manifest(earlier), store.read_manifest(other))
     (folder / "decoder.toml").write_text(
-        f'data = ["photos"]\noutput = "decoder"\nstart_from = "{earlier}"\ntrain_only = "decoder"\nnum_steps = 1\nwarmup = 1\n'
-        "quantise_from = 0\nvalidation_images = 1\ncrops = [{ start = 0, size = 64, batch = 1 }]\n"
+        f'data = ["photos"]\noutput = "decoder"\nstart_from = "{earlier}"\ntrain_only = "decoder"\nnum_steps = 1\n'
+        "validation_images = 1\ncrop_size = 64\nbatch = 1\n"
     )
     return earlier, train(folder / "decoder.toml") / "bundle"
 
@@ -219,12 +220,12 @@ def test_distances_over_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name
     overrides = {
         "output": name,
         "num_steps": "1",
-        "validation_images": "1",
+        "validation_images": "0",
         f"{name}_weight": "1.0",
         "vgg": str(vgg_file),
     }
     trainer = prepare(load_config(folder / "config.toml", overrides))
-    loss, parts = trainer.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]), 0)
+    loss, parts = trainer.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]))
     assert 0 < parts[name] < float(loss.detach())
     assert trainer.run() == folder / name
 
@@ -237,19 +238,22 @@ def test_vgg_sees_part_of_a_batch_in_training_and_all_in_validation(folder: Path
 
     class Counting:
         def distance(self, reconstructed: torch.Tensor, originals: torch.Tensor) -> torch.Tensor:
-            looked_at.append(len(originals))
+            looked_at.append(originals)
             return reconstructed.mean(dim=(1, 2, 3))
 
-    trainer.objective.vgg_terms = {"dists": (1.0, Counting())}
+    trainer.objective.vgg_terms = {"dists": (1.0, Counting()), "lpips_vgg": (1.0, Counting())}
+    images = images * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)
     for training in (True, False):
-        trainer.objective(trainer.model.train(training), images, qualities, 0)
-    assert looked_at == [1, 2]
+        trainer.objective(trainer.model.train(training), images, qualities)
+    first, second, *whole = looked_at  # each distance sees a part of its own
+    assert torch.equal(first, images[:1]) and torch.equal(second, images[1:])
+    assert [len(seen) for seen in whole] == [2, 2]
 
 
 @pytest.mark.parametrize("name", ["dists", "lpips_vgg"])
 def test_missing_vgg_weights_are_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr("sdcodec.training.objective.find_vgg16", lambda: None)
-    with pytest.raises(TrainingError, match="give their file as `vgg`"):
+    with pytest.raises(TrainingError, match="give their file as --vgg"):
         train(folder / "config.toml", overrides={"output": "none", f"{name}_weight": "1.0"})
 
 

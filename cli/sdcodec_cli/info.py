@@ -36,18 +36,20 @@ def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:
 
 
 def _describe(name: str, symbols: bool) -> dict[str, Any]:
-    from sdcodec.bundles.store import name_of
+    from sdcodec.bundles.store import COMPLEXITY, writer
     from sdcodec.container import Container
 
     data = read_bytes(name)
     container = Container.from_bytes(data)
     header = container.header
+    model = writer(header.fingerprint)
     values: dict[str, Any] = {
         "file": display_name(name, stream="standard input") if name == STANDARD_STREAM else name,
         "bytes": len(data),
         "version": header.version,
         "fingerprint": header.fingerprint.hex(),
-        "model": name_of(header.fingerprint),
+        "model": None if model is None else model.name,
+        COMPLEXITY: None if model is None else model.description.get(COMPLEXITY),
         "quality": header.quality_index / 2,
         "width": header.width,
         "height": header.height,
@@ -72,6 +74,9 @@ def _as_text(values: dict[str, Any]) -> str:
         f"  {len(values['blocks'])} block{'s' if len(values['blocks']) != 1 else ''}; chunks: "
         + ", ".join(f"{c['name']} ({c['tag']}) {c['bytes']} bytes" for c in values["chunks"]),
     ]
+    if complexity := values["kmac_per_pixel"]:
+        counts = ", ".join(f"{part} {count:g}" for part, count in complexity.items())
+        lines.insert(2, f"  kMAC per pixel: {counts}")
     if "symbols_sha256" in values:
         lines.append(f"  symbols_sha256 {values['symbols_sha256']}")
     return "\n".join(lines)

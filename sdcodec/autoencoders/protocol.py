@@ -38,8 +38,7 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
     """An autoencoder through which latents can be refined (effort 4 and above).
 
     refinement_reach: limit of a latent's move, in quantiser steps. It is small if the encoder was trained with
-        quantiser and
-        prior: the best latents are near, and farther away only the metric improves. Otherwise infinite.
+        quantiser and prior: the best latents are near, and farther away only the metric improves. Otherwise infinite.
     refinement_lpips: weight of LPIPS beside squared error / 400.
     quick_to_refine: whether small images take seconds, so that they are refined by default (`sdcodec.effort`).
     """

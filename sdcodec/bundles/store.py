@@ -21,6 +21,7 @@ MANIFEST = "bundle.json"
 SHIPPED = Path(__file__).parent
 DEFAULT = "base"  # the default model
 FINGERPRINT_BYTES = 4  # of the 32, in every file
+COMPLEXITY = "kmac_per_pixel"  # entry of a description: operations of encoder, decoder and prior
 
 
 @dataclass(frozen=True)
@@ -181,9 +182,9 @@ def that_wrote(fingerprint: bytes, model: str | os.PathLike[str] | None = None) 
 
 def other_model(fingerprint: bytes, bundle: Bundle) -> BundleError:
     """Return the error for a file with these 4 bytes, of which `bundle` has no prior."""
-    writer, own = name_of(fingerprint), bundle.priors[0].fingerprint.hex()[:8]
+    found, own = writer(fingerprint), bundle.priors[0].fingerprint.hex()[:8]
     wrote = fingerprint.hex()
-    made = f"model {writer!r} (fingerprint {wrote})" if writer else f"a model with fingerprint {wrote}"
+    made = f"model {found.name!r} (fingerprint {wrote})" if found else f"a model with fingerprint {wrote}"
     return BundleError(
         f"made with {made}, not with {bundle.name!r} (fingerprint {own}); leave the model out, or install the right one"
     )
@@ -225,10 +226,10 @@ def remove(name: str) -> Path:
     return folder
 
 
-def name_of(fingerprint: bytes) -> str | None:
-    """Return the name of the model that wrote files with these 4 bytes, if installed."""
+def writer(fingerprint: bytes) -> Bundle | None:
+    """Return the model that wrote files with these 4 bytes, if installed."""
     found = by_fingerprint(fingerprint)
-    return found[0].name if found else None
+    return found[0] if found else None
 
 
 def _folders() -> Iterator[Path]:

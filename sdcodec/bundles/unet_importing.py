@@ -34,8 +34,7 @@ def import_unet(
     """Read a pipeline folder's UNet as `(tensors, configuration)` for `add_denoiser`.
 
     source: holds `unet/` and `scheduler/`; if the UNet expects a prompt also `model_index.json` and, unless that says
-        that
-        zeros stand for the empty prompt, `text_encoder*/` and `tokenizer*/`. They run once, and their result is
+        that zeros stand for the empty prompt, `text_encoder*/` and `tokenizer*/`. They run once, and their result is
         stored.
     dtype: of the stored weights.
     turbo: whether the model is distilled to a few timesteps (SD-Turbo, SDXL-Turbo). None: it is if its scheduler's

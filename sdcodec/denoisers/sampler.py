@@ -22,8 +22,8 @@ def denoise(
     """Treat the error as the denoiser's noise and remove it in a few steps.
 
     latents: float32 `[B, C, h, w]` in the scaled latent space. error_std: the standard deviation of their error, one
-        number or
-        one per channel `[C]`. num_steps: the largest number of denoising steps; a distilled model may need fewer.
+        number or one per channel `[C]`. num_steps: the largest number of denoising steps; a distilled model may need
+        fewer.
     strength: factor on error_std, since the error of a quantiser is not white noise.
     seed: of the noise that is added for a distilled model; otherwise nothing is random.
 

@@ -59,7 +59,8 @@ class LPIPS(nn.Module):
                 x = F.max_pool2d(x, *layer.pool_before)
             x = F.relu(conv(x))
             if layer.compared:
-                found.append(x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10))
+                whole = x.float()  # compared in float32, also under autocast
+                found.append(whole / (whole.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return found
 
     def distance(self, images: Tensor, references: Tensor | list[Tensor]) -> Tensor:
@@ -71,8 +72,10 @@ class LPIPS(nn.Module):
             references = self.activations(references)
         total = images.new_zeros(images.shape[0], dtype=torch.float32)
         for ours, theirs, weight in zip(self.activations(images), references, self.calibration, strict=True):
-            squared = (ours - theirs).square().float()
-            total = total + torch.einsum("bchw,c->b", squared, weight.float()) / (squared.shape[2] * squared.shape[3])
+            squared = (ours - theirs).square()
+            with torch.autocast(squared.device.type, enabled=False):
+                weighted = torch.einsum("bchw,c->b", squared, weight.float())
+            total = total + weighted / (squared.shape[2] * squared.shape[3])
         return total
 
     forward = distance

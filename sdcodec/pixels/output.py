@@ -49,6 +49,7 @@ def to_image_file(image: Image.Image, extension: str) -> bytes:
     """Return the bytes of an image file, with the metadata in `info`.
 
     extension: a key of SAVE_FORMATS; png, webp, tiff, bmp and ppm hold exactly these pixels.
+
     Raises OptionError for an unknown format, ImageError if the format cannot hold the picture.
     """
     if extension not in SAVE_FORMATS:

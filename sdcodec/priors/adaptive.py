@@ -74,9 +74,7 @@ class Surroundings:
     Undecoded ones count as zero. Values less the centre, in 1/16 of a step: `beside`, the sum of two in the row;
     `over`, of two in the column; `across`, of four diagonal ones. In 1/256 of a step, summed over all eight: `own`,
     the absolute symbols of the channel; `every`, their mean over all channels; `level`, the mean of all channels'
-    absolute values.
-    `bend` is
-    |beside - over|.
+    absolute values. `bend` is |beside - over|.
     """
 
     beside: Tensor

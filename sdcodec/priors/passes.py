@@ -22,8 +22,7 @@ def pass_masks(channels: int, height: int, width: int, passes: int = PASSES) -> 
 
     One pass codes everything. Of four, pass k codes, for channel group g, the positions of order (k + g) mod 4. Of
     seven, pass k < 4 codes those of order g in the cells that, among 2x2 cells, have the order k; pass k > 3 those of
-    order (k -
-    3 + g) mod 4.
+    order (k - 3 + g) mod 4.
     """
     if passes == 1:
         return np.ones((1, channels, height, width), dtype=np.bool_)

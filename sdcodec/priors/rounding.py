@@ -34,9 +34,7 @@ class Rounding:
         over the two nearest candidates: going from k - 1 to k steps costs b more bits and saves worth * (2 |away| - 2
         k + 1), so it pays from |away| = k - 1/2 + b / (2 worth) on. `coded` is the share of all latents that are
         coded after this pass: early symbols predict the others, and errors there cost more bits than they save. The
-        excess over
-        one half is scaled
-        by its square.
+        excess over one half is scaled by its square.
         """
         size = away.abs()
         symbols = (size + (0.5 + self.lowered)).floor_().clamp_(0, SYMBOL_LIMIT)

@@ -11,21 +11,11 @@ from typing import Any, TypeVar, get_origin, get_type_hints
 from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.errors import TrainingError
 from sdcodec.priors.config import PriorConfig
-from sdcodec.training.data import SCALES
 
 Section = TypeVar("Section")
 
 # Parts that `train_only` can name, with the prefixes of their parameters' names.
 PARTS: dict[str, tuple[str, ...]] = {"decoder": ("decoder", "inverse_gain")}
-
-
-@dataclass(frozen=True)
-class CropStage:
-    """Crop size and batch size from step `start` on."""
-
-    start: int
-    size: int
-    batch: int
 
 
 @dataclass(frozen=True)
@@ -35,45 +25,46 @@ class TrainingConfig:
     data: tuple[str, ...]
     output: str
     name: str = "base"  # of the bundle
-    num_steps: int = 12_000
+    num_steps: int = 0  # length of the run: either this
+    minutes: float = 0.0  # or this, without warming up
     seed: int = 1
     learning_rate: float = 1e-3
     optimiser: str = "muon"
-    warmup: int = 200
-    decay: int = 3_000  # last steps of the run, over which the learning rate falls to zero
+    warmup: float = 0.03  # share of the run over which the learning rate rises
+    decay: float = 0.97  # share at the end over which it falls to 0
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema: float = 0.999
     rate_weight: float = 1.0  # of bits per pixel; raised with the weights below, it keeps the size of files
     lpips_weight: float = 2.5
-    lpips_ramp: int = 1_000
     lpips_at_low: float = 1.0  # weight of LPIPS and DISTS at quality 0 relative to quality 100, log-linear between
     cast_weight: float = 0.0  # of the error of mean colours (`sdcodec.training.losses`), times its squared error
     grid_weight: float = 0.0  # of patterns that repeat from latent to latent, likewise
+    structure_weight: float = 0.0  # of the structure of luma at 1/2, 1/4 and 1/8 of the size
     dists_weight: float = 0.0
     lpips_vgg_weight: float = 0.0  # of LPIPS with VGG-16, beside LPIPS with AlexNet
-    vgg_images: int = 0  # images of a batch that DISTS and LPIPS-VGG see, which are slow; 0: all
+    vgg_images: int = 0  # images of a batch that each of these two sees, which are slow; 0: all
     vgg: str = ""  # file of VGG-16's weights for these two; empty: torchvision's cache
-    evening: float = (
-        0.45  # each loss is divided by beta to this power; with 1, distortion counts the same at every rate
-    )
+    evening: float = 0.45  # power of beta that divides each loss; 1: distortion counts the same at every rate
     qualities: tuple[float, float] = (0.0, 100.0)  # the range of training
-    focus_quality: float = 45.0  # the quality that is learnt first,
-    spread_start: int = 2_000  # until this step; then the range of qualities widens,
-    spread_end: int = 3_500  # and is complete at this step
-    quantise_from: int = -1  # step from which the prior's rounding is simulated; -1: never
+    quantise_from: float = 0.0  # share of the run after which the prior's rounding is simulated; 1: never
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
     start_from: str = ""  # an earlier run's checkpoint (.pt), or a model by its name or folder
-    crops: tuple[CropStage, ...] = (CropStage(0, 128, 8),)
-    scales: tuple[float, float] = SCALES  # half of the crops are from images scaled down by a factor between these
+    crop_size: int = 256
+    batch: int = 24
     validate_every: int = 500
-    checkpoint_every: int = 250
     validation_images: int = 32
     device: str = "auto"
+    compile: bool = True  # residual blocks, on CUDA, if their gradients equal the plain ones
     autocast: bool = True  # bfloat16 on hardware that is fast at it
     threads: int = 0
     autoencoder: ConvConfig = field(default_factory=ConvConfig)
     prior: PriorConfig = field(default_factory=PriorConfig)
+
+    @property
+    def output_folder(self) -> Path:
+        """Folder of the run."""
+        return Path(self.output)
 
 
 def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:
@@ -95,8 +86,6 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         target[name] = _toml_value(text)
     values["autoencoder"] = _section(ConvConfig, values.get("autoencoder", {}), path)
     values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
-    if isinstance(values.get("crops"), list):  # other values are refused below
-        values["crops"] = tuple(_section(CropStage, stage, path) for stage in values["crops"])
     if isinstance(values.setdefault("data", []), str):
         values["data"] = [values["data"]]
     values.setdefault("output", f"runs/{path.stem}")
@@ -116,12 +105,17 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         )
     if not _is_range(config.qualities) or not 0 <= config.qualities[0] <= config.qualities[1] <= 100:
         raise TrainingError(f"{path}: qualities: two numbers from 0 to 100, the smaller first")
-    if not _is_range(config.scales) or not 0 < config.scales[0] <= config.scales[1] <= 1:
-        raise TrainingError(f"{path}: scales: two factors above 0 and at most 1, the smaller first")
-    for stage in config.crops:
-        if stage.size % 32 or stage.size < 64 or stage.batch < 1:
-            raise TrainingError(f"{path}: crops: sizes are multiples of 32 from 64 up, batches at least 1")
+    if min(config.num_steps, config.minutes) < 0 or not all(0 <= share <= 1 for share in _shares(config)):
+        raise TrainingError(
+            f"{path}: warmup, decay and quantise_from are shares of the run from 0 to 1; num_steps and minutes at least 0"
+        )
+    if config.crop_size % 32 or config.crop_size < 64 or config.batch < 1:
+        raise TrainingError(f"{path}: crop_size: a multiple of 32, at least 64; batch: at least 1")
     return config
+
+
+def _shares(config: TrainingConfig) -> tuple[float, float, float]:
+    return config.warmup, config.decay, config.quantise_from
 
 
 def _is_range(values: tuple[object, ...]) -> bool:

@@ -1,27 +1,25 @@
-"""Photographs for training: folders of images, a validation split, crops.
-
-Crops depend on the seed and the step only.
-"""
+"""Find and decode photographs, with a validation split by ranges of files."""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
-from concurrent.futures import ThreadPoolExecutor
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
-from torch import Tensor
+from PIL import AvifImagePlugin, Image, ImageOps
 
 from sdcodec.errors import TrainingError
 
 SUFFIXES = {".avif", ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"}
-SCALES = (0.6, 1.0)  # of half of the crops: it hides the compression of the photographs' own files
 VALIDATION_EVERY = 25  # one file in 25 is kept for validation,
+IMAGES_PER_PROCESS = 8  # fewer images are decoded sooner than a process starts
 VALIDATION_RANGE = 5  # in ranges of neighbours, since neighbouring files may be crops of one photograph
 
 logger = logging.getLogger(__name__)
@@ -73,47 +71,35 @@ def load_pixels(path: Path) -> NDArray[np.uint8]:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
-def load_all(paths: tuple[Path, ...], smallest: int) -> list[NDArray[np.uint8]]:
-    """Load every image without a side below `smallest`.
+def decode_images(paths: tuple[Path, ...], smallest: int) -> Iterator[NDArray[np.uint8] | None]:
+    """Yield the pixels of each image, uint8 `[H, W, 3]`, in the order of `paths`.
 
-    An unreadable image is left out with a warning.
+    A pool of processes decodes them. An image that cannot be read yields None, with a warning; so does an image with a
+    side below `smallest`.
     """
+    workers = min(os.cpu_count() or 1, len(paths) // IMAGES_PER_PROCESS)
+    with ExitStack() as stack:
+        if workers > 1:
+            # A forked process starts at once; other systems than Linux do not fork safely.
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            pool = stack.enter_context(context.Pool(workers, initializer=_decode_in_one_thread))
+            found: Iterable[NDArray[np.uint8] | str] = pool.imap(_decoded, paths, chunksize=4)
+        else:
+            found = map(_decoded, paths)
+        for path, pixels in zip(paths, found, strict=True):
+            if isinstance(pixels, str):
+                logger.warning("%s: left out: %s", path, pixels)
+            yield None if isinstance(pixels, str) or min(pixels.shape[:2]) < smallest else pixels
 
-    def load(path: Path) -> NDArray[np.uint8] | None:
-        try:
-            pixels = load_pixels(path)
-        except Exception as error:  # decoders raise much besides OSError
-            logger.warning("%s: left out: %s", path, error)
-            return None
-        return pixels if min(pixels.shape[:2]) >= smallest else None
 
-    with ThreadPoolExecutor(max_workers=max(4, os.cpu_count() or 1)) as pool:
-        return [pixels for pixels in pool.map(load, paths) if pixels is not None]
+def _decoded(path: Path) -> NDArray[np.uint8] | str:
+    """Return the pixels, or the message of the error."""
+    try:
+        return load_pixels(path)
+    except Exception as error:  # decoders raise more than OSError
+        return str(error)
 
 
-def crop_batch(
-    images: list[NDArray[np.uint8]],
-    seed: int,
-    step: int,
-    batch: int,
-    size: int,
-    scales: tuple[float, float] = SCALES,
-) -> Tensor:
-    """Return random crops `[batch, 3, size, size]`, uint8.
-
-    Half of them are from images scaled down by `scales`, half are mirrored. The same seed and step give the same
-    crops, so that a resumed run equals an unbroken one.
-    """
-    random = np.random.default_rng((seed, step))
-    crops = []
-    for _ in range(batch):
-        pixels = images[random.integers(len(images))]
-        height, width = pixels.shape[:2]
-        scale = random.uniform(*scales) if random.random() < 0.5 else 1.0
-        extent = min(round(size / scale), height, width)
-        top, left = random.integers(height - extent + 1), random.integers(width - extent + 1)
-        crop = pixels[top : top + extent, left : left + extent]
-        if extent != size:
-            crop = np.asarray(Image.fromarray(crop).resize((size, size), Image.Resampling.BICUBIC))
-        crops.append(crop[:, ::-1] if random.random() < 0.5 else crop)
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+def _decode_in_one_thread() -> None:
+    """Let AVIF's decoder use one thread, since each core has a process."""
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sdcodec.autoencoders.conv import FACTOR, ConvConfig
 from sdcodec.bundles.loading import prior_parts, read_tensors
-from sdcodec.bundles.store import Bundle
+from sdcodec.bundles.store import COMPLEXITY, Bundle
 from sdcodec.bundles.writing import NewPrior, keep_priors, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables, scales
 from sdcodec.constants import ACTIVATION_ONE, MEAN_ONE, QUALITY_LEVELS, RATIO_ONE, SCALE_COUNT, WEIGHT_LIMIT
@@ -22,6 +22,7 @@ from sdcodec.errors import TrainingError
 from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.sources import SymbolQuantiser
+from sdcodec.training.complexity import kmac_per_pixel
 from sdcodec.training.knots import Knots
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.prior_layers import weight_shift
@@ -227,7 +228,7 @@ def _written(model: TrainingModel, folder: Path, name: str, prior: NewPrior, des
         configuration=asdict(model.autoencoder) | {"factor": FACTOR},
         weights=_autoencoder_tensors(model),
         prior=prior,
-        description=description,
+        description=description | {COMPLEXITY: kmac_per_pixel(model)},
     )
 
 

@@ -57,6 +57,8 @@ class TrainingModel(nn.Module):
 
         H and W are multiples of 32; `quality` is `[B]`.
         """
-        coded = self.prior(self.scaled_latents(images, quality), quality)
+        scaled = self.scaled_latents(images, quality)
+        with torch.autocast(images.device.type, enabled=False):  # its rates need float32
+            coded = self.prior(scaled, quality)
         decoded = coded.decoded * self.inverse_gain(quality).exp()[:, :, None, None]
         return Reconstruction(self.decoder(decoded, self.decoder_bias(quality)), coded)

@@ -39,33 +39,41 @@ class RateDistortion:
         self.lpips = LPIPS().to(device, memory_format=torch.channels_last)
         self.vgg_terms = {name: (weight, term.to(device)) for name, (weight, term) in _vgg_terms(config).items()}
 
-    def __call__(
-        self, model: TrainingModel, images: Tensor, quality: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, model: TrainingModel, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the means of its parts."""
         config, training = self.config, model.training
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with self._low_precision():
             output = model(images, quality)
-            # AlexNet has a stride of 4: at a fixed phase the decoder learns a grid that is good at that phase only.
-            pair = from_random_phase(output.images, images, ALEXNET[0].stride) if training else (output.images, images)
-            perceptual = self.lpips.distance(*pair)
         reconstructed = output.images.float()
+        # AlexNet has a stride of 4: at a fixed phase the decoder learns a grid that is good at that phase only.
+        pair = from_random_phase(reconstructed, images, ALEXNET[0].stride) if training else (reconstructed, images)
+        with self._low_precision():
+            perceptual = self.lpips.distance(*pair)
         error = 255 * (reconstructed - images)
-        squared = error.square().mean(dim=(1, 2, 3))
-        parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(error), "grid": losses.grid(error)}
+        squared = losses.squared(error)
+        limited = error.clamp(-losses.LARGEST_ERROR, losses.LARGEST_ERROR)
+        parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(limited), "grid": losses.grid(limited)}
         parts |= _rates(output.coded, images)
-        weight = config.lpips_weight * (min(1.0, step / max(1, config.lpips_ramp)) if training else 1.0)
         towards_low = config.lpips_at_low ** (1 - quality / 100)
-        distortion = weight * towards_low * perceptual
+        distortion = config.lpips_weight * towards_low * perceptual
         distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
-        looked_at = config.vgg_images if training else 0
-        for name, (weight, term) in self.vgg_terms.items():
-            parts[name] = on_some(term, reconstructed, images, looked_at)
+        if config.structure_weight:
+            parts["structure"] = losses.structure(reconstructed, images)
+            distortion = distortion + config.structure_weight * towards_low * parts["structure"]
+        seen = config.vgg_images if training else 0
+        for number, (name, (weight, term)) in enumerate(self.vgg_terms.items()):
+            with self._low_precision():
+                parts[name] = on_some(term, reconstructed, images, seen, number * seen)
             distortion = distortion + weight * towards_low * parts[name]
         cost = config.rate_weight * parts["bpp"] + beta_of(quality) * distortion
         # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
         balance = (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -config.evening
         return (cost * balance).mean(), {name: value.detach().mean() for name, value in parts.items()}
+
+    def _low_precision(self) -> torch.autocast:
+        """Compute inner convolutions in bfloat16, if settings and hardware allow it."""
+        # A cache of cast weights must not outlive a recorded step.
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
 
 
 def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tuple[Tensor, Tensor]:
@@ -78,16 +86,18 @@ def from_random_phase(reconstructed: Tensor, images: Tensor, stride: int) -> tup
     return first, second
 
 
-def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, looked_at: int) -> Tensor:
-    """Return a distance `[B]` of the first `looked_at` pairs, 0 for the others.
+def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, seen: int, first: int = 0) -> Tensor:
+    """Return a distance `[B]` of `seen` pairs from `first` on, 0 for the others.
 
-    It is scaled so that its expected mean is that of all. Qualities come in random order, so the first ones are a
-    random choice. `looked_at` = 0: all of them.
+    It is scaled so that its expected mean is that of all. Qualities come in random order, so any pairs are a random
+    choice. `seen` = 0: all of them.
     """
     count = images.shape[0]
-    looked_at = min(looked_at, count) or count
-    found = term.distance(reconstructed[:looked_at], images[:looked_at])
-    return F.pad(found * (count / looked_at), (0, count - looked_at))
+    seen = min(seen, count) or count
+    first = min(first, count - seen)
+    part = slice(first, first + seen)
+    found = term.distance(reconstructed[part], images[part])
+    return F.pad(found * (count / seen), (first, count - seen - first))
 
 
 def _rates(coded: Coded, images: Tensor) -> dict[str, Tensor]:
@@ -103,7 +113,7 @@ def _vgg_terms(config: TrainingConfig) -> dict[str, tuple[float, DISTS | LPIPS]]
     path = Path(config.vgg) if config.vgg else find_vgg16()
     if path is None:
         raise TrainingError(
-            "DISTS and LPIPS-VGG need VGG-16's weights; give their file as `vgg`, or leave dists_weight and lpips_vgg_weight at 0"
+            "DISTS and LPIPS-VGG need VGG-16's weights; give their file as --vgg, or set dists_weight and lpips_vgg_weight to 0"
         )
     try:
         trunk = read_vgg16(path)

@@ -124,8 +124,17 @@ class Optimisers:
                 else:
                     group["lr"] = rate * factor
 
-    def step(self) -> None:
-        """Update the parameters by their gradients."""
+    def step(self, counts: Tensor | None = None) -> None:
+        """Update the parameters by their gradients, unless the tensor `counts` is false.
+
+        On CUDA nothing waits for `counts`: gradients have to be 0 then, and only the moments decay.
+        """
+        groups = [group for optimiser in self._all for group in optimiser.param_groups]
+        if counts is not None and isinstance(groups[0]["lr"], Tensor):
+            for group in groups:
+                group["lr"].mul_(counts)
+        elif counts is not None and not bool(counts):
+            return
         for optimiser in self._all:
             optimiser.step()
 

@@ -5,20 +5,28 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec import hardware
+from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.bundles.store import find
 from sdcodec.errors import OptionError, TrainingError
+from sdcodec.priors.config import PriorConfig
+from sdcodec.training.averages import load_averages
 from sdcodec.training.config import TrainingConfig, load_config
-from sdcodec.training.data import find_images, load_all
+from sdcodec.training.data import find_images
+from sdcodec.training.finishing import write_model
 from sdcodec.training.model import TrainingModel
+from sdcodec.training.photographs import Photographs, centre_crops, load_photographs
 from sdcodec.training.restore import restore
 from sdcodec.training.session import load_weights
-from sdcodec.training.trainer import VALIDATION_SIZE, Photographs, Trainer
+from sdcodec.training.start import start_as_transform
+from sdcodec.training.trainer import Trainer
+from sdcodec.training.validation import VALIDATION_SIZE
+
+START_BATCH = 1 << 40  # number of a step that no training reaches
+START_CROPS = 128
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -28,9 +36,28 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
     exists and is not to be resumed.
     """
     trainer = prepare(load_config(config_path, overrides), resume=resume)
-    photographs = trainer.photographs
-    print(f"{len(photographs.training)} images for training, {len(photographs.validation)} for validation", flush=True)
+    images = trainer.photographs.count, len(trainer.validation)
+    print(f"{images[0]} images for training, {images[1]} for validation", flush=True)
     return trainer.run()
+
+
+def export_run(config_path: Path, *, overrides: dict[str, str] | None = None) -> Path:
+    """Write the model of a run from its averaged weights; return its folder.
+
+    Raises TrainingError if there are no weights or no photographs, to which the frequency tables are fitted.
+    """
+    config = load_config(config_path, overrides)
+    averages = load_averages(config.output_folder / "averages")
+    stored = averages.description["config"]
+    config = replace(
+        config,
+        autoencoder=ConvConfig(**stored["autoencoder"]),
+        prior=PriorConfig(**stored["prior"]),
+        train_only=stored["train_only"],
+    )
+    source = find(stored["start_from"]) if config.train_only else None
+    photographs = _photographs(config, find_images(_folders(config)).training, torch.device("cpu"))
+    return write_model(config, averages, photographs, source).folder
 
 
 def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
@@ -38,10 +65,10 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
 
     Raises TrainingError as `train`.
     """
-    output = Path(config.output)
-    _check_output(output, resume)
-    if not config.data:
-        raise TrainingError("data is missing; name folders of photographs, as in --set 'data=[\"FOLDER\"]'")
+    _check_output(config.output_folder, resume)
+    folders = _folders(config)
+    if (config.num_steps > 0) == (config.minutes > 0):
+        raise TrainingError("the length of the run is not clear; give either --minutes or --steps")
     device = _device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -55,10 +82,26 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
         config = replace(config, autoencoder=restored.autoencoder, prior=restored.prior)
         weights = restored.weights
     model = _model(config, weights).to(device, memory_format=torch.channels_last)
-    trainer = Trainer(config, model, _photographs(config), device, source)
+    split = find_images(folders)
+    photographs = _photographs(config, split.training, device)
+    validation = centre_crops(split.validation, config.validation_images, VALIDATION_SIZE)
+    if weights is None:
+        start_as_transform(model, photographs.crops(config.seed, START_BATCH, START_CROPS, config.crop_size))
+    trainer = Trainer(config, model, photographs, validation, device, source)
     if resume:
         trainer.restore()
     return trainer
+
+
+def _folders(config: TrainingConfig) -> list[Path]:
+    if not config.data:
+        raise TrainingError("photographs are missing; give their folder as --data")
+    return [Path(folder) for folder in config.data]
+
+
+def _photographs(config: TrainingConfig, paths: tuple[Path, ...], device: torch.device) -> Photographs:
+    """Load the photographs; a pack of them lies beside the folder of the run."""
+    return load_photographs(paths, config.crop_size, device, config.output_folder.parent)
 
 
 def _check_output(output: Path, resume: bool) -> None:
@@ -91,18 +134,3 @@ def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> Trainin
             )
         model.load_state_dict(weights)
     return model
-
-
-def _photographs(config: TrainingConfig) -> Photographs:
-    split = find_images([Path(folder) for folder in config.data])
-    largest = max(stage.size for stage in config.crops)
-    validation = load_all(split.validation, VALIDATION_SIZE)
-    return Photographs(load_all(split.training, largest), _centre_crops(validation, config.validation_images))
-
-
-def _centre_crops(images: list[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
-    chosen = [images[i * len(images) // count] for i in range(min(count, len(images)))]
-    tops = [(pixels.shape[0] - VALIDATION_SIZE) // 2 for pixels in chosen]
-    lefts = [(pixels.shape[1] - VALIDATION_SIZE) // 2 for pixels in chosen]
-    crops = [p[t : t + VALIDATION_SIZE, x : x + VALIDATION_SIZE] for p, t, x in zip(chosen, tops, lefts, strict=True)]
-    return np.stack(crops) if crops else np.zeros((0, VALIDATION_SIZE, VALIDATION_SIZE, 3), np.uint8)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SHOWN_EVERY = 200  # training steps between two lines on standard output
+SHOWN_SECONDS = 10.0  # between two lines on standard output, at least
 
 
 class Log:
@@ -21,17 +23,54 @@ class Log:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._shown = -math.inf
 
-    def write(self, kind: str, step: int, seconds: float, values: dict[str, float]) -> None:
-        """Append a row for each value, and print validations and some of the steps."""
+    def write(self, kind: str, step: int, seconds: float, values: dict[str, float], note: str = "") -> None:
+        """Append a row for each value; print at most every 10 seconds, or validations."""
         new = not self.path.exists()
         with self.path.open("a", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
             if new:
                 rows.writerow(["kind", "step", "seconds", "name", "value"])
             rows.writerows([kind, step, f"{seconds:.1f}", name, f"{value:.6g}"] for name, value in values.items())
-        if kind == "validation" or step % SHOWN_EVERY == 0:
-            print(f"{kind} {step} {seconds:.0f}s " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), flush=True)
+        if kind == "validation" or time.monotonic() - self._shown > SHOWN_SECONDS:
+            if kind != "validation":
+                self._shown = time.monotonic()
+            text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+            print(f"{kind} {step} {seconds:.0f}s {text}{note}", flush=True)
+
+
+class Means:
+    """Means over the steps since the last line of the log.
+
+    Nothing waits for a GPU before `take`.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Add a step; if it does not count, its values are 0 and `skipped` is 1."""
+        self.count += 1
+        for name, value in values.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def take(self) -> dict[str, float]:
+        """Return the means over the steps that count, and the share of skipped ones.
+
+        The next means begin here.
+        """
+        sums = {name: float(value) for name, value in self._sums.items()}
+        skipped = sums.pop("skipped")
+        means = {name: value / max(1.0, self.count - skipped) for name, value in sums.items()}
+        means["skipped"] = skipped / self.count
+        self.forget()
+        return means
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.count, self._sums = 0, {}
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -42,7 +81,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """Return the averaged weights of a checkpoint (`last.pt` or `best.pt`)."""
+    """Return the averaged weights of a checkpoint."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     weights: dict[str, Tensor] = state.get("average", state["model"])
     return weights

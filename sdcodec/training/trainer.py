@@ -1,13 +1,10 @@
-"""The training loop: steps, validation, checkpoints and a clean stop."""
+"""Training loop: steps, validation, checkpoints and a clean stop."""
 
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +14,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.bundles.store import Bundle
-from sdcodec.training.config import PARTS, CropStage, TrainingConfig
-from sdcodec.training.data import crop_batch
-from sdcodec.training.export import export, export_decoder
+from sdcodec.errors import TrainingError
+from sdcodec.training.averages import Averages, save_averages
+from sdcodec.training.compiling import use_compiled_blocks
+from sdcodec.training.config import PARTS, TrainingConfig
+from sdcodec.training.finishing import write_model
+from sdcodec.training.guard import NormLimit, Watch
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import RateDistortion
-from sdcodec.training.optim import Optimisers, rate_factor
+from sdcodec.training.optim import Optimisers
+from sdcodec.training.photographs import Photographs
 from sdcodec.training.recording import RecordedSteps
-from sdcodec.training.session import Log, save, stop_on_signals
+from sdcodec.training.schedule import Clock, Schedule
+from sdcodec.training.session import Log, Means, save, stop_on_signals
+from sdcodec.training.validation import validate
 
-VALIDATION_QUALITIES = (10.0, 30.0, 45.0, 60.0, 85.0)
-VALIDATION_SIZE = 256
-TABLE_CROPS = 64
-BATCHES_AHEAD = 16  # cropped while a step runs: a GPU's step takes less time than its crops on one core
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Decoded images: training, uint8 `[H, W, 3]` each; validation, `[N, S, S, 3]`."""
-
-    training: list[NDArray[np.uint8]]
-    validation: NDArray[np.uint8]
+CHECK_BATCH = 2 << 40  # number of a step that no training reaches
+LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
+CHECKPOINT_SECONDS = 120.0
+MOST_RETURNS = 2  # to a checkpoint, each with half the learning rate
 
 
 class Trainer:
@@ -51,17 +46,21 @@ class Trainer:
         config: TrainingConfig,
         model: TrainingModel,
         photographs: Photographs,
+        validation: NDArray[np.uint8],
         device: torch.device,
         source: Bundle | None = None,
     ) -> None:
         """Build the run.
 
-        `source`: the bundle that the run starts from, whose encoder and priors stay with `train_only`.
+        validation: crops, uint8 `[N, H, W, 3]`.
+        source: the bundle that the run starts from; its encoder and priors stay with `train_only`.
         """
-        self.config, self.model, self.photographs = config, model, photographs
+        self.config, self.model = config, model
+        self.photographs, self.validation = photographs, validation
         self.device, self.source = device, source
-        self.output = Path(config.output)
+        self.output = config.output_folder
         self.checkpoint = self.output / "last.pt"
+        self.log = Log(self.output / "log.csv")
         self.objective = RateDistortion(config, device)
         self.trained = [p for name, p in model.named_parameters() if _is_trained(name, config.train_only)]
         for parameter in set(model.parameters()) - set(self.trained):
@@ -69,9 +68,12 @@ class Trainer:
         self.optimisers = self._optimisers()
         self.recorded = RecordedSteps(self._update, device)
         self.average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        self.step = 0
-        self.best = math.inf
-        self.seconds = 0.0
+        self.schedule = Schedule(config.num_steps, 60 * config.minutes)
+        self.clock, self.means = Clock(), Means()
+        self.limit, self.watch = NormLimit(device), Watch()
+        self.step, self.returns = 0, 0
+        self.validation_loss = math.nan
+        self._logged_at = self._saved_at = 0.0
 
     def _optimisers(self) -> Optimisers:
         config = self.config
@@ -86,108 +88,114 @@ class Trainer:
         return Optimisers(matrices, groups, config.learning_rate, config.weight_decay)
 
     def run(self) -> Path:
-        """Train to the last step or to a signal.
+        """Train to the end of the schedule or to a signal.
 
-        The checkpoint on disk is complete at every moment.
+        The checkpoint on disk is complete at every moment. Raises TrainingError if the run diverges a third time.
         """
-        config = self.config
         self.output.mkdir(parents=True, exist_ok=True)
-        torch.backends.cudnn.benchmark = True  # shapes stay the same
-        log = Log(self.output / "log.csv")
-        workers = max(1, (os.cpu_count() or 1) - 1) if self.device.type == "cuda" else 1
-        with stop_on_signals() as stopped, ThreadPoolExecutor(max_workers=workers) as loader:
-            upcoming = deque(self._load(loader, self.step + ahead) for ahead in range(min(workers, BATCHES_AHEAD)))
-            since, shown = time.monotonic(), self.step
-            sums: dict[str, Tensor] = {}
-            while self.step < config.num_steps and not stopped:
-                images = upcoming.popleft().result()
-                upcoming.append(self._load(loader, self.step + 1 + len(upcoming)))
-                for key, value in self._train_step(images).items():
-                    sums[key] = sums.get(key, 0.0) + value
-                self.step += 1
-                if self.step % 50 == 0:
-                    means = {key: float(value) / (self.step - shown) for key, value in sums.items()}
-                    elapsed = time.monotonic() - since
-                    self.seconds += elapsed
-                    log.write("train", self.step, self.seconds, means)
-                    since, shown, sums = time.monotonic(), self.step, {}
-                if self.step % config.validate_every == 0 or self.step == config.num_steps:
-                    result = self.validate()
-                    log.write("validation", self.step, self.seconds, result)
-                    if result["loss"] < self.best:
-                        self.best = result["loss"]
-                        save(
-                            self.output / "best.pt",
-                            {"model": self.average, "config": asdict(config), "step": self.step},
-                        )
-                    since = time.monotonic()
-                if self.step % config.checkpoint_every == 0:
-                    self._checkpoint()
-            self._checkpoint()
-            loader.shutdown(cancel_futures=True)
-        if self.step >= config.num_steps:
+        # Shapes stay the same; four candidates for each convolution bound the time of the first step.
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
+        self._choose_blocks()
+        if not self.checkpoint.exists():
+            self._save()
+        with stop_on_signals() as stopped:
+            self.clock.start()
+            self._logged_at, self._saved_at = self.clock.seconds, time.monotonic()
+            healthy = False
+            while not healthy:
+                while self.progress < 1 and not stopped:
+                    self._step()
+                healthy = self._log()
+            self._save()
+        if self.progress == 1:
+            self.validate()
             self.export()
         return self.output
 
+    def _step(self) -> None:
+        """Take a step, and log, validate and save if it is time."""
+        self.means.add(self._train_step())
+        self.step += 1
+        self.clock.tick(counts=not self.recorded.warming)
+        if self.step % LOG_STEPS == 0 or self.clock.seconds - self._logged_at > LOG_SECONDS:
+            healthy = self._log()
+            if healthy and time.monotonic() - self._saved_at > CHECKPOINT_SECONDS:
+                self._save()
+        if self.step % self.config.validate_every == 0 and self.progress < 1:
+            self.validate()
+
+    def _log(self) -> bool:
+        """Log the means of the last steps; return False after a return to a checkpoint."""
+        count = self.means.count
+        if not count:
+            return True
+        means = self.means.take()
+        elapsed = max(1e-9, self.clock.seconds - self._logged_at)
+        self._logged_at = self.clock.seconds
+        left = self.schedule.left(self.step, self.clock.seconds, elapsed / count)
+        note = f" | {count * self.config.batch / elapsed:.4g} crops/s, {left / 60:.1f} minutes left"
+        self.log.write("train", self.step, self.clock.seconds, means, note)
+        complaint = self.watch.complaint(means)
+        if complaint:
+            self._go_back(complaint)
+        return not complaint
+
+    def _go_back(self, complaint: str) -> None:
+        """Return to the last checkpoint, with half the learning rate."""
+        if self.returns == MOST_RETURNS:
+            raise TrainingError(
+                f"{self.output}: the run has diverged for the third time at step {self.step} ({complaint}); "
+                "begin again with a lower learning_rate"
+            )
+        returns, step, seconds = self.returns + 1, self.step, self.clock.seconds
+        self.restore()
+        self.returns, self.clock.seconds = returns, seconds  # the time is spent
+        self._save()
+        print(f"diverged at step {step} ({complaint}): back to step {self.step}, half the learning rate", flush=True)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run, 0..1, that has passed."""
+        return self.schedule.progress(self.step, self.clock.seconds)
+
+    def _choose_blocks(self) -> None:
+        """Compile residual blocks on CUDA, if that leaves the gradients as they are."""
+        config = self.config
+        if self.device.type != "cuda" or not config.compile:
+            return
+        images = self.photographs.crops(config.seed, CHECK_BATCH, config.batch, config.crop_size).float() / 255
+        quality = self._qualities(config.batch).to(self.device)
+
+        def loss() -> Tensor:
+            torch.manual_seed(config.seed)
+            return self.objective(self.model, images, quality)[0]
+
+        self.model.train()
+        use_compiled_blocks(self.model, loss, lambda text: print(text, flush=True))
+
     def export(self) -> Bundle:
         """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""
-        config = self.config
-        description = {
-            "steps": self.step,
-            "training_images": len(self.photographs.training),
-            "validation_loss": self.best,
-        }
-        weights = {name: value.cpu() for name, value in self.average.items()}
-        if self.source is not None and config.train_only:
-            return self._told(
-                export_decoder(
-                    weights, config.autoencoder, config.prior, self.source, self.output / "bundle", description
-                )
-            )
-        crops = crop_batch(
-            self.photographs.training,
-            config.seed,
-            config.num_steps,
-            TABLE_CROPS,
-            max(stage.size for stage in config.crops),
-        )
-        bundle = export(
-            weights,
-            config.autoencoder,
-            config.prior,
-            crops.permute(0, 2, 3, 1).contiguous().numpy(),
-            self.output / "bundle",
-            config.name,
-            description,
-        )
-        return self._told(bundle)
+        return write_model(self.config, self._averages(), self.photographs, self.source)
 
-    def _told(self, bundle: Bundle) -> Bundle:
-        print(f"model written to {bundle.folder}, fingerprint {bundle.priors[0].fingerprint.hex()[:8]}", flush=True)
-        return bundle
+    def _averages(self) -> Averages:
+        loss = None if math.isnan(self.validation_loss) else self.validation_loss
+        description = {"config": asdict(self.config), "seconds": self.clock.seconds, "validation_loss": loss}
+        return Averages(self.average, self.step, description)
 
-    def _load(self, loader: ThreadPoolExecutor, step: int) -> Future[Tensor]:
-        stage = _stage(self.config.crops, step)
-        config = self.config
-        return loader.submit(
-            crop_batch, self.photographs.training, config.seed, step, stage.batch, stage.size, config.scales
-        )
-
-    def _train_step(self, crops: Tensor) -> dict[str, Tensor]:
+    def _train_step(self) -> dict[str, Tensor]:
         """Run one step and return the means over its batch.
 
         Nothing here waits for a GPU, which would wait for the next step in turn.
         """
         config = self.config
-        torch.default_generator.manual_seed(config.seed * 1_000_003 + self.step)
-        quantise = 0 <= config.quantise_from <= self.step
+        crops = self.photographs.crops(config.seed, self.step, config.batch, config.crop_size)
+        torch.manual_seed(config.seed * 1_000_003 + self.step)
+        quantise = config.quantise_from < 1 and self.progress >= config.quantise_from
         self.model.train()
         self.model.prior.set_quantise(quantise)
-        self.optimisers.set_rate(rate_factor(self.step + 1, config.num_steps - self.step, config.warmup, config.decay))
-        # While the weight of LPIPS grows, no step equals another.
-        parts = self.recorded(
-            crops, self._qualities(crops.shape[0]), quantise if self.step >= config.lpips_ramp else None
-        )
+        factor = self.schedule.rate_factor(self.step, self.clock.seconds, config.warmup, config.decay)
+        self.optimisers.set_rate(factor * 0.5**self.returns)
+        parts = self.recorded(crops, self._qualities(config.batch), quantise)
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.model.state_dict()
@@ -196,85 +204,64 @@ class Trainer:
 
     def _update(self, crops: Tensor, quality: Tensor) -> dict[str, Tensor]:
         """Compute loss, gradients and new weights on the device."""
-        loss, parts = self.objective(self.model, crops.float() / 255, quality, self.step)
+        loss, parts = self.objective(self.model, crops.float() / 255, quality)
         self.optimisers.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
-        wrong = ~norm.isfinite()  # such a step has no effect
+        counts = self.limit(norm)
+        wrong = ~counts
         for parameter in self.trained:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(wrong, 0.0)
-        self.optimisers.step()
-        return parts | {"gradient": norm, "loss": loss.detach()}
+        self.optimisers.step(counts)
+        found = parts | {"gradient": norm, "loss": loss.detach()}
+        return {name: value.masked_fill(wrong, 0.0) for name, value in found.items()} | {"skipped": wrong.float()}
 
     def _qualities(self, batch: int) -> Tensor:
-        """Return a quality per image, spread evenly over the range of this step."""
-        config = self.config
-        span = max(1, config.spread_end - config.spread_start)
-        opened = min(1.0, max(0.0, (self.step - config.spread_start) / span))
-        lowest, highest = config.qualities
-        low = config.focus_quality + (lowest - config.focus_quality) * opened
-        high = config.focus_quality + (highest - config.focus_quality) * opened
-        places = (torch.randperm(batch) + torch.rand(batch)) / batch
-        return low + (high - low) * places
+        """Return one quality per image, spread evenly over the range, in random order."""
+        lowest, highest = self.config.qualities
+        return lowest + (highest - lowest) * (torch.randperm(batch) + torch.rand(batch)) / batch
 
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Return means over the validation crops at each of a few qualities.
-
-        Weights are averaged, symbols rounded.
-        """
-        if not len(self.photographs.validation):
-            return {"loss": math.nan}
+    def validate(self) -> None:
+        """Log the means of `sdcodec.training.validation` for the averaged weights."""
+        if not len(self.validation):
+            return
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
-        self.model.eval()
-        self.model.prior.set_quantise(0 <= self.config.quantise_from <= self.step)
-        result: dict[str, float] = {}
-        total = 0.0
-        for level in VALIDATION_QUALITIES:
-            rows = []
-            for start in range(0, len(self.photographs.validation), 4):
-                images = (
-                    torch.from_numpy(self.photographs.validation[start : start + 4])
-                    .to(self.device)
-                    .permute(0, 3, 1, 2)
-                    .float()
-                    / 255
-                )
-                at = torch.full((images.shape[0],), level, device=self.device)
-                loss, parts = self.objective(self.model, images, at, self.step)
-                rows.append({key: float(value) for key, value in (parts | {"loss": loss}).items()})
-            mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
-            total += mean.pop("loss") / len(VALIDATION_QUALITIES)
-            result |= {f"q{level:g}_{key}": value for key, value in mean.items()}
+        self.model.prior.set_quantise(self.config.quantise_from < 1)
+        result = validate(self.model.eval(), self.objective, self.validation, self.device)
         self.model.load_state_dict(kept)
-        return {"loss": total} | result
+        self.validation_loss = result["loss"]
+        self.log.write("validation", self.step, self.clock.seconds, result)
 
-    def _checkpoint(self) -> None:
-        state = {
+    def _save(self) -> None:
+        """Write the checkpoint, and the averaged weights in small files."""
+        state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "average": self.average,
             "optimisers": self.optimisers.state(),
+            "limit": self.limit.state(),
             "step": self.step,
-            "best": self.best,
-            "seconds": self.seconds,
+            "returns": self.returns,
+            "seconds": self.clock.seconds,
             "config": asdict(self.config),
         }
         save(self.checkpoint, state)
+        save_averages(self.output / "averages", self._averages())
+        self._saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Restore the state of the checkpoint."""
+        """Restore the last checkpoint."""
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimisers.restore(state["optimisers"])
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        self.limit.restore(state["limit"])
+        self.step, self.returns, self.clock.seconds = state["step"], state["returns"], state["seconds"]
+        self.recorded.forget()
+        self.watch.forget()
+        self.means.forget()
 
 
 def _is_trained(name: str, only: str) -> bool:
     return not only or name.startswith(PARTS[only])
-
-
-def _stage(stages: tuple[CropStage, ...], step: int) -> CropStage:
-    return [stage for stage in stages if stage.start <= step][-1]

@@ -1,0 +1,92 @@
+"""Store the averaged weights of a run in a few small files.
+
+They are copied quickly from a machine that is lent for a short time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sdcodec.errors import TrainingError
+
+LARGEST_FILE = 15_000_000  # bytes of tensors in a file
+LARGEST_HEADER = 200_000  # bytes of names and shapes in it
+MOST_FILES = 8
+RUN = "run.json"
+NAME = re.compile(r"average-(\d+)-(\d+)of(\d+)\.safetensors")
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Weights by the names of `TrainingModel`, with step and description of a run."""
+
+    weights: dict[str, Tensor]
+    step: int
+    description: dict[str, Any]
+
+
+def save_averages(folder: Path, averages: Averages) -> None:
+    """Write the weights in files of at most 15 MB, and the description.
+
+    Files of earlier steps are deleted.
+
+    Weights are float32; float16 if they would need more than eight files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = _parts(averages.weights)
+    if len(parts) > MOST_FILES:
+        parts = _parts({name: value.half() for name, value in averages.weights.items()})
+    kept = set()
+    for number, part in enumerate(parts, start=1):
+        path = folder / f"average-{averages.step}-{number}of{len(parts)}.safetensors"
+        temporary = path.with_suffix(".tmp")
+        save_file(part, temporary)
+        os.replace(temporary, path)
+        kept.add(path.name)
+    (folder / RUN).write_text(json.dumps(averages.description, indent=1) + "\n", encoding="utf-8")
+    for path in folder.iterdir():
+        if NAME.fullmatch(path.name) and path.name not in kept:
+            path.unlink()
+
+
+def load_averages(folder: Path) -> Averages:
+    """Return the newest complete set of weights in the folder.
+
+    Raises TrainingError if there is none.
+    """
+    sets: dict[tuple[int, int], dict[int, Path]] = {}
+    for path in folder.glob("*.safetensors"):
+        if found := NAME.fullmatch(path.name):
+            step, number, count = map(int, found.groups())
+            sets.setdefault((step, count), {})[number] = path
+    complete = [key for key, parts in sets.items() if len(parts) == key[1]]
+    if not complete or not (folder / RUN).is_file():
+        raise TrainingError(
+            f"{folder}: no complete set of averaged weights; copy all files of this folder from the run"
+        )
+    newest = max(complete)
+    weights = {name: value.float() for path in sets[newest].values() for name, value in load_file(path).items()}
+    return Averages(weights, newest[0], json.loads((folder / RUN).read_text(encoding="utf-8")))
+
+
+def _parts(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """Split the weights into dictionaries whose files have at most 15 MB."""
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in weights.items():
+        bytes_of_value = value.numel() * value.element_size()
+        if size + bytes_of_value > LARGEST_FILE - LARGEST_HEADER and parts[-1]:
+            parts.append({})
+            size = 0
+        parts[-1][name] = value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous()
+        size += bytes_of_value
+    return parts

@@ -1,0 +1,38 @@
+"""Write the model of a run as a bundle.
+
+The averaged weights are those of a finished run, or those that a cut run left.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdcodec.bundles.store import Bundle
+from sdcodec.training.averages import Averages
+from sdcodec.training.config import TrainingConfig
+from sdcodec.training.export import export, export_decoder
+from sdcodec.training.photographs import Photographs
+
+TABLE_BATCH, TABLE_CROPS = 3 << 40, 64  # number of a step that no training reaches
+
+
+def write_model(config: TrainingConfig, averages: Averages, photographs: Photographs, source: Bundle | None) -> Bundle:
+    """Write `bundle/` in the folder of the run, ready for `--model`.
+
+    `source` is the bundle that the run started from; with `train_only`, its encoder and priors are kept.
+    """
+    folder = config.output_folder / "bundle"
+    weights = {name: value.float().cpu() for name, value in averages.weights.items()}
+    description: dict[str, Any] = {
+        "steps": averages.step,
+        "training_images": photographs.count,
+        "validation_loss": averages.description["validation_loss"],
+    }
+    if source is not None and config.train_only:
+        bundle = export_decoder(weights, config.autoencoder, config.prior, source, folder, description)
+    else:
+        crops = photographs.crops(config.seed, TABLE_BATCH, TABLE_CROPS, config.crop_size).cpu()
+        images = crops.permute(0, 2, 3, 1).contiguous().numpy()
+        bundle = export(weights, config.autoencoder, config.prior, images, folder, config.name, description)
+    print(f"model written to {folder}, fingerprint {bundle.priors[0].fingerprint.hex()[:8]}", flush=True)
+    return bundle

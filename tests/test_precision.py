@@ -1,0 +1,110 @@
+"""Tests of precision in training, and of the self-check of compiled blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import SMALL, SMALL_PRIOR
+from sdcodec.autoencoders.conv import ResidualBlock
+from sdcodec.perceptual.dists import DISTS
+from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.perceptual.vgg import read_vgg16
+from sdcodec.training.compiling import use_compiled_blocks
+from sdcodec.training.model import TrainingModel
+
+IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def model() -> TrainingModel:
+    torch.manual_seed(1)
+    return TrainingModel(SMALL, SMALL_PRIOR)
+
+
+def low_precision() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+
+
+def test_under_autocast_only_inner_convolutions_are_bfloat16(model: TrainingModel) -> None:
+    kinds: dict[str, torch.dtype] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _, __, out, name=name: kinds.update({name: out.dtype}))
+        if isinstance(module, ResidualBlock):
+            module.register_forward_hook(lambda _, __, out, name=name: kinds.update({f"{name} stream": out.dtype}))
+    with low_precision():
+        found = model(IMAGES, torch.tensor([20.0, 80.0]))
+    low = {name for name, kind in kinds.items() if kind == torch.bfloat16}
+    assert low == {
+        name
+        for name in kinds
+        if name.endswith((".first", ".second", ".down", ".up_4", ".up_2")) and not name.startswith("prior")
+    }
+    assert {"encoder.blocks_8.0 stream", "encoder.exit", "decoder.direct", "prior.analyse_1"} <= set(kinds) - low
+    assert found.coded.decoded.dtype == found.coded.bits.dtype == torch.float32
+
+
+def test_perceptual_distances_compare_in_float32_under_autocast(vgg_file) -> None:
+    trunk = read_vgg16(vgg_file)
+    other = (IMAGES + 0.1 * torch.randn_like(IMAGES)).clamp(0, 1)
+    for term in (LPIPS(), LPIPS("vgg", trunk), DISTS(trunk)):
+        whole = term.distance(other, IMAGES)
+        with low_precision():
+            assert (
+                {value.dtype for value in term.activations(IMAGES)} == {torch.float32}
+                if hasattr(term, "activations")
+                else True
+            )
+            low = term.distance(other, IMAGES)
+        assert low.dtype == torch.float32 and low.tolist() == pytest.approx(whole.tolist(), rel=0.03)
+
+
+def loss_of(model: TrainingModel) -> Callable[[], torch.Tensor]:
+    def loss() -> torch.Tensor:
+        torch.manual_seed(5)
+        found = model(IMAGES, torch.tensor([20.0, 80.0]))
+        return (found.images - IMAGES).square().mean() + 1e-4 * found.coded.bits.mean()
+
+    return loss
+
+
+def plain(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+    return module.forward
+
+
+def with_wrong_gradient(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+    """Compile to right values and to gradients that are 5% too large."""
+
+    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(1.05 * value - 0.05 * value.detach() for value in module.forward(*inputs))
+
+    return run
+
+
+def that_fails(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+    raise RuntimeError("no compiler here")
+
+
+def test_compiled_blocks_with_equal_gradients_are_used(model: TrainingModel) -> None:
+    said: list[str] = []
+    assert use_compiled_blocks(model, loss_of(model), said.append, backend=plain)
+    assert "compiled" in said[0] and "forward" in vars(model.encoder.blocks_8[0])
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("backend", "complaint"), [(with_wrong_gradient, "gradients"), (that_fails, "no compiler here")]
+)
+def test_blocks_stay_plain_after_a_wrong_gradient_or_an_error(
+    model: TrainingModel, backend: Callable[..., Any], complaint: str
+) -> None:
+    before = loss_of(model)()
+    said: list[str] = []
+    assert not use_compiled_blocks(model, loss_of(model), said.append, backend=backend)
+    assert "stay uncompiled" in said[0] and complaint in said[0]
+    assert "forward" not in vars(model.encoder.blocks_8[0])
+    assert torch.equal(loss_of(model)(), before)
