@@ -17,7 +17,8 @@ SHAPES = "[H, W], [H, W, 3] or [H, W, 4]"
 def from_array(array: NDArray[Any]) -> Picture:
     """Return the picture of a uint8 or uint16 array.
 
-    Its shape is `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`. Of uint16, 65535 becomes 255. Raises ImageTypeError for other arrays.
+    Its shape is `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or `[H, W, 4]`.
+    Of uint16, 65535 becomes 255. Raises ImageTypeError for other arrays.
     """
     name = f"array {array.dtype} {list(array.shape)}"
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):

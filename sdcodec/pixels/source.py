@@ -28,7 +28,8 @@ def read_picture(
     """Read an image and convert it to upright 8-bit sRGB.
 
     source: a PIL image, a path, the bytes of an image file, a binary file open at its beginning, or an array of
-        uint8, or uint16 with white at 65535, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Any Pillow mode but floating point.
+        uint8, or uint16 with white at 65535, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Any Pillow mode but floating
+        point.
     metadata: kinds to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its
         profile; otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
     max_pixels: an image of more pixels is refused before any is decoded.
