@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from raw_images import png_bytes
 from sdcodec.errors import SdcodecWarning
-from sdcodec.pixels import coded, read_picture
+from sdcodec.pixels import boxes, coded, read_picture
 
 P3_RED = (234, 51, 35)  # Display P3 coordinates of sRGB's red
 P3 = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
@@ -179,3 +179,30 @@ def profile_with(profile: bytes, chrm: bytes) -> bytes:
             column = adapted[:, b"rgb".index(tag[:1])]
             struct.pack_into(">3i", changed, offset + 8, *(round(v * 65536) for v in column))
     return bytes(changed)
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I4s", len(body) + 8, kind) + body
+
+
+@pytest.mark.parametrize(
+    ("clap", "expected"),
+    [
+        ((20, 1, 10, 1, 0, 1, 0, 1), (22, 15, 42, 25)),
+        ((20, 1, 10, 1, -22, 1, 3, 1), (0, 18, 20, 28)),
+        ((21, 1, 10, 1, 1, 2, 0, 1), (22, 15, 43, 25)),
+        ((20, 1, 10, 1, 50, 1, 0, 1), None),  # beyond the edge
+        ((20, 0, 10, 1, 0, 1, 0, 1), None),
+    ],
+)
+def test_crop_of_avif(clap: tuple[int, ...], expected: tuple[int, ...] | None) -> None:
+    properties = box(b"ispe", bytes(12)) + box(b"clap", struct.pack(">4IiIiI", *clap))
+    associations = box(b"ipma", bytes(4) + struct.pack(">IHBBB", 1, 7, 2, 1, 0x82))
+    meta = (
+        bytes(4) + box(b"pitm", bytes(4) + struct.pack(">H", 7)) + box(b"iprp", box(b"ipco", properties) + associations)
+    )
+    data = box(b"ftyp", b"avif") + box(b"meta", meta)
+    assert boxes.clean_aperture(data, 64, 40) == expected
+    for length in range(len(data)):
+        boxes.clean_aperture(data[:length], 64, 40)
+        boxes.code_points(data[:length])

@@ -99,6 +99,7 @@ def test_tiff_whose_zero_is_white(bits: int) -> None:
     [
         (tiff_bytes(ramp(32), 32, 1), "32-bit samples have no agreed white"),
         (tiff_bytes(ramp(15), 16, 1, extra=[(339, 3, 2)]), "16-bit signed samples"),
+        (tiff_bytes(ramp(7), 8, 1, extra=[(339, 3, 2)]), "8-bit signed samples"),
         (tiff_bytes(ramp(16, 3), 16, 2, separate=True), "separate planes"),
         (tiff_bytes(ramp(8, 3), 8, 6), "subsampled YCbCr"),
     ],

@@ -1,9 +1,10 @@
-"""Boxes of AVIF and HEIF (ISO/IEC 14496-12): colour of the primary image."""
+"""Boxes of AVIF and HEIF (ISO/IEC 23008-12): colour and crop of the image."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from fractions import Fraction
 
 from sdcodec.pixels.coded import CodePoints
 
@@ -13,25 +14,44 @@ VERSION_AND_FLAGS = 4  # bytes at the start of a full box
 
 def code_points(data: bytes) -> CodePoints | None:
     """Return the code points of the primary image's `nclx` colour box, or None."""
+    for kind, body in _properties(data):
+        if kind == b"colr" and body.startswith(b"nclx") and len(body) >= 11:
+            return CodePoints(*struct.unpack_from(">HHHB", body, 4))
+    return None
+
+
+def clean_aperture(data: bytes, width: int, height: int) -> tuple[int, int, int, int] | None:
+    """Return the crop of the primary image's `clap` box: left, top, right, bottom.
+
+    None without a box, or for a crop that is not of whole pixels inside the image.
+    """
+    for kind, body in _properties(data):
+        if kind == b"clap" and len(body) >= 32:
+            sides, offsets = struct.unpack_from(">4I", body), struct.unpack_from(">iIiI", body, 16)
+            if not all((*sides[1::2], *offsets[1::2])):
+                return None
+            edges = []
+            for whole, i in ((width, 0), (height, 2)):
+                side = Fraction(sides[i], sides[i + 1])
+                first = (whole - side) / 2 + Fraction(offsets[i], offsets[i + 1])
+                edges.append((first, first + side))
+                if first.denominator > 1 or side.denominator > 1 or not 0 <= first < first + side <= whole:
+                    return None
+            (left, right), (top, bottom) = edges
+            return int(left), int(top), int(right), int(bottom)
+    return None
+
+
+def _properties(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return kinds and contents of the primary image's property boxes."""
     try:
-        return _code_points(data)
+        inside = (_first(data, b"meta") or b"")[VERSION_AND_FLAGS:]
+        properties = _first(inside, b"iprp") or b""
+        every = list(_boxes(_first(properties, b"ipco") or b""))
+        numbers = _associations(_first(properties, b"ipma") or b"", _primary(_first(inside, b"pitm") or b""))
+        return [every[number - 1] for number in numbers if 0 < number <= len(every)]
     except (struct.error, IndexError):  # the image's decoder tells whether the file is damaged
-        return None
-
-
-def _code_points(data: bytes) -> CodePoints | None:
-    meta = _first(data, b"meta")
-    if meta is None:
-        return None
-    inside = meta[VERSION_AND_FLAGS:]
-    properties = _first(inside, b"iprp") or b""
-    colours = {
-        number: CodePoints(*struct.unpack_from(">HHHB", body, 4))
-        for number, (kind, body) in enumerate(_boxes(_first(properties, b"ipco") or b""), start=1)
-        if kind == b"colr" and body.startswith(b"nclx")
-    }
-    associated = _associations(_first(properties, b"ipma") or b"", _primary(_first(inside, b"pitm") or b""))
-    return next((colours[number] for number in associated if number in colours), None)
+        return []
 
 
 def _primary(body: bytes) -> int:

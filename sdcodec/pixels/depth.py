@@ -11,14 +11,14 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from sdcodec.errors import ImageError, warn
-from sdcodec.pixels import png
+from sdcodec.pixels import boxes, png
 from sdcodec.pixels.alpha import split_alpha
 from sdcodec.pixels.picture import Pixels
 
 WHITE = 65535  # the largest value of 16 bits
 DARK = 4095  # 16-bit values that do not exceed it were probably recorded with 12 bits or fewer
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, SUBSAMPLING, PLANES, SAMPLE_FORMAT = 258, 259, 262, 530, 284, 339
-WHITE_IS_ZERO, YCBCR, SEPARATE, UNCOMPRESSED = 0, 6, 2, 1
+WHITE_IS_ZERO, YCBCR, SEPARATE, UNCOMPRESSED, SIGNED = 0, 6, 2, 1, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,9 @@ def samples_of(image: Image.Image, data: bytes | None, name: str) -> Samples:
             return _keyed_samples(image, facts, name)
     if isinstance(image, TiffImageFile):
         _check_tiff(image, name)
+    if data is not None and image.format == "AVIF":
+        # Pillow does not apply the crop of the primary image.
+        image = image.crop(boxes.clean_aperture(data, image.width, image.height))
     colour, alpha = split_alpha(eight_bit(image, name))
     return Samples(colour, alpha)
 
@@ -133,9 +136,10 @@ def _check_tiff(image: TiffImageFile, name: str) -> None:
     """Refuse the kinds of TIFF whose pixels Pillow gives wrongly or without a white."""
     tags = image.tag_v2
     bits = max(tags.get(BITS_PER_SAMPLE, (1,)))
-    if image.mode == "I" and (bits > 16 or 2 in tags.get(SAMPLE_FORMAT, ())):
+    signed = SIGNED in tags.get(SAMPLE_FORMAT, ())
+    if signed or (image.mode == "I" and bits > 16):
         raise ImageError(
-            f"{name}: {bits}-bit {'signed ' if 2 in tags.get(SAMPLE_FORMAT, ()) else ''}samples have no agreed white; "
+            f"{name}: {bits}-bit {'signed ' if signed else ''}samples have no agreed white; "
             "convert the image to unsigned 8 or 16 bits first"
         )
     if tags.get(PLANES, 1) == SEPARATE and len(image.getbands()) > 1:
