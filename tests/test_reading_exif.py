@@ -85,3 +85,15 @@ def test_empty_exif_is_none(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_picture(data, metadata=KEEP).exif is None
+
+
+def test_xmp_does_not_turn_avif_but_exif_of_its_reader_does() -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 32)).save(buffer, "AVIF", xmp=xmp)
+    assert read_picture(buffer.getvalue()).rgb.shape == (32, 64, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 32)).save(buffer, "AVIF", exif=exif)  # written as a box of rotation
+    assert read_picture(buffer.getvalue()).rgb.shape == (64, 32, 3)

@@ -16,6 +16,7 @@ from sdcodec.errors import ImageError, warn
 XMP_TAG = 700
 EXIF_PREFIX = b"Exif\0\0"
 RAW_PROFILES = ("Raw profile type exif", "Raw profile type APP1")  # text chunks of PNG with an EXIF block
+TURNED_BY_BOXES = ("AVIF", "HEIF")  # readers put such a turn into EXIF, and XMP does not turn these images
 ORDERS = {b"II": "<", b"MM": ">"}
 TURNS = {
     1: None,
@@ -74,9 +75,9 @@ def orientation_of(image: Image.Image, name: str) -> int:
         block = exif_block(image)
         if block:
             list(_directory(block))
-        if block and "exif" not in image.info:
+        if (block and "exif" not in image.info) or image.format in TURNED_BY_BOXES:
             exif = Image.Exif()
-            exif.load(block)
+            exif.load(block or b"")
         else:
             exif = image.getexif()
         orientation = exif.get(ExifTag.Orientation, 1)
