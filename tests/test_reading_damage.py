@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import time
 import warnings
 import zlib
 from collections.abc import Callable
@@ -166,3 +168,35 @@ def test_whole_files_give_no_warning(make: Callable[[], bytes], tmp_path: Path) 
         warnings.simplefilter("error")
         for allow in (False, True):
             read_picture(tmp_path / "own", allow_truncated=allow)
+
+
+def test_damaged_files_are_examined_in_linear_time() -> None:
+    fill = jpeg()[:-2] + b"\xff" * 1_000_000 + b"\0"
+    many = SIGNATURE + PNG[8:33] + b"\0\0\0\0teXtcrc!" * 50_000 + PNG[33:]
+    start = time.process_time()
+    read_with("end mark is missing", fill)
+    with pytest.warns(SdcodecWarning) as caught:
+        assert np.array_equal(read_picture(many).rgb, PIXELS)
+    assert len(caught) == 1
+    assert time.process_time() - start < 5
+
+
+def test_size_of_a_jpeg_is_checked_before_it_is_decoded() -> None:
+    data = bytearray(jpeg()[:-2])
+    place = data.index(b"\xff\xc0") + 5
+    data[place : place + 4] = b"\x10\0\x10\0"
+    with pytest.raises(ImageError, match="above the limit"):
+        read_picture(bytes(data), max_pixels=1 << 20)
+
+
+def test_any_damage_gives_an_error_of_ours_or_a_picture() -> None:
+    random = np.random.default_rng(2)
+    sources = [PNG, jpeg(), jpeg(progressive=True), png_bytes(PIXELS[:, :, 0], 8, 3, before=[(b"PLTE", bytes(768))])]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number in range(400):
+            data = bytearray(sources[number % len(sources)])
+            for _ in range(random.integers(1, 4)):
+                data[random.integers(2, min(len(data), 300))] = random.integers(0, 256)
+            with contextlib.suppress(ImageError):
+                read_picture(bytes(data), allow_truncated=bool(number & 4), max_pixels=1 << 16)

@@ -18,7 +18,7 @@ MULTI_PICTURE = b"MPF\0"  # of an APP2 segment; the pictures behind the first ar
 START_OF_SCAN, END_OF_IMAGE, APP2 = 0xDA, 0xD9, 0xE2
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 PROGRESSIVE = frozenset({0xC2, 0xCA})
-MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 OTHER_BITS = bytes(np.random.default_rng(0).integers(1, 255, 1 << 12, np.uint8))
 
 
@@ -26,17 +26,17 @@ OTHER_BITS = bytes(np.random.default_rng(0).integers(1, 255, 1 << 12, np.uint8))
 class Layout:
     """The segments of a file.
 
-    end: the offset behind the end mark, None without one; missing: coefficients (component, index) whose last bit no
-    scan holds.
+    size: rows and columns, None without a frame; end: the offset behind the end mark, None without one; missing:
+    coefficients (component, index) whose last bit no scan holds.
     """
 
     end: int | None = None
     multi_picture: bool = False
-    has_frame: bool = False
+    size: tuple[int, int] | None = None
     missing: set[tuple[int, int]] = field(default_factory=set)
 
 
-def mended(data: bytes, name: str, *, allow_truncated: bool) -> bytes:
+def mended(data: bytes, name: str, *, allow_truncated: bool, max_pixels: int) -> bytes:
     """Return a JPEG with an end mark; warn if it was missing or bytes follow it.
 
     Raises ImageError for a file that is cut, unless `allow_truncated`: missing parts are then grey.
@@ -46,8 +46,8 @@ def mended(data: bytes, name: str, *, allow_truncated: bool) -> bytes:
         if not layout.multi_picture:
             warn_of_trailing(len(data) - layout.end, name)
         return data
-    if not layout.has_frame:
-        return data  # the decoder says why it cannot be read
+    if layout.size is None or layout.size[0] * layout.size[1] > max_pixels:
+        return data  # the reader says why it is refused
     body = data.rstrip(b"\xff")
     complete = not layout.missing and _is_complete(body)
     cut_short(name, complete=complete, allowed=allow_truncated, filled="grey")
@@ -66,7 +66,7 @@ def layout_of(data: bytes) -> Layout:
             (length,) = struct.unpack_from(">H", data, position)
             segment = data[position + 2 : position + length]
             if marker in FRAMES:
-                layout.has_frame, progressive = True, marker in PROGRESSIVE
+                layout.size, progressive = struct.unpack_from(">HH", segment, 1), marker in PROGRESSIVE
                 components = segment[6 : 6 + 3 * segment[5] : 3]
                 layout.missing = {(own, i) for own in components for i in (range(64) if progressive else (0,))}
             elif marker == START_OF_SCAN:

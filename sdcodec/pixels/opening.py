@@ -113,7 +113,7 @@ def _identified(file: BinaryIO, name: str, allow_truncated: bool, max_pixels: in
     if data is not None and head.startswith(png.SIGNATURE):
         data = png_mending.mended(data, name, allow_truncated=allow_truncated, max_pixels=max_pixels)
     elif data is not None and head.startswith(jpeg.SIGNATURE):
-        data = jpeg.mended(data, name, allow_truncated=allow_truncated)
+        data = jpeg.mended(data, name, allow_truncated=allow_truncated, max_pixels=max_pixels)
     elif data is not None and allow_truncated:
         data = _filled(data, head, name, max_pixels)
     with _image_in(file if data is None else io.BytesIO(data), head, name) as image:

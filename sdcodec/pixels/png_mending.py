@@ -23,17 +23,16 @@ def mended(data: bytes, name: str, *, allow_truncated: bool, max_pixels: int) ->
     facts = facts_of(data)
     if facts is None or facts.width * facts.height > max_pixels:
         return data  # the reader says why it is refused
-    damaged = [chunk for chunk in chunks if not _is_usable(chunk)]
-    left_out = [chunk for chunk in damaged if chunk.kind[0] & ANCILLARY and chunk.complete]
-    for chunk in left_out:
-        kind = chunk.kind.decode("ascii", "backslashreplace")
-        warn(f"its chunk {kind} is damaged; the image is read without it", name)
-    if any(chunk.kind == b"PLTE" and chunk in damaged for chunk in chunks):
+    left_out = {chunk.kind: None for chunk in chunks if _is_left_out(chunk)}
+    for kind in left_out:
+        text = kind.decode("ascii", "backslashreplace")
+        warn(f"its chunk {text} is damaged; the image is read without it", name)
+    if any(chunk.kind == b"PLTE" and not chunk.intact for chunk in chunks):
         raise ImageError(f"{name}: its palette is damaged; get the file again")
     has_end = chunks[-1].kind == b"IEND" and chunks[-1].complete
     if has_end:
         warn_of_trailing(len(data) - chunks[-1].end, name)
-    kept = [chunk for chunk in chunks if chunk not in left_out]
+    kept = [chunk for chunk in chunks if not _is_left_out(chunk)]
     parts = [chunk for chunk in kept if chunk.kind == b"IDAT"]
     if has_end and all(part.intact for part in parts) and _is_full(parts, facts.raw_length):
         return data if not left_out else _joined(kept)
@@ -61,8 +60,10 @@ def _with_image_data(
     return SIGNATURE + body + chunk_bytes(b"IDAT", image_data) + chunk_bytes(b"IEND", b"")
 
 
-def _is_usable(chunk: Chunk) -> bool:
-    return chunk.intact and len(chunk.data) >= LEAST_LENGTHS.get(chunk.kind, 0)
+def _is_left_out(chunk: Chunk) -> bool:
+    """Return whether a chunk is ancillary and damaged; Pillow may refuse it."""
+    usable = chunk.intact and len(chunk.data) >= LEAST_LENGTHS.get(chunk.kind, 0)
+    return chunk.complete and not usable and bool(chunk.kind[0] & ANCILLARY)
 
 
 def _joined(chunks: list[Chunk]) -> bytes:
