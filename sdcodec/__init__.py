@@ -18,10 +18,12 @@ from sdcodec.errors import (
     BundleError,
     FormatError,
     ImageError,
+    ImageTypeError,
     NotEnoughMemoryError,
     OptionError,
     OutputError,
     SdcodecError,
+    SdcodecWarning,
     TrainingError,
     UnsupportedVersionError,
 )
@@ -41,10 +43,12 @@ __all__ = [
     "Encoded",
     "FormatError",
     "ImageError",
+    "ImageTypeError",
     "NotEnoughMemoryError",
     "OptionError",
     "OutputError",
     "SdcodecError",
+    "SdcodecWarning",
     "TrainingError",
     "UnsupportedVersionError",
     "decode",
@@ -80,6 +84,8 @@ def encode(
     precision: str = "auto",
     metadata: frozenset[str] = frozenset(),
     max_pixels: int | None = None,
+    frame: int | None = None,
+    allow_truncated: bool = False,
 ) -> bytes:
     """Encode an image to the bytes of an `.sdc` file, as `Codec.encode` does.
 
@@ -96,6 +102,8 @@ def encode(
             mode=mode,
             metadata=metadata,
             max_pixels=max_pixels,
+            frame=frame,
+            allow_truncated=allow_truncated,
         )
         .data
     )

@@ -57,6 +57,8 @@ class Codec(LoadedBundle):
         mode: str = "latents",
         metadata: frozenset[str] = frozenset(),
         max_pixels: int | None = None,
+        frame: int | None = None,
+        allow_truncated: bool = False,
     ) -> Encoded:
         """Encode an image to the bytes of an `.sdc` file.
 
@@ -70,6 +72,8 @@ class Codec(LoadedBundle):
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with
             target_bytes or target_bpp as many as fit; it has no quality and no effort.
         metadata: kinds to keep, of "icc", "exif" and "xmp".
+        frame: frame or page of the file, counted from 0 (default: the first, with a warning if there are others).
+        allow_truncated: encode a file that is cut short; its missing part is grey, black or transparent.
 
         Raises ImageError for unreadable images, BudgetError for a budget that cannot be met, OptionError,
         NotEnoughMemoryError.
@@ -77,7 +81,13 @@ class Codec(LoadedBundle):
         check_rate(quality, target_bytes, target_bpp)
         check_mode(mode, quality, effort)
         check_effort(effort)
-        picture = read_picture(image, metadata=metadata, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
+        picture = read_picture(
+            image,
+            metadata=metadata,
+            max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+            frame=frame,
+            allow_truncated=allow_truncated,
+        )
         height, width = picture.rgb.shape[:2]
         request = Request(
             quality_index=_quality_index(quality),

@@ -1,7 +1,11 @@
-"""Errors that sdcodec raises; all are children of SdcodecError.
+"""Errors and warnings of sdcodec: children of SdcodecError, and SdcodecWarning.
 
 Each message has the problem and its remedy; commands put the file's name before it if the message lacks it.
 """
+
+from __future__ import annotations
+
+import warnings
 
 
 class SdcodecError(Exception):
@@ -10,6 +14,10 @@ class SdcodecError(Exception):
 
 class ImageError(SdcodecError):
     """The input is no image, cannot be read, or exceeds the limits."""
+
+
+class ImageTypeError(ImageError, TypeError):
+    """The input has a type or a shape that is not read as an image."""
 
 
 class FormatError(SdcodecError):
@@ -42,6 +50,26 @@ class OptionError(SdcodecError):
 
 class TrainingError(SdcodecError):
     """A training run cannot start or go on: configuration, data, or checkpoint."""
+
+
+class SdcodecWarning(UserWarning):
+    """A file was read, but its result may differ from the expected one.
+
+    problem: the text of the warning; name: the file, or "" if it is unknown.
+    """
+
+    def __init__(self, problem: str, name: str = "") -> None:
+        super().__init__(problem, name)
+        self.problem = problem
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}" if self.name else self.problem
+
+
+def warn(problem: str, name: str = "") -> None:
+    """Issue an SdcodecWarning about a file."""
+    warnings.warn(SdcodecWarning(problem, name), stacklevel=3)
 
 
 def misfit(part: str, error: Exception) -> BundleError:

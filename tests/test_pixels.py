@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from pixel_images import adobe_like_profile, colours, exif_with, file_bytes, srgb_profile
-from sdcodec.errors import ImageError
+from sdcodec.errors import ImageError, SdcodecWarning
 from sdcodec.pixels import (
     read_picture,
 )
@@ -104,7 +104,8 @@ class TestModes:
 
     def test_first_frame_of_an_animation(self) -> None:
         frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-        picture = read_picture(file_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+        with pytest.warns(SdcodecWarning, match="2 frames"):
+            picture = read_picture(file_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:]))
         assert picture.rgb[0, 0].tolist() == [255, 0, 0]
 
 
@@ -180,8 +181,9 @@ class TestOrientation:
 
     def test_broken_exif_turns_nothing(self) -> None:
         data = file_bytes(Image.fromarray(colours()), "PNG", exif=b"Exif\0\0garbage")
-        assert read_picture(data).rgb.shape == (16, 24, 3)
-        with pytest.raises(ImageError, match="leave exif out"):
+        with pytest.warns(SdcodecWarning, match="EXIF"):
+            assert read_picture(data).rgb.shape == (16, 24, 3)
+        with pytest.warns(SdcodecWarning), pytest.raises(ImageError, match="leave exif out"):
             read_picture(data, metadata=frozenset({"exif"}))
 
     def test_the_image_of_the_caller_is_not_turned(self) -> None:

@@ -72,7 +72,7 @@ class TestRefusals:
     def test_truncated_jpeg_names_its_file(self, tmp_path: Path) -> None:
         path = tmp_path / "cut.jpg"
         path.write_bytes(file_bytes(Image.fromarray(colours(256, 256)), "JPEG")[:-900])
-        with pytest.raises(ImageError, match=r"cut\.jpg: damaged or unsupported image \(image file is truncated"):
+        with pytest.raises(ImageError, match=r"cut\.jpg: the file is cut short"):
             read_picture(path)
 
     def test_closed_image(self, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import click
 
 from sdcodec.errors import OptionError, SdcodecError
 from sdcodec.files import STANDARD_STREAM, Job, plan, read_bytes, refuse_existing
-from sdcodec_cli.messages import explain, reporting
+from sdcodec_cli.messages import explain, reporting, warnings_as_lines
 
 DEFAULT_MAX_PIXELS = 2**28  # as in sdcodec.pixels, whose import would slow down --help
 
@@ -112,7 +112,10 @@ def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOpti
     """
     failures = 0
     on_stderr = any(job.target == STANDARD_STREAM for job in jobs)
-    with reporting(len(jobs), label=label, quiet=options.quiet, on_stderr=on_stderr) as reporter:
+    with (
+        reporting(len(jobs), label=label, quiet=options.quiet, on_stderr=on_stderr) as reporter,
+        warnings_as_lines(reporter.error),
+    ):
         for job in jobs:
             try:
                 if options.skip_existing and lexists(job.target):

@@ -92,6 +92,17 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     metavar="none|all|icc,exif,xmp",
     help="Metadata to keep; without icc, colours are converted to sRGB.",
 )
+@click.option(
+    "--frame",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Frame or page of the input, counted from 0.  [default: the first, with a warning if there are others]",
+)
+@click.option(
+    "--allow-truncated",
+    is_flag=True,
+    help="Encode images whose file is cut short; the missing part is grey, black or transparent.",
+)
 @conversion_options
 def encode(
     inputs: tuple[str, ...],
@@ -103,6 +114,8 @@ def encode(
     mode: str,
     model: str,
     metadata: frozenset[str],
+    frame: int | None,
+    allow_truncated: bool,
     device: str,
     precision: str,
     max_pixels: int,
@@ -152,6 +165,8 @@ def encode(
             mode=mode,
             metadata=metadata,
             max_pixels=max_pixels,
+            frame=frame,
+            allow_truncated=allow_truncated,
         )
         seconds = time.perf_counter() - start
         write_bytes(job.target, encoded.data, force=options.force)
@@ -159,7 +174,9 @@ def encode(
         if options.verbose:
             if not isinstance(source, str):
                 source.seek(0)
-            original = read_picture(source, metadata=metadata, max_pixels=max_pixels)
+            original = read_picture(
+                source, metadata=metadata, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated
+            )
             decibels = _psnr(original.rgb, np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB")))
             line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
         return line

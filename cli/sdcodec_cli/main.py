@@ -15,7 +15,7 @@ from sdcodec_cli.decode import decode
 from sdcodec_cli.encode import encode
 from sdcodec_cli.evaluate import evaluate
 from sdcodec_cli.info import info
-from sdcodec_cli.messages import explain, say_error
+from sdcodec_cli.messages import explain, say_error, warnings_as_lines
 from sdcodec_cli.models import models
 from sdcodec_cli.train import train
 
@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # print file names that the terminal cannot show
     try:
-        result = cli.main(args=arguments, prog_name="sdcodec", standalone_mode=False)
+        with warnings_as_lines(say_error):
+            result = cli.main(args=arguments, prog_name="sdcodec", standalone_mode=False)
         status = result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()

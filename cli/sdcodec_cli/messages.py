@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TextIO
 
 import click
 
+from sdcodec.errors import SdcodecWarning
 from sdcodec.files import STANDARD_STREAM
 
 
@@ -34,6 +37,38 @@ def say_error(message: str) -> None:
     click.echo(f"sdcodec: {message}", err=True)
 
 
+@contextmanager
+def warnings_as_lines(say: Callable[[str], None]) -> Iterator[None]:
+    """Give each SdcodecWarning to `say` as one line, once.
+
+    Other warnings stay as they are.
+    """
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SdcodecWarning)
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if isinstance(message, SdcodecWarning):
+                name = f"{display_name(message.name)}: " if message.name else ""
+                text = f"{name}warning: {' '.join(message.problem.split())}"
+                if text not in said:
+                    said.add(text)
+                    say(text)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
+
+
 @dataclass
 class Reporter:
     """Print results and errors, above the progress bar if there is one."""
@@ -49,7 +84,7 @@ class Reporter:
             click.echo(line, err=self.on_stderr)
 
     def error(self, line: str) -> None:
-        """Print the error of a file."""
+        """Print the error or warning of a file."""
         self._clear()
         say_error(line)
 

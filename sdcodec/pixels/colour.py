@@ -1,34 +1,64 @@
-"""Colour: conversion to 8 bits per sample and to sRGB."""
+"""Colour: conversion to sRGB from ICC profiles, code points and gamma."""
 
 from __future__ import annotations
 
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from sdcodec.errors import ImageError
+from sdcodec.errors import warn
+from sdcodec.pixels import boxes, coded, png
 
 
-def eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Scale modes of more than 8 bits per sample so that 65535 becomes 255.
+def coded_colour(image: Image.Image, data: bytes | None) -> tuple[coded.CodedColour | None, bool]:
+    """Return the colour of a file beside its profile, and whether it comes first.
 
-    Other modes stay as they are.
+    data: the bytes of the file, or None. Colour that is sRGB already gives None.
     """
-    if image.mode == "F":
-        raise ImageError(f"{name}: floating-point pixels have no agreed white; convert the image to 8 or 16 bits first")
-    if image.mode != "I" and not image.mode.startswith("I;16"):
-        return image
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(
-            f"{name}: pixel values beyond 0..65535 have no agreed white; convert the image to 8 or 16 bits"
+    found, overrides = _stated(image, data)
+    return (None if found is not None and found.is_srgb else found), overrides
+
+
+def _stated(image: Image.Image, data: bytes | None) -> tuple[coded.CodedColour | None, bool]:
+    if data is not None and data[4:8] == boxes.FILE_TYPE:
+        points = boxes.code_points(data)
+        # Decoders of AVIF and HEIF give RGB in full range.
+        return (None if points is None else coded.from_code_points(points._replace(full_range=1))), False
+    facts = png.facts_of(data) if data is not None and data.startswith(png.SIGNATURE) else None
+    if facts is not None:
+        points_of_png = facts.code_points
+        if points_of_png is not None:
+            return coded.from_code_points(points_of_png), True
+        if facts.states_gamma:
+            return coded.from_gamma(facts.gamma, facts.chromaticities), False
+    elif image.format == "PNG" and "srgb" not in image.info and {"gamma", "chromaticity"} & set(image.info):
+        return coded.from_gamma(image.info.get("gamma") or None, _eight(image.info.get("chromaticity"))), False
+    return None, False
+
+
+def _eight(chromaticities: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    """Return Pillow's chromaticities, white first, with white last."""
+    return None if chromaticities is None else (*chromaticities[2:8], *chromaticities[:2])
+
+
+def from_coded(
+    colour: Image.Image, deep: NDArray[np.uint16] | None, stated: coded.CodedColour, name: str
+) -> Image.Image:
+    """Convert to sRGB from stated colour, with a warning if it is HDR.
+
+    deep: the same samples in 16 bits, if they are known.
+    """
+    if stated.is_hdr:
+        kind = "PQ" if stated.transfer == coded.PQ else "HLG"
+        warn(
+            f"its colours are HDR ({kind}); they are tone-mapped by the EETF of ITU-R BT.2390 "
+            f"with {coded.REFERENCE_WHITE:g} cd/m2 as white",
+            name,
         )
-    reduced = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # a PNG's one transparent grey, in 16 bits
-        reduced.putalpha(Image.fromarray(np.where(values == transparent, 0, 255).astype(np.uint8)))
-    return reduced
+    values = np.asarray(colour.convert("RGB")) if deep is None else deep
+    return Image.fromarray(coded.converted(values, stated))
 
 
 def to_srgb(colour: Image.Image, profile: bytes | None, *, keep: bool) -> tuple[Image.Image, bytes | None]:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 from PIL.PngImagePlugin import PngInfo
 
-from sdcodec.errors import ImageError
+from sdcodec.errors import ImageError, warn
 
 XMP_TAG = 700
 EXIF_PREFIX = b"Exif\0\0"
+RAW_PROFILES = ("Raw profile type exif", "Raw profile type APP1")  # text chunks of PNG with an EXIF block
+TURNED_BY_BOXES = ("AVIF", "HEIF")  # readers put such a turn into EXIF, and XMP does not turn these images
+ORDERS = {b"II": "<", b"MM": ">"}
+TURNS = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # Tags about the photograph; those about the TIFF's own layout must not move to another file.
 TIFF_TAGS_KEPT = (
@@ -52,13 +66,51 @@ def metadata_options(image: Image.Image, kind: str) -> dict[str, Any]:
     return options
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turn the image by its EXIF (or XMP) orientation; ignore unreadable EXIF."""
+def orientation_of(image: Image.Image, name: str) -> int:
+    """Return the EXIF (or XMP) orientation, 1..8, or 1 if it is missing.
+
+    Warn if the EXIF block is damaged: a photograph with broken EXIF is still a photograph.
+    """
     try:
-        orientation = image.getexif().get(ExifTag.Orientation, 1)
-    except Exception:  # a photograph with broken EXIF is still a photograph
-        return image
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+        block = exif_block(image)
+        if block:
+            list(_directory(block))
+        if (block and "exif" not in image.info) or image.format in TURNED_BY_BOXES:
+            exif = Image.Exif()
+            exif.load(block or b"")
+        else:
+            exif = image.getexif()
+        orientation = exif.get(ExifTag.Orientation, 1)
+    except Exception:  # damaged blocks raise errors of many classes
+        warn("its EXIF block is damaged; the image is taken as upright", name)
+        return 1
+    return orientation if orientation in TURNS else 1
+
+
+def exif_block(image: Image.Image) -> bytes | None:
+    """Return the EXIF block of a file, a TIFF structure; None if it has none.
+
+    Raises ValueError for a text chunk of PNG that holds no block.
+    """
+    block: bytes | None = image.info.get("exif")
+    if block is None:
+        text = next((image.info[key] for key in RAW_PROFILES if key in image.info), None)
+        if text is None:
+            return None
+        # Lines of a name and a length, then hexadecimal digits; other bytes may follow.
+        _, length, digits = str(text).lstrip("\n").split("\n", 2)
+        block = bytes.fromhex("".join(digits.split())[: 2 * int(length)])
+        if len(block) < int(length):
+            raise ValueError("fewer digits than the length says")
+    while block.startswith(EXIF_PREFIX):
+        block = block.removeprefix(EXIF_PREFIX)
+    return block or None
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turn an image by its orientation, 1..8 (EXIF 2.32, 4.6.4)."""
+    turn = TURNS[orientation]
+    return image if turn is None else image.transpose(turn)
 
 
 def kept_exif(image: Image.Image, name: str) -> bytes | None:
@@ -67,13 +119,13 @@ def kept_exif(image: Image.Image, name: str) -> bytes | None:
     The pixels are upright already.
     """
     try:
-        raw: bytes | None = image.info.get("exif")
-        if not raw:
+        block = exif_block(image)
+        if not block:
             exif = _exif_for_tiff(image.getexif()) if image.format == "TIFF" else image.getexif()
             if not exif:
                 return None
-            raw = exif.tobytes()
-        return _without_orientation(raw.removeprefix(EXIF_PREFIX))
+            block = exif.tobytes().removeprefix(EXIF_PREFIX)
+        return _without_orientation(block)
     except Exception as error:
         raise ImageError(f"{name}: its EXIF block is damaged; leave exif out of --metadata (metadata)") from error
 
@@ -96,17 +148,30 @@ def _without_orientation(tiff: bytes) -> bytes:
 
     Data behind offsets stays in its place.
     """
-    order = {b"II": "<", b"MM": ">"}[tiff[:2]]
-    (start,) = struct.unpack_from(order + "I", tiff, 4)
-    (count,) = struct.unpack_from(order + "H", tiff, start)
-    for position in range(start + 2, start + 2 + 12 * count, 12):
-        if struct.unpack_from(order + "H", tiff, position) == (ExifTag.Orientation,):
+    for position, tag in _directory(tiff):
+        if tag == ExifTag.Orientation:
+            order = ORDERS[tiff[:2]]
+            (start,) = struct.unpack_from(order + "I", tiff, 4)
+            (count,) = struct.unpack_from(order + "H", tiff, start)
             end = start + 2 + 12 * count + 4  # the directory's last field is the offset of the next one
             fewer = struct.pack(order + "H", count - 1)
             return (
                 tiff[:start] + fewer + tiff[start + 2 : position] + tiff[position + 12 : end] + bytes(12) + tiff[end:]
             )
     return tiff
+
+
+def _directory(tiff: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the offset and the tag of each entry of the first directory.
+
+    Raises KeyError and struct.error if the structure is damaged.
+    """
+    order = ORDERS[tiff[:2]]
+    (start,) = struct.unpack_from(order + "I", tiff, 4)
+    (count,) = struct.unpack_from(order + "H", tiff, start)
+    for position in range(start + 2, start + 2 + 12 * count, 12):
+        tag, *_ = struct.unpack_from(order + "HHII", tiff, position)
+        yield position, tag
 
 
 def kept_xmp(image: Image.Image) -> bytes | None:
