@@ -16,7 +16,7 @@ from sdcodec.bundles import store
 from sdcodec.bundles.store import read_manifest
 from sdcodec.coding.tables import scales
 from sdcodec.constants import QUALITY_LEVELS
-from sdcodec.errors import TrainingError
+from sdcodec.errors import BundleError, TrainingError
 from sdcodec.priors.adaptive_tables import adaptive_prior_tensors
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.sources import Coder, Decoder
@@ -85,6 +85,11 @@ def test_too_small_pictures_are_an_error(adaptive_bundle, tmp_path):
     save_photographs(tmp_path / "small", 4, side=40)
     with pytest.raises(TrainingError, match="64 pixels"):
         fit_prior(read_manifest(adaptive_bundle), [tmp_path / "small"], QUICK)
+
+
+def test_a_model_of_the_package_is_refused(photographs):
+    with pytest.raises(BundleError, match="comes with sdcodec"):
+        fit_prior(store.find(store.DEFAULT), [photographs], QUICK)
 
 
 def test_minutes_are_kept(adaptive_bundle, photographs):

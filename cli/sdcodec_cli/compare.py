@@ -54,3 +54,4 @@ def compare(
     atomic_write(output, to_image_file(sheet, Path(output).suffix[1:].lower()), force=force)
     if not quiet:
         click.echo(comparison.table())
+        click.echo(f"comparison in {click.format_filename(output)}")

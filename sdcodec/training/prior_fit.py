@@ -15,11 +15,11 @@ from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.bundles import loading
-from sdcodec.bundles.store import Bundle
+from sdcodec.bundles.store import Bundle, is_shipped
 from sdcodec.bundles.writing import NewPrior, add_prior
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.constants import QUALITY_LEVELS, SCALE_MIN, SCALE_RATIO
-from sdcodec.errors import TrainingError
+from sdcodec.errors import BundleError, TrainingError
 from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.passes import PASSES, PASSES_IN_PARTS
@@ -82,10 +82,14 @@ def fit_prior(
     a line at a time.
 
     Raises TrainingError if there are no images, too small ones, or, with `only_if_better`, if the fitted prior takes
-    more bits than the present one; BundleError for a damaged bundle.
+    more bits than the present one; BundleError for a damaged bundle, or one that comes with sdcodec.
     """
     config = config or FitConfig()
     _check(config)
+    if is_shipped(bundle):
+        raise BundleError(
+            f"the model {bundle.name!r} comes with sdcodec and stays as it is; name a model that was added, or copy its folder"
+        )
     started = time.monotonic()
     on = hardware.device(device)
     model = loading.load(bundle, bundle.priors[0], on, torch.float32)

@@ -14,7 +14,8 @@ from sdcodec.hardware import dtype
 from sdcodec_eval.codecs.protocol import Pixels, Setting
 
 RATE = {"quality", "target_bytes", "target_bpp"}  # set by the harness
-NOT_OFFERED = RATE | {"metadata", "max_pixels"}  # without effect on the pixels
+# Arguments without effect on pixels that are given as an array.
+NOT_OFFERED = RATE | {"metadata", "max_pixels", "frame", "allow_truncated"}
 
 
 class Sdcodec:
