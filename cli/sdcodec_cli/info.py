@@ -36,13 +36,13 @@ def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:
 
 
 def _describe(name: str, symbols: bool) -> dict[str, Any]:
-    from sdcodec.bundles.store import COMPLEXITY, writer
+    from sdcodec.bundles.store import COMPLEXITY, by_fingerprint
     from sdcodec.container import Container
 
     data = read_bytes(name)
     container = Container.from_bytes(data)
     header = container.header
-    model = writer(header.fingerprint)
+    model = by_fingerprint(header.fingerprint)
     values: dict[str, Any] = {
         "file": display_name(name, stream="standard input") if name == STANDARD_STREAM else name,
         "bytes": len(data),

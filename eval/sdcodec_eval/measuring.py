@@ -50,7 +50,6 @@ METRICS = {
         Metric("ssimulacra2", "ssimulacra2", "ssimulacra2", "SSIMULACRA 2", smallest=8),
     )
 }
-BY_COLUMN = {metric.column: metric for metric in METRICS.values()}
 
 
 def chosen(names: Sequence[str]) -> list[Metric]:

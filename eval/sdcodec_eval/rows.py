@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from sdcodec_eval.measuring import METRICS, Metric
+from sdcodec_eval.measuring import Metric
 from sdcodec_eval.plan import Point
 
 OK, UNREACHABLE, ERROR = "ok", "unreachable", "error"
@@ -202,6 +202,3 @@ def in_order(records: Mapping[str, Record], labels: Sequence[str], points: Mappi
         for point in points[label]
         if (image, label, point.text) in record.rows
     ]
-
-
-ALL_COLUMNS = tuple(columns(METRICS.values()))

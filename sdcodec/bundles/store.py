@@ -146,8 +146,8 @@ def find(model: str | os.PathLike[str]) -> Bundle:
     raise BundleError(f"unknown model {text!r}; known are: {known}; a folder is given with a slash in it")
 
 
-def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
-    """Find the bundle and its prior that wrote files with these 4 bytes.
+def by_fingerprint(fingerprint: bytes) -> Bundle | None:
+    """Find the bundle that wrote files with these 4 bytes, with any of its priors.
 
     The bundle's name has no influence. Returns None if there is none.
     """
@@ -156,8 +156,8 @@ def by_fingerprint(fingerprint: bytes) -> tuple[Bundle, PriorEntry] | None:
             bundle = read_manifest(folder)
         except BundleError:
             continue  # a broken neighbour must not keep others from being found
-        if entry := bundle.prior_for(fingerprint):
-            return bundle, entry
+        if bundle.prior_for(fingerprint):
+            return bundle
     return None
 
 
@@ -177,12 +177,12 @@ def that_wrote(fingerprint: bytes, model: str | os.PathLike[str] | None = None) 
             f"made with a model that is not installed (fingerprint {fingerprint.hex()}); "
             "install it, or give its folder as model"
         )
-    return found[0]
+    return found
 
 
 def other_model(fingerprint: bytes, bundle: Bundle) -> BundleError:
     """Return the error for a file with these 4 bytes, of which `bundle` has no prior."""
-    found, own = writer(fingerprint), bundle.priors[0].fingerprint.hex()[:8]
+    found, own = by_fingerprint(fingerprint), bundle.priors[0].fingerprint.hex()[:8]
     wrote = fingerprint.hex()
     made = f"model {found.name!r} (fingerprint {wrote})" if found else f"a model with fingerprint {wrote}"
     return BundleError(
@@ -224,12 +224,6 @@ def remove(name: str) -> Path:
         raise BundleError(f"{name!r} was not added; added models are: {own}")
     shutil.rmtree(folder)
     return folder
-
-
-def writer(fingerprint: bytes) -> Bundle | None:
-    """Return the model that wrote files with these 4 bytes, if installed."""
-    found = by_fingerprint(fingerprint)
-    return found[0] if found else None
 
 
 def _folders() -> Iterator[Path]:

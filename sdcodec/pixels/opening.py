@@ -164,7 +164,7 @@ def _image_in(file: BinaryIO, head: bytes, name: str) -> Image.Image:
             raise ImageError(f"{name}: the file is empty") from error
         if head.startswith(SDC_MAGIC):
             raise ImageError(f"{name}: an .sdc file already; use decode to get the picture back") from error
-        if head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS:
+        if head[4:8] == boxes.FILE_TYPE and head[8:12] in HEIC_BRANDS:
             return _open_with(HEIC, file, name)
         if head.startswith(JXL_MAGICS):
             return _open_with(JXL, file, name)

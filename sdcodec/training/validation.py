@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,8 +24,6 @@ def validate(
 
     `images` are uint8 `[N, H, W, 3]`; symbols are rounded as in a file.
     """
-    if not len(images):
-        return {"loss": math.nan}
     result: dict[str, float] = {}
     total = 0.0
     with plain_blocks():
