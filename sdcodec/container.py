@@ -9,14 +9,13 @@ import binascii
 import zlib
 from dataclasses import dataclass, field
 
-from sdcodec.constants import HIGHEST_QUALITY_INDEX
+from sdcodec.constants import BLOCK_LATENTS, HIGHEST_QUALITY_INDEX
 from sdcodec.errors import FormatError, UnsupportedVersionError
 
 MAGIC = b"\x89SDC"
 VERSION = 1
 FACTORS = (8, 16, 32, 4)  # pixels per latent, by the two lowest bits of the flags
 GRID_MULTIPLE = 4  # images are padded to multiples of this many latents
-BLOCK_LATENTS = 64  # latents along a side of a block that is coded on its own
 SIZE_LIMIT = 1 << 24
 
 CHUNK_NAMES = {

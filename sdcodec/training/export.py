@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sdcodec.bundles.writing import NewPrior, keep_priors, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables, scales
 from sdcodec.constants import ACTIVATION_ONE, MEAN_ONE, QUALITY_LEVELS, RATIO_ONE, SCALE_COUNT, WEIGHT_LIMIT
 from sdcodec.errors import TrainingError
+from sdcodec.priors.blocks import Block
 from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.sources import SymbolQuantiser
@@ -128,12 +129,12 @@ def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
 class _Counter(SymbolQuantiser):
     """Counts the symbols under each table."""
 
-    def __init__(self, scaled: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
+    def __init__(self, scaled: Tensor, hyper: Sequence[Tensor], tables: FrequencyTables) -> None:
         super().__init__(scaled, hyper, tables)
         self.counts = [np.zeros(2 * reach + 2) for reach in tables.radius]
         self._radius = tables.radius
 
-    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+    def take(self, blocks: Sequence[Block], symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
         for table in np.unique(tables):
             reach = int(self._radius[table])
             chosen = symbols[tables == table]
