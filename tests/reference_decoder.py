@@ -17,23 +17,24 @@ from safetensors.numpy import load_file
 
 Integers = NDArray[np.int64]
 Place = tuple[slice, slice]  # rows and columns
+Chunk = tuple[bytes, bytes, bytes]
 MASK = (1 << 64) - 1
 
 
 def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
     """Decode the integers of section 5, `[C, h, w]`."""
-    factor, quality, width, height, letter, payload = parse(data)
+    factor, quality, width, height, letter, chunk = parse(data)
     rows, columns = -(-height // (4 * factor)) * 4, -(-width // (4 * factor)) * 4
     tensors = load_file(prior_file)
     if letter == b"P":
-        return palette(payload, tensors["gain"].shape[1], rows, columns)
+        return palette(chunk[2], tensors["gain"].shape[1], rows, columns)
     model = AdaptiveModel(tensors) if "prior.size_edges" in tensors else Model(tensors, quality)
     places = [
         (slice(top, min(top + 64, rows)), slice(left, min(left + 64, columns)))
         for top in range(0, rows, 64)
         for left in range(0, columns, 64)
     ]
-    for place, block in zip(places, split_blocks(payload, len(places)), strict=True):
+    for place, block in zip(places, split_blocks(chunk, len(places)), strict=True):
         model.block(block, place)  # alone
     return model.grid(rows, columns).astype(np.int32)
 
@@ -41,26 +42,36 @@ def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
 # Section 1
 
 
-def parse(data: bytes) -> tuple[int, int, int, int, bytes, bytes]:
+def parse(data: bytes) -> tuple[int, int, int, int, bytes, Chunk]:
     """Return pixels per latent, quality index, width, height, and the chunk L or P.
 
-    The chunk is its letter and payload.
+    The chunk is its letter, and its opening, check and payload.
     """
-    assert data[:4] == b"\x89SDC" and data[4] & 0xFC == 0x10
-    factor = (8, 16, 32, 4)[data[4] & 3]
-    assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
-    position = 10
-    width, position = leb128(data, position)
+    assert data[:4] == b"\x89SDC" and data[4] & 0xF8 == 0x20
+    factor, alpha = (8, 16, 32, 4)[data[4] & 3], bool(data[4] & 4)
+    width, position = leb128(data, 10)
     height, position = leb128(data, position)
+    assert data[position : position + 2] == crc16(data[:position])
+    position += 2
     chunks = {}
-    while position < len(data) - 4:
-        letter = data[position : position + 1]
-        length, position = leb128(data, position + 1)
-        chunks[letter] = data[position : position + length]
+    while data[position] != 0:
+        start = position
+        letter = data[start : start + 1]
+        length, position = leb128(data, start + 1)
+        opening, check = data[start:position], data[position : position + 2]
+        position += 2
+        chunks[letter] = opening, check, data[position : position + length]
+        assert letter == b"L" or check == crc16(opening + chunks[letter][2])
         position += length
+    assert zlib.crc32(data[: position + 1]) == int.from_bytes(data[position + 1 : position + 5], "big")
     assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"P", b"A"}
+    assert alpha == (b"A" in chunks)
     [letter] = {b"L", b"P"} & set(chunks)
     return factor, data[9], width, height, letter, chunks[letter]
+
+
+def crc16(data: bytes) -> bytes:
+    return binascii.crc_hqx(data, 0xFFFF).to_bytes(2, "big")
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:
@@ -78,17 +89,22 @@ def leb128(data: bytes, position: int) -> tuple[int, int]:
 # Section 2
 
 
-def split_blocks(payload: bytes, count: int) -> Iterator[bytes]:
-    if count == 1:
-        yield payload
-        return
-    position = 0
+def split_blocks(chunk: Chunk, count: int) -> Iterator[bytes]:
+    opening, check, payload = chunk
+    index, position = [], 0
     for _ in range(count):
-        length, position = leb128(payload, position)
-        check, block = payload[position : position + 2], payload[position + 2 : position + 2 + length]
-        assert binascii.crc_hqx(block, 0xFFFF) == int.from_bytes(check, "big")
+        length = len(payload) - 2
+        if count > 1:
+            length, position = leb128(payload, position)
+        index.append((length, payload[position : position + 2]))
+        position += 2
+    assert check == crc16(opening + payload[:position])
+    for length, own_check in index:
+        block = payload[position : position + length]
+        assert crc16(block) == own_check
         yield block
-        position += 2 + length
+        position += length
+    assert position == len(payload)
 
 
 def extent(place: Place) -> tuple[int, int]:
