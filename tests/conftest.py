@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from sdcodec import effort
 from sdcodec.autoencoders.conv import ConvConfig
-from sdcodec.bundles.store import read_manifest
+from sdcodec.bundles.store import MANIFEST, read_manifest
 from sdcodec.bundles.writing import adaptive_prior, add_prior
 from sdcodec.perceptual.trunks import VGG16
 from sdcodec.perceptual.vgg import POSITIONS
@@ -90,6 +92,28 @@ def random_bundle(random_model: TrainingModel, tmp_path_factory: pytest.TempPath
     folder = tmp_path_factory.mktemp("bundles") / "random"
     images = np.stack([photograph(128, 128, seed) for seed in range(4)])
     export(random_model.state_dict(), SMALL, SMALL_PRIOR, images, folder, "random", {})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vivid_bundle(random_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy `random_bundle`; its decoder has realism 0.5 and reduced heads."""
+    folder = tmp_path_factory.mktemp("bundles") / "vivid"
+    shutil.copytree(random_bundle, folder)
+    bundle = read_manifest(folder)
+    config = replace(SMALL, realism=1, reduced=1)
+    torch.manual_seed(6)
+    tensors = load_file(folder / bundle.autoencoder_file)
+    tensors |= {name: torch.randn(shape).half() for name, shape in config.realism_shapes.items()}
+    for head, outputs in (("head_8", 3), ("head_4", 12)):
+        tensors[f"decoder.{head}.weight"] = 0.1 * torch.randn(outputs, config.decoder_width_8, 3, 3).half()
+        tensors[f"decoder.{head}.bias"] = torch.zeros(outputs).half()
+    save_file(tensors, folder / bundle.autoencoder_file)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["name"] = "vivid"
+    manifest["autoencoder"]["configuration"] |= {"realism": 1, "reduced": 1}
+    manifest["autoencoder"]["default_realism"] = 0.5
+    (folder / MANIFEST).write_text(json.dumps(manifest))
     return folder
 
 

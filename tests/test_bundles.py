@@ -46,14 +46,14 @@ def change(folder: Path, *keys: str | int, **values: Any) -> None:
 
 def test_defaults_are_what_ships() -> None:
     base = store.find(store.DEFAULT)
-    assert base.configuration == asdict(ConvConfig()) | {"factor": FACTOR}
+    assert base.configuration == ConvConfig().stored() | {"factor": FACTOR}
     assert base.priors[0].configuration == asdict(PriorConfig())
     assert base.priors[0].fingerprint.hex().startswith("9123a39e")
 
 
 def test_the_manifest_holds_both_configurations(random_bundle: Path) -> None:
     bundle = store.read_manifest(random_bundle)
-    assert bundle.configuration == asdict(SMALL) | {"factor": FACTOR}
+    assert bundle.configuration == SMALL.stored() | {"factor": FACTOR}
     assert bundle.priors[0].configuration == asdict(SMALL_PRIOR)
     assert (bundle.channels, bundle.factor) == (8, 8)
 

@@ -1,31 +1,31 @@
-"""Convolutional autoencoder of the embedded model: one network for all rates.
+"""Networks of the embedded model's autoencoder, for all rates.
 
-It has neither normalisation nor attention, so its receptive field is finite.
+They have neither normalisation nor attention, so their receptive fields are finite.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdcodec.constants import QUALITY_LEVELS
-from sdcodec.shapes import check_shapes
-
 FACTOR = 8  # pixels per latent, along a side
 PIXELS = 3 * FACTOR**2  # samples of the 8x8 pixels of a latent
 DIRECT_UNIT = 1 / 16  # unit of the linear path's output, in -1..1: its weights become as large as others
+REDUCED_SCALES = (8, 4)  # divisors of the image's sides that the reduced heads have
+
+Realism = tuple[Tensor, Tensor]  # biases of the decoder's blocks at 1/8 and 1/4, each `[B, blocks, width]`
 
 
 @dataclass(frozen=True)
 class ConvConfig:
     """Widths and numbers of residual blocks at 1/2, 1/4 and 1/8 of the image's size.
 
-    The defaults are those of `base`.
+    The defaults are those of `base`. realism: 1 if the decoder's blocks have biases for realism. reduced: 1 if the
+    decoder has heads for images at 1/8 and 1/4 of the size. Raises ValueError for another number.
     """
 
     latent_channels: int = 64
@@ -38,6 +38,35 @@ class ConvConfig:
     decoder_width_4: int = 64
     decoder_blocks_4: int = 3
     decoder_width_2: int = 24
+    realism: int = 0
+    reduced: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("realism", "reduced"):
+            if getattr(self, name) not in (0, 1):
+                raise ValueError(f"{name} is {getattr(self, name)}, not 0 or 1")
+
+    def stored(self) -> dict[str, int]:
+        """Return the values for a manifest, without parts that the decoder lacks."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if value or name not in ("realism", "reduced")}
+
+    @property
+    def realism_shapes(self) -> dict[str, tuple[int, int, int]]:
+        """Shapes of the tables for realism 0 and 1, `[2, blocks, width]`, by name."""
+        return {
+            "realism_8": (2, self.decoder_blocks_8, self.decoder_width_8),
+            "realism_4": (2, self.decoder_blocks_4, self.decoder_width_4),
+        }
+
+
+def realism_bias(table: Tensor, realism: Tensor) -> Tensor:
+    """Interpolate a table `[2, blocks, width]` at realism `[B]`, 0..1, linearly.
+
+    Returns `[B, blocks, width]`. One decoder for all points between fidelity and realism is that of Agustsson et al.
+    (CVPR 2023), whose β is the realism here.
+    """
+    return torch.lerp(table[0], table[1], realism[:, None, None])
 
 
 def _cast(x: Tensor, layer: nn.Conv2d) -> Tensor:
@@ -61,7 +90,7 @@ class PreciseConv2d(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(conv(SiLU(x)))), 3x3."""
+    """x + conv(SiLU(conv(SiLU(x)) + bias)), 3x3."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,13 +99,23 @@ class ResidualBlock(nn.Module):
         with torch.no_grad():
             self.second.weight.mul_(0.2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the residual."""
-        return x + self.second(F.silu(self.first(_cast(F.silu(x), self.first))))
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Add the residual; `bias` is `[B, width]`."""
+        hidden = self.first(_cast(F.silu(x), self.first))
+        if bias is not None:
+            hidden = hidden + bias[:, :, None, None].to(hidden.dtype)
+        return x + self.second(F.silu(hidden))
 
 
 def _blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*[ResidualBlock(width) for _ in range(count)])
+
+
+def _run(blocks: nn.Sequential, x: Tensor, biases: Tensor | None) -> Tensor:
+    """Apply residual blocks with their biases `[B, blocks, width]`."""
+    for index, block in enumerate(blocks):
+        x = block(x, None if biases is None else biases[:, index])
+    return x
 
 
 class ConvEncoder(nn.Module):
@@ -117,74 +156,49 @@ class ConvDecoder(nn.Module):
         self.up_2 = nn.Conv2d(middle, 4 * thin, 3, padding=1)
         self.exit = PreciseConv2d(thin, 12, 3, padding=1)
         self.direct = PreciseConv2d(config.latent_channels, PIXELS, 1, bias=False)
+        if config.reduced:
+            self.head_8 = PreciseConv2d(wide, 3, 3, padding=1)
+            self.head_4 = PreciseConv2d(wide, 12, 3, padding=1)
+            for head in (self.head_8, self.head_4):  # reduced images begin as those of the linear path
+                nn.init.zeros_(head.weight)
+                nn.init.zeros_(head.bias)
 
-    def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
+    def forward(self, latents: Tensor, quality_bias: Tensor, realism: Realism | None = None) -> Tensor:
         """Decode; `quality_bias` `[B, decoder_width_8]` tells the network the rate."""
-        x = self.entry(latents).float() + quality_bias[:, :, None, None]
-        x = F.pixel_shuffle(self.up_4(_cast(F.silu(self.blocks_8(x)), self.up_4)), 2).float()
-        x = F.pixel_shuffle(self.up_2(_cast(F.silu(self.blocks_4(x)), self.up_2)), 2).float()
+        at_8, at_4 = realism or (None, None)
+        x = self._features(latents, quality_bias, at_8)
+        x = F.pixel_shuffle(self.up_4(_cast(x, self.up_4)), 2).float()
+        x = F.pixel_shuffle(self.up_2(_cast(F.silu(_run(self.blocks_4, x, at_4)), self.up_2)), 2).float()
         images = F.pixel_shuffle(self.exit(F.silu(x)), 2)
         images = images + DIRECT_UNIT * F.pixel_shuffle(self.direct(latents), FACTOR)
         return images * 0.5 + 0.5
 
+    def reduced(self, latents: Tensor, quality_bias: Tensor, scale: int, realism: Realism | None = None) -> Tensor:
+        """Decode to 1/`scale` of the size, 8 or 4, by a head on the features at 1/8.
 
-class ConvAutoencoder:
-    """Encoder and decoder, ready to run in the chosen precision.
-
-    The last layers and the linear paths compute in float32.
-    """
-
-    factor = FACTOR
-    refinement_reach = 0.1
-    refinement_lpips = 8.0
-    quick_to_refine = True
-
-    def __init__(
-        self, config: ConvConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        """Build the networks; `tensors` as `sdcodec.training.export` names them.
-
-        Raises BundleError if they do not fit `config`.
+        Returns images `[B, 3, h, w]` or `[B, 3, 2h, 2w]`, not clamped. The configuration must have `reduced`.
         """
-        self.channels = config.latent_channels
-        self.margin: int | None = receptive_margin(config)
-        self.device, self.dtype = device, dtype
-        self.encoder, self.decoder = ConvEncoder(config), ConvDecoder(config)
-        parts = {"encoder": self.encoder, "decoder": self.decoder}
-        shapes = {
-            f"{part}.{name}": tuple(value.shape)
-            for part, module in parts.items()
-            for name, value in module.state_dict().items()
-        }
-        check_shapes("autoencoder", shapes | {"decoder_bias": (QUALITY_LEVELS, config.decoder_width_8)}, tensors)
-        self.quality_bias = tensors["decoder_bias"].to(device).float()
-        for part, module in parts.items():
-            module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
-            module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
-            # Latents and pixels need more digits than bfloat16 has; these layers are small.
-            module.exit.float()
-            module.direct.float()
+        side = FACTOR // scale
+        x = self._features(latents, quality_bias, realism and realism[0])
+        images = (self.head_8 if scale == 8 else self.head_4)(x) + DIRECT_UNIT * self._direct_means(latents, side)
+        return F.pixel_shuffle(images, side) * 0.5 + 0.5
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Encode `[B, 3, H, W]` in [0, 1], sides multiples of 8.
+    def _features(self, latents: Tensor, quality_bias: Tensor, biases: Tensor | None) -> Tensor:
+        """Return the activations at 1/8 of the size, float32 `[B, decoder_width_8, h, w]`."""
+        x = self.entry(latents).float() + quality_bias[:, :, None, None]
+        return F.silu(_run(self.blocks_8, x, biases))
 
-        Returns float32 `[B, C, H/8, W/8]`.
+    def _direct_means(self, latents: Tensor, side: int) -> Tensor:
+        """Return means of the linear path, before the shuffle.
+
+        A latent has `side` x `side` of them.
         """
-        with torch.autocast(self.device.type, enabled=False):
-            return self.encoder(images.to(self.device, torch.float32, memory_format=torch.channels_last))
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, quality_index: int) -> Tensor:
-        """Decode float32 `[B, C, h, w]` to float32 `[B, 3, 8h, 8w]` in [0, 1]."""
-        return self.decode_with_gradient(latents, quality_index)
-
-    def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
-        """Decode as `decode`, differentiable in the latents."""
-        with torch.autocast(self.device.type, enabled=False):
-            bias = self.quality_bias[quality_index].expand(latents.shape[0], -1)
-            x = latents.to(self.device, memory_format=torch.channels_last)
-            return self.decoder(x, bias).clamp(0, 1)
+        span = FACTOR // side
+        # The mean of linear outputs is the output of the mean weights.
+        pixels = self.direct.weight.view(3, side, span, side, span, -1)
+        weight = pixels.mean((2, 4)).flatten(0, 2)[:, :, None, None]
+        with torch.autocast(latents.device.type, enabled=False):
+            return F.conv2d(latents.to(weight.dtype), weight)
 
 
 def receptive_margin(config: ConvConfig) -> int:

@@ -50,3 +50,34 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
     def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """Decode as `decode`, differentiable in the latents."""
         ...
+
+
+@runtime_checkable
+class RealismAutoencoder(Autoencoder, Protocol):
+    """An autoencoder whose decoder can be told a realism.
+
+    realism: the one that it decodes with, from 0 (faithful) to 1 (vivid); None if this one has no biases for it.
+    """
+
+    realism: float | None
+
+    def with_realism(self, realism: float) -> Autoencoder:
+        """Return the same networks, decoding with another realism; only if it has one."""
+        ...
+
+
+@runtime_checkable
+class ReducedAutoencoder(Autoencoder, Protocol):
+    """An autoencoder that decodes to reduced images without computing the whole.
+
+    scales: divisors of the sides, smaller images first; empty if this one has no heads for them.
+    """
+
+    scales: tuple[int, ...]
+
+    def decode_reduced(self, latents: Tensor, quality_index: int, scale: int) -> Tensor:
+        """Decode float32 latents `[B, C, h, w]` to 1/`scale` of the size, one of `scales`.
+
+        Returns float32 images `[B, 3, fh/scale, fw/scale]` in [0, 1].
+        """
+        ...

@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sdcodec.autoencoders.conv import ConvAutoencoder, ConvConfig
-from sdcodec.autoencoders.protocol import Autoencoder
+from sdcodec.autoencoders.conv import ConvConfig
+from sdcodec.autoencoders.conv_autoencoder import ConvAutoencoder
+from sdcodec.autoencoders.protocol import Autoencoder, RealismAutoencoder
 from sdcodec.bundles.store import Bundle, PriorEntry
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.constants import QUALITY_LEVELS
@@ -52,6 +53,9 @@ def load_autoencoder(bundle: Bundle, device: torch.device, dtype: torch.dtype) -
     loader = _choose(AUTOENCODERS, bundle.autoencoder, bundle)
     with _naming(path):
         autoencoder = loader(bundle.configuration, weights, device, dtype)
+        if bundle.default_realism is not None:
+            assert isinstance(autoencoder, RealismAutoencoder)  # `read_manifest` has compared it with the configuration
+            autoencoder = autoencoder.with_realism(bundle.default_realism)
     if (autoencoder.channels, autoencoder.factor) != (bundle.channels, bundle.factor):
         raise BundleError(
             f"{bundle.folder}: the configuration declares {bundle.channels} channels at 1/{bundle.factor}, the autoencoder "
@@ -157,7 +161,7 @@ def configured(part: str, kind: Callable[..., Config], values: Mapping[str, Any]
     """
     try:
         config = kind(**values)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise BundleError(
             f"the {part}'s configuration is of another version ({error}); install the model again"
         ) from error

@@ -47,7 +47,8 @@ def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.d
 
     Raises BundleError as `loading.load`.
     """
-    networks = _place(bundle, bundle.autoencoder_file, bundle.configuration, device, dtype)
+    settings = bundle.configuration | {"default_realism": bundle.default_realism}
+    networks = _place(bundle, bundle.autoencoder_file, settings, device, dtype)
     with _lock:
         unet, denoiser = None, None
         if bundle.denoiser is not None:

@@ -52,7 +52,11 @@ class DenoiserEntry:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model's manifest. `priors[0]` encodes; the others decode earlier files."""
+    """A model's manifest.
+
+    `priors[0]` encodes; the others decode earlier files. `default_realism`, 0..1, is that of its decoder; None if the
+    decoder has no biases for realism.
+    """
 
     folder: Path
     name: str
@@ -62,6 +66,7 @@ class Bundle:
     priors: tuple[PriorEntry, ...]
     description: dict[str, Any]
     denoiser: DenoiserEntry | None = None
+    default_realism: float | None = None
 
     @property
     def channels(self) -> int:
@@ -124,11 +129,26 @@ def read_manifest(folder: Path) -> Bundle:
             priors=priors,
             description=values.get("description", {}),
             denoiser=denoiser and DenoiserEntry(denoiser["class"], denoiser["file"], denoiser["configuration"]),
+            default_realism=_default_realism(path, autoencoder),
         )
         _ = bundle.channels, bundle.factor  # every autoencoder's configuration has them
         return bundle
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path}: incomplete ({error}); the model is damaged, install it again") from error
+
+
+def _default_realism(path: Path, autoencoder: dict[str, Any]) -> float | None:
+    """Return the default realism of an autoencoder's entry.
+
+    Raises BundleError if it does not fit the configuration, or is no number from 0 to 1.
+    """
+    value = autoencoder.get("default_realism")
+    if (value is not None) != bool(autoencoder["configuration"].get("realism")):
+        reason = "the decoder has no realism" if value is not None else "the decoder's is missing"
+        raise BundleError(f"{path}: default_realism {value}: {reason}; install the model again")
+    if value is not None and (type(value) not in (int, float) or not 0 <= value <= 1):
+        raise BundleError(f"{path}: default_realism {value!r} is no number from 0 to 1; install the model again")
+    return None if value is None else float(value)
 
 
 def find(model: str | os.PathLike[str]) -> Bundle:

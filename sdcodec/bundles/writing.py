@@ -60,25 +60,40 @@ def write_bundle(
     weights: Mapping[str, Tensor],
     prior: NewPrior,
     description: Mapping[str, Any],
+    default_realism: float | None = None,
 ) -> Bundle:
     """Write a bundle folder, weights first and the manifest last.
 
     A folder with a manifest is therefore complete. `autoencoder` names a class of `sdcodec.bundles.loading`; its
-    `configuration` has `latent_channels` and `factor`. `description` is free: licence, figures, origin.
+    `configuration` has `latent_channels` and `factor`; `default_realism` belongs to one with `realism`. `description`
+    is free: licence, figures, origin.
     """
     tensors = prior.stored()
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / AUTOENCODER_FILE, dict(weights))
     _replace(folder / PRIOR_FILE, tensors)
     identity = fingerprint(tensors, configuration["latent_channels"], configuration["factor"])
+    entry = {"class": autoencoder, "file": AUTOENCODER_FILE, "configuration": dict(configuration)}
     manifest = {
         "layout": LAYOUT,
         "name": name,
-        "autoencoder": {"class": autoencoder, "file": AUTOENCODER_FILE, "configuration": dict(configuration)},
+        "autoencoder": entry if default_realism is None else entry | {"default_realism": default_realism},
         "priors": [_prior_entry(prior.kind, PRIOR_FILE, identity, prior.configuration)],
         "description": dict(description),
     }
     return _write_manifest(folder, manifest)
+
+
+def set_default_realism(bundle: Bundle, realism: float) -> Bundle:
+    """Store the realism, 0..1, that the bundle decodes with unless told otherwise.
+
+    Raises BundleError if its decoder has none.
+    """
+    if bundle.default_realism is None:
+        raise BundleError(f"{bundle.folder}: the decoder has no realism; train one with `realism = 1`")
+    manifest = json.loads((bundle.folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest["autoencoder"]["default_realism"] = realism
+    return _write_manifest(bundle.folder, manifest)
 
 
 def add_denoiser(bundle: Bundle, tensors: Mapping[str, Tensor], configuration: dict[str, Any]) -> Bundle:

@@ -158,7 +158,7 @@ def _section(kind: type[Section], values: Any, path: Path) -> Section:
             raise TrainingError(f"{path}: {key} = {value!r}: give {_NAMES.get(wanted, wanted.__name__)}")
     try:
         return kind(**given)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise TrainingError(f"{path}: {error}") from error
 
 

@@ -226,7 +226,7 @@ def _written(model: TrainingModel, folder: Path, name: str, prior: NewPrior, des
         folder,
         name=name,
         autoencoder="conv",
-        configuration=asdict(model.autoencoder) | {"factor": FACTOR},
+        configuration=model.autoencoder.stored() | {"factor": FACTOR},
         weights=_autoencoder_tensors(model),
         prior=prior,
         description=description | {COMPLEXITY: kmac_per_pixel(model)},
