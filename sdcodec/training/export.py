@@ -218,10 +218,18 @@ def export_decoder(
     stored = read_tensors(source.folder / source.priors[0].file)
     inverse_gain = quality_rows(model.inverse_gain).exp()
     kept = NewPrior("learned", source.priors[0].configuration, *prior_parts(stored), stored["gain"], inverse_gain)
-    return keep_priors(_written(model, folder, source.name, kept, description), source)
+    realism = source.default_realism if source.default_realism is not None else 0.0
+    return keep_priors(_written(model, folder, source.name, kept, description, realism), source)
 
 
-def _written(model: TrainingModel, folder: Path, name: str, prior: NewPrior, description: dict[str, Any]) -> Bundle:
+def _written(
+    model: TrainingModel,
+    folder: Path,
+    name: str,
+    prior: NewPrior,
+    description: dict[str, Any],
+    default_realism: float = 0.0,
+) -> Bundle:
     return write_bundle(
         folder,
         name=name,
@@ -230,6 +238,7 @@ def _written(model: TrainingModel, folder: Path, name: str, prior: NewPrior, des
         weights=_autoencoder_tensors(model),
         prior=prior,
         description=description | {COMPLEXITY: kmac_per_pixel(model)},
+        default_realism=default_realism if model.autoencoder.realism else None,
     )
 
 
@@ -240,6 +249,8 @@ def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:
         for key, value in getattr(model, part).state_dict().items()
     }
     tensors["decoder_bias"] = quality_rows(model.decoder_bias).half()
+    for name in model.autoencoder.realism_shapes if model.autoencoder.realism else ():
+        tensors[name] = getattr(model, name).detach().half().contiguous()
     _check_finite(tensors)
     return tensors
 
