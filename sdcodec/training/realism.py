@@ -1,8 +1,9 @@
 """The realism stage: a decoder that is told how vivid to be.
 
-The idea is that of Agustsson et al. (CVPR 2023). Encoder and prior are frozen, so that files stay valid. At realism 0 the loss is that of the codec; towards 1 DISTS
-weighs more, and a discriminator's gradient is added. Its norm is a constant share of the distortion's norm, both at
-the decoded image (as EnCodec's balancer does it), so that its weight does not depend on the loss.
+The idea is that of Agustsson et al. (CVPR 2023). Encoder and prior are frozen, so that files stay valid. At realism 0
+the loss is that of the codec; towards 1 DISTS weighs more, and a discriminator's gradient is added. Its norm is a
+constant share of the distortion's norm, both at the decoded image (as EnCodec's balancer does it), so that its weight
+does not depend on the loss.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ class RealismStage(CodecStage):
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return the adversarial gradient, figures, and whether the step is sound.
 
-        The gradient is weighted. The discriminator's own gradients are left on its parameters. It sees the first `vgg_images` of a batch.
+        The gradient is weighted. The discriminator's own gradients are left on its parameters. It sees the first
+        `vgg_images` of a batch.
         """
         seen = self.config.vgg_images or len(images)
         fake, real = _moved(decoded[:seen], images[:seen])
