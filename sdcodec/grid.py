@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdcodec.constants import MEAN_ONE
+from sdcodec import tiling
+from sdcodec.concealment import conceal
+from sdcodec.constants import BLOCK_LATENTS, MEAN_ONE
 from sdcodec.container import Container, latent_grid
 from sdcodec.model import Model
 from sdcodec.priors.rounding import Rounding
@@ -82,12 +84,22 @@ def record(model: Model, scaled_latents: Tensor, quality_index: int) -> Recorded
 def decode(model: Model, containers: Sequence[Container]) -> list[NDArray[np.int32]]:
     """Return the integers of containers of one size and quality, each `[C, h, w]`.
 
-    They are in 1/16 of a quantiser step. Raises FormatError for damaged blocks.
+    They are in 1/16 of a quantiser step; those of lost blocks are filled from around them. Raises FormatError for
+    damaged blocks.
     """
     header = containers[0].header
     height, width = latent_grid(header.width, header.height, header.factor)
-    decoder = Decoder([container.blocks for container in containers], model.prior.tables, model.device)
-    return list(model.prior.walk((len(containers), height, width), header.quality_index, decoder).cpu().numpy())
+    images = [
+        [None if index in container.damaged else block for index, block in enumerate(container.blocks)]
+        for container in containers
+    ]
+    decoder = Decoder(images, model.prior.tables, model.device)
+    values = model.prior.walk((len(containers), height, width), header.quality_index, decoder).cpu()
+    for own, container in zip(values, containers, strict=True):
+        if container.damaged:
+            places = list(tiling.blocks(height, width, BLOCK_LATENTS))
+            conceal(own, [places[index] for index in container.damaged])
+    return list(values.numpy())
 
 
 def _shape(latents: Tensor) -> tuple[int, int, int]:

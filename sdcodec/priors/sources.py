@@ -127,16 +127,22 @@ class Decoder:
     Damaged bytes raise FormatError.
     """
 
-    def __init__(self, images: Sequence[Sequence[bytes]], tables: FrequencyTables, device: torch.device) -> None:
-        """Take the bytes of each image's blocks, in raster order."""
-        self._decoders = [[SymbolDecoder(block, tables) for block in blocks] for blocks in images]
+    def __init__(
+        self, images: Sequence[Sequence[bytes | None]], tables: FrequencyTables, device: torch.device
+    ) -> None:
+        """Take the bytes of each image's blocks, in raster order; None for a lost one, whose symbols are all 0."""
+        self._decoders = [
+            [None if block is None else SymbolDecoder(block, tables) for block in blocks] for blocks in images
+        ]
         self._device = device
 
     def hyper(self, blocks: Sequence[Block], positions: Tensor, means: Tensor, tables: Tensor) -> Tensor:
         """See SymbolSource."""
         indices = tables.cpu().numpy()
+        decoders = [self._decoders[block.item][block.index] for block in blocks]
         symbols = [
-            self._decoders[block.item][block.index].decode(own) for block, own in zip(blocks, indices, strict=True)
+            np.zeros_like(own) if decoder is None else decoder.decode(own)
+            for decoder, own in zip(decoders, indices, strict=True)
         ]
         return torch.from_numpy(np.stack(symbols)).to(self._device)
 
