@@ -24,7 +24,10 @@ def conceal(values: Tensor, lost: Sequence[tuple[slice, slice]]) -> None:
 
 
 def _filled(sums: Tensor, weights: Tensor) -> Tensor:
-    """Return `[1, C, h, w]` without gaps; `weights` `[1, 1, h, w]` are 1 where values are known, 0 elsewhere."""
+    """Return `[1, C, h, w]` without gaps.
+
+    `weights` `[1, 1, h, w]` are 1 where values are known, 0 elsewhere.
+    """
     if bool(weights.min() > 0):
         return sums
     height, width = sums.shape[2:]

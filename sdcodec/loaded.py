@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, ParamSpec, Self, TypeVar
 
 from sdcodec import hardware
 from sdcodec.bundles import shared, store
@@ -12,13 +13,25 @@ from sdcodec.container import Container
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.errors import BundleError, FormatError, ImageError, OptionError, warn
 from sdcodec.model import Model
+from sdcodec.sources import SdcSource, naming, naming_source, sdc_bytes
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
+
+
+def file_method(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a method of `Codec` whose first argument is an image or a file.
+
+    Its errors name the file, and the caller's modes of PyTorch do not affect it.
+    """
+    return hardware.undisturbed(naming_source(method))
 
 
 class LoadedBundle:
     """Base of `Codec`: a bundle, its options, and its model for each of its priors."""
 
+    @hardware.undisturbed
     def __init__(
         self,
         model: str | os.PathLike[str] = store.DEFAULT,
@@ -54,7 +67,7 @@ class LoadedBundle:
     @classmethod
     def for_file(
         cls,
-        data: bytes,
+        data: SdcSource,
         *,
         model: str | os.PathLike[str] | None = None,
         device: str = "auto",
@@ -63,14 +76,21 @@ class LoadedBundle:
     ) -> Self:
         """Load the model that decodes `data`, found by its fingerprint.
 
+        data: as for `Codec.decode`; a file that cannot be rewound is used up.
+
         The search is among all bundles or in the given one. Raises FormatError for damaged data and BundleError if no
         bundle fits.
         """
-        bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
+        with naming(data):
+            bundle = store.that_wrote(Container.from_bytes(sdc_bytes(data)).header.fingerprint, model)
         return cls(bundle.folder, device=device, precision=precision, offload=offload)
 
-    def _parsed(self, data: bytes, max_pixels: int) -> Container:
-        container = Container.from_bytes(data)
+    def _parsed(self, data: SdcSource, max_pixels: int) -> Container:
+        with naming(data):
+            return self._checked(Container.from_bytes(sdc_bytes(data)), max_pixels)
+
+    def _checked(self, container: Container, max_pixels: int) -> Container:
+        """Check that this model decodes a file, within the limit of pixels."""
         header = container.header
         if container.trailing:
             warn(f"{container.trailing} bytes behind the end of the file are ignored")

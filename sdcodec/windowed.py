@@ -35,7 +35,7 @@ def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.de
     if autoencoder.margin is None:
         rows, columns = _spans(height, f), _spans(width, f)
         return blending.blend(rows, columns, 1, lambda r, c: latents_of(r.start, r.end, c.start, c.end))
-    latents = torch.zeros(len(pixels), autoencoder.channels, height, width, device=device)
+    latents = torch.zeros(len(pixels), autoencoder.channels, height, width, dtype=torch.float32, device=device)
     for w in tiling.windows(height, width, WINDOW_PIXELS // f, autoencoder.margin):
         seen = latents_of(w.seen_top, w.seen_bottom, w.seen_left, w.seen_right)
         latents[:, :, w.top : w.bottom, w.left : w.right] = seen[:, :, *_counted(w, 1)]

@@ -1,16 +1,8 @@
 """Damaged files: blocks that are lost, and what is filled in."""
 
-import numpy as np
-import pytest
 import torch
 
-import sdcodec
-from conftest import photograph
 from sdcodec.concealment import conceal
-from sdcodec.container import Container
-from sdcodec.grid import decode
-
-SIZE = 2000, 1504  # 4 x 3 blocks
 
 
 def test_gaps_are_filled_smoothly_and_the_rest_stays():
