@@ -29,6 +29,8 @@ from sdcodec.errors import (
 )
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from PIL import Image
 
     from sdcodec.codec import DEFAULT_QUALITY, Codec
@@ -116,6 +118,8 @@ def decode(
     device: str = "auto",
     precision: str = "auto",
     max_pixels: int | None = None,
+    realism: float | None = None,
+    scale: float | Fraction = 1,
     denoise: int = 0,
     strength: float | None = None,
     seed: int = 0,
@@ -129,7 +133,9 @@ def decode(
 
     bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
     codec = _codec(bundle.folder, device, precision)
-    return codec.decode(data, max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)
+    return codec.decode(
+        data, max_pixels=max_pixels, realism=realism, scale=scale, denoise=denoise, strength=strength, seed=seed
+    )
 
 
 KEPT_CODECS = 2  # that `encode` and `decode` keep loaded: models are large

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, tiling, windowed
+from sdcodec import hardware, rendering, tiling, windowed
 from sdcodec.constants import HIGHEST_QUALITY_INDEX
 from sdcodec.container import Container, Header, padded_size
 from sdcodec.denoisers import error_levels
@@ -32,8 +33,8 @@ from sdcodec.pixels import (
     read_picture,
     smooth_hidden_colour,
     to_pil,
-    unpack_alpha,
 )
+from sdcodec.rendering import Rendering
 
 DEFAULT_QUALITY = 50.0
 LATENTS = LatentMode()
@@ -103,6 +104,8 @@ class Codec(LoadedBundle):
         data: bytes,
         *,
         max_pixels: int | None = None,
+        realism: float | None = None,
+        scale: float | Fraction = 1,
         denoise: int = 0,
         strength: float | None = None,
         seed: int = 0,
@@ -111,6 +114,9 @@ class Codec(LoadedBundle):
 
         Kept metadata is in its `info`.
 
+        realism: 0 (faithful) to 1 (vivid), for models whose decoder has it (None: the model's default).
+        scale: 1, 1/2, 1/4 or 1/8 of the size, sides rounded up: computed directly if the decoder has a head for it,
+            else the means of squares of the whole image.
         denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below
             what the UNet was trained on, nothing is done.
         strength: factor on the measured deviation of the latents' error (None: 1).
@@ -120,12 +126,13 @@ class Codec(LoadedBundle):
         ImageError beyond max_pixels, NotEnoughMemoryError, OptionError.
         """
         check_denoising(denoise, strength, seed)
+        chosen = Rendering.of(realism, scale, self.default_realism)
         container = self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS)
         latents = self._decoded_latents([container])
         if denoise:
             latents = self._denoised(latents, [container], denoise, strength, seed)
-        [pixels] = self._pixels(latents, container.header)
-        return to_pil(_picture(pixels, container))
+        [pixels] = self._pixels(latents, container.header, chosen)
+        return to_pil(rendering.picture(pixels, container, chosen))
 
     def encode_batch(
         self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
@@ -155,6 +162,8 @@ class Codec(LoadedBundle):
         files: Sequence[bytes],
         *,
         max_pixels: int | None = None,
+        realism: float | None = None,
+        scale: float | Fraction = 1,
         denoise: int = 0,
         strength: float | None = None,
         seed: int = 0,
@@ -165,6 +174,7 @@ class Codec(LoadedBundle):
         the same seed, so that memory stays that of one image. Raises as `decode`.
         """
         check_denoising(denoise, strength, seed)
+        rendered = Rendering.of(realism, scale, self.default_realism)
         containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
         images: dict[int, Image.Image] = {}
         for group in tiling.alike(_batch_key(container) for container in containers):
@@ -172,23 +182,26 @@ class Codec(LoadedBundle):
             latents = self._decoded_latents(chosen)
             if denoise:
                 latents = self._denoised(latents, chosen, denoise, strength, seed)
-            for i, pixels in zip(group, self._pixels(latents, chosen[0].header), strict=True):
-                images[i] = to_pil(_picture(pixels, containers[i]))
+            for i, pixels in zip(group, self._pixels(latents, chosen[0].header, rendered), strict=True):
+                images[i] = to_pil(rendering.picture(pixels, containers[i], rendered))
         return [images[i] for i in range(len(files))]
 
-    def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+    def round_trip(
+        self, image: ImageSource, *, realism: float | None = None, max_pixels: int | None = None
+    ) -> Image.Image:
         """Return the image, RGB, after the autoencoder without quantisation.
 
-        It is the upper bound of every quality. Decoders that depend on quality are given the highest. Raises
-        ImageError for unreadable images.
+        It is the upper bound of every quality. Decoders that depend on quality are given the highest. `realism` as
+        for `decode`. Raises ImageError for unreadable images, OptionError.
         """
+        chosen = Rendering.of(realism, 1, self.default_realism)
         picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
         height, width = picture.rgb.shape[:2]
         highest, factor = HIGHEST_QUALITY_INDEX, self._model.autoencoder.factor
         # Gains and their inverses are learned apart: their product is not one.
         scale = self._model.quantiser.gain[highest] * self._model.quantiser.inverse_gain[highest]
         latents = self._latents([picture]) * scale[:, None, None]
-        pixels = self._pixels(latents, Header(self.fingerprint, highest, width, height, factor=factor))
+        pixels = self._pixels(latents, Header(self.fingerprint, highest, width, height, factor=factor), chosen)
         return Image.fromarray(pixels[0])
 
     def symbols(self, data: bytes) -> NDArray[np.int32]:
@@ -213,10 +226,9 @@ class Codec(LoadedBundle):
         return windowed.encode(self._model.autoencoder, pixels, self.device)
 
     @hardware.explained_memory(SMALLER)
-    def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
+    def _pixels(self, latents: Tensor, header: Header, chosen: Rendering) -> NDArray[np.uint8]:
         """Return the pixels of latents `[B, C, h, w]`, uint8, cropped to the image."""
-        pixels = windowed.decode(self._model.autoencoder, latents, header.quality_index)
-        return pixels[:, : header.height, : header.width]
+        return rendering.render(self._model.autoencoder, latents, header, chosen)
 
     def _padded(self, picture: Picture) -> NDArray[np.uint8]:
         """Return the visible pixels `[H, W, 3]`, padded to multiples of 4 latents.
@@ -280,9 +292,3 @@ def _batch_key(container: Container) -> tuple[bytes, int, int, int, bool]:
     """Equal for files that can be decoded together."""
     header = container.header
     return header.fingerprint, header.width, header.height, header.quality_index, container.palette is None
-
-
-def _picture(pixels: NDArray[np.uint8], container: Container) -> Picture:
-    height, width = pixels.shape[:2]
-    alpha = None if container.alpha is None else unpack_alpha(container.alpha, width, height)
-    return Picture(pixels, alpha, container.icc, container.exif, container.xmp)

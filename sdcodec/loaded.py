@@ -51,6 +51,14 @@ class LoadedBundle:
         self._model = self._loaded(self._bundle.priors[0])
         self._with_earlier_priors: dict[bytes, Model] = {}  # by the fingerprint in a file
 
+    @property
+    def default_realism(self) -> float | None:
+        """Realism, 0..1, that it decodes with unless told otherwise.
+
+        None if the model's decoder has no realism to choose.
+        """
+        return self._bundle.default_realism
+
     @classmethod
     def for_file(
         cls,
