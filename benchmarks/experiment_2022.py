@@ -110,7 +110,7 @@ def by_prior(prior: Prior) -> Method:
     def coded(scaled: Tensor, quality_index: int) -> tuple[float, Tensor]:
         coder = Coder(scaled[None], prior.hyper_latents(scaled[None], quality_index), prior.tables)
         values = prior.walk((1, *scaled.shape[1:]), quality_index, coder)
-        [block] = coder.finish()
+        [[block]] = coder.finish()
         return len(block), values[0].float() / (1 << MEAN_BITS)
 
     return coded

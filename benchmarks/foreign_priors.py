@@ -238,8 +238,8 @@ def _same_integers(whole: Tensor, way: str) -> int:
     shape = (1, *whole.shape[1:])
     coder = Coder(whole[None], prior.hyper_latents(whole[None], 0), tables)
     prior.walk(shape, 0, coder)
-    [block] = coder.finish()
-    assert torch.equal(prior.walk(shape, 0, Decoder([block], tables, prior.device))[0] >> 4, whole.long())
+    [[block]] = coder.finish()
+    assert torch.equal(prior.walk(shape, 0, Decoder([[block]], tables, prior.device))[0] >> 4, whole.long())
     return len(block)
 
 
@@ -277,9 +277,9 @@ def _timed(prior: Prior, scaled: Tensor) -> tuple[float, float]:
     start = time.perf_counter()
     coder = Coder(scaled, prior.hyper_latents(scaled, 100), prior.tables)
     prior.walk((1, *scaled.shape[2:]), 100, coder)
-    blocks = coder.finish()
+    images = coder.finish()
     middle = time.perf_counter()
-    prior.walk((1, *scaled.shape[2:]), 100, Decoder(blocks, prior.tables, scaled.device))
+    prior.walk((1, *scaled.shape[2:]), 100, Decoder(images, prior.tables, scaled.device))
     return middle - start, time.perf_counter() - middle
 
 

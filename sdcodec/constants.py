@@ -27,3 +27,6 @@ MEAN_LIMIT = 1 << 19
 # Frequency tables: standard deviations in quantiser steps, spaced evenly in their logarithm.
 SCALE_MIN, SCALE_MAX, SCALE_COUNT = 0.11, 128.0, 64
 SCALE_RATIO = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_COUNT - 1)
+
+# Geometry of files.
+BLOCK_LATENTS = 64  # latents along a side of a block, which has an entropy-coded stream of its own

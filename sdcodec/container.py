@@ -5,18 +5,18 @@ Pure Python, without networks.
 
 from __future__ import annotations
 
-import binascii
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sdcodec.constants import HIGHEST_QUALITY_INDEX
+from sdcodec.chunk_reader import CHECK_BYTES, END_MARK, ChunkReader, Latents, check, leb128
+from sdcodec.constants import BLOCK_LATENTS, HIGHEST_QUALITY_INDEX
 from sdcodec.errors import FormatError, UnsupportedVersionError
 
 MAGIC = b"\x89SDC"
-VERSION = 1
+VERSION = 2
 FACTORS = (8, 16, 32, 4)  # pixels per latent, by the two lowest bits of the flags
 GRID_MULTIPLE = 4  # images are padded to multiples of this many latents
-BLOCK_LATENTS = 64  # latents along a side of a block that is coded on its own
+ALPHA_FLAG = 4
 SIZE_LIMIT = 1 << 24
 
 CHUNK_NAMES = {
@@ -35,7 +35,7 @@ class Header:
     """Header of a file.
 
     `quality_index` is 0..200, twice the quality; `fingerprint` is 4 bytes. Sizes are in pixels, with `factor` x
-    `factor` pixels per latent, one of FACTORS.
+    `factor` pixels per latent, one of FACTORS. `alpha`: whether the file has an alpha channel.
     """
 
     fingerprint: bytes
@@ -44,6 +44,7 @@ class Header:
     height: int
     version: int = VERSION
     factor: int = 8
+    alpha: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class Chunk:
 class Container:
     """A whole file: header, entropy-coded blocks in raster order, and other chunks.
 
-    A file with a `palette` has no blocks.
+    A file with a `palette` has no blocks. Of a file that was read, `trailing` counts the bytes behind its end; of one
+    that was recovered, `damaged` holds the indices of unreadable blocks and `lost` says what else is missing.
     """
 
     header: Header
@@ -78,51 +80,71 @@ class Container:
     unknown: tuple[Chunk, ...] = field(default=())
     deviations: bytes | None = None  # of the latents' error, for denoising: a byte per channel group
     palette: bytes | None = None
+    trailing: int = 0
+    damaged: frozenset[int] = frozenset()
+    lost: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Set the header's flag for alpha."""
+        object.__setattr__(self, "header", replace(self.header, alpha=self.alpha is not None))
 
     def chunks(self) -> list[Chunk]:
-        """Return the chunks in their order in the file."""
-        known = (("A", self.alpha), ("i", self.icc), ("e", self.exif), ("x", self.xmp), ("n", self.deviations))
+        """Return the chunks in their order in the file: small ones first, then pixels."""
+        known = (("i", self.icc), ("e", self.exif), ("x", self.xmp), ("n", self.deviations))
         extras = [Chunk(tag, payload) for tag, payload in known if payload is not None]
-        latents = Chunk("L", _pack_blocks(self.blocks)) if self.palette is None else Chunk("P", self.palette)
-        return [latents, *extras, *self.unknown]
+        main = (
+            Chunk("L", _index(self.blocks) + b"".join(self.blocks))
+            if self.palette is None
+            else Chunk("P", self.palette)
+        )
+        return [*extras, *self.unknown, main, *([] if self.alpha is None else [Chunk("A", self.alpha)])]
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes."""
         header = self.header
-        flags = FACTORS.index(header.factor)
-        parts = [MAGIC, bytes([header.version << 4 | flags]), header.fingerprint, bytes([header.quality_index])]
-        parts += [_leb128(header.width), _leb128(header.height)]
+        flags = FACTORS.index(header.factor) | ALPHA_FLAG * header.alpha
+        start = b"".join(
+            [
+                MAGIC,
+                bytes([header.version << 4 | flags]),
+                header.fingerprint,
+                bytes([header.quality_index]),
+                leb128(header.width),
+                leb128(header.height),
+            ]
+        )
+        parts = [start, check(start)]
         for chunk in self.chunks():
-            parts += [chunk.tag.encode("ascii"), _leb128(len(chunk.payload)), chunk.payload]
-        body = b"".join(parts)
+            opening = chunk.tag.encode("ascii") + leb128(len(chunk.payload))
+            checked = _index(self.blocks) if chunk.tag == "L" else chunk.payload
+            parts += [opening, check(opening + checked), chunk.payload]
+        body = b"".join([*parts, bytes([END_MARK])])
         return body + zlib.crc32(body).to_bytes(4, "big")
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Container:
-        """Parse a whole file.
+    def from_bytes(cls, data: bytes, *, recover: bool = False) -> Container:
+        """Parse a whole file; bytes behind its end are counted and ignored.
 
-        Raises UnsupportedVersionError for a version or a critical chunk of the future, FormatError for anything else
-        that is not as the specification says: no magic, cut short, bytes appended, a checksum that does not match.
+        recover: read what is intact of a damaged or cut file: `damaged` and `lost` say what is not.
+
+        Raises UnsupportedVersionError for another version or a critical chunk of the future, FormatError for anything
+        else that is not as the specification says; with `recover` only if nothing can be read.
         """
-        if data[: len(MAGIC)] != MAGIC:
-            raise FormatError("not an .sdc file: it does not begin with the four bytes 89 53 44 43")
-        if len(data) > len(MAGIC) and data[4] >> 4 != VERSION:
-            raise UnsupportedVersionError(
-                f"format version {data[4] >> 4}; this program reads version {VERSION}: a newer sdcodec may read it"
-            )
-        if len(data) < len(MAGIC) + 4 or zlib.crc32(data[:-4]).to_bytes(4, "big") != data[-4:]:
-            raise FormatError(
-                "damaged: the checksum does not match (cut short, changed, or with bytes appended); get it again"
-            )
-        reader = _Reader(data[:-4], len(MAGIC))
-        header = _read_header(reader)
+        header, position = read_header(data)
+        reader = ChunkReader(data, position, recover=recover)
         found: dict[str, bytes] = {}
         unknown: list[Chunk] = []
-        while not reader.at_end:
-            tag = chr(reader.take(1)[0])
-            payload = reader.take(reader.leb128())
-            if not (tag.isascii() and tag.isalpha()):
-                raise FormatError(f"damaged: {ord(tag):#04x} is no letter of a chunk; get the file again")
+        latents: Latents | None = None
+        count = block_count(header.width, header.height, header.factor)
+        while (tag := reader.tag()) is not None:
+            if tag == "L":
+                if latents is not None:
+                    raise FormatError("damaged: two chunks 'latents'")
+                latents = reader.latents(count)
+                continue
+            payload = reader.payload(tag, CHUNK_NAMES.get(tag, "unknown"))
+            if payload is None:
+                continue
             if tag not in CHUNK_NAMES:
                 if tag.isupper():
                     raise UnsupportedVersionError(
@@ -133,13 +155,16 @@ class Container:
                 raise FormatError(f"damaged: two chunks {CHUNK_NAMES[tag]!r}")
             else:
                 found[tag] = payload
-        if ("L" in found) == ("P" in found):
+        if (latents is None) == ("P" not in found):
             raise FormatError("damaged: there are no latents in it, or two kinds of them")
-        blocks: tuple[bytes, ...] = ()
-        if "L" in found:
-            blocks = _unpack_blocks(found["L"], block_count(header.width, header.height, header.factor))
+        if header.alpha != ("A" in found):
+            reader.complain("the header and the chunks differ about an alpha channel", "the alpha channel")
         alpha, icc, exif, xmp, deviations, palette = (found.get(tag) for tag in "AiexnP")
-        return cls(header, blocks, alpha, icc, exif, xmp, tuple(unknown), deviations, palette)
+        blocks, damaged = latents or ((), frozenset())
+        lost = tuple(dict.fromkeys(reader.lost))
+        return cls(
+            header, blocks, alpha, icc, exif, xmp, tuple(unknown), deviations, palette, reader.trailing, damaged, lost
+        )
 
 
 def padded_size(size: int, factor: int = 8) -> int:
@@ -165,81 +190,36 @@ def block_count(width: int, height: int, factor: int = 8) -> int:
     return rows * columns
 
 
-def _read_header(reader: _Reader) -> Header:
-    version_and_flags = reader.take(1)[0]
-    flags = version_and_flags & 0x0F
-    if flags >= len(FACTORS):
-        raise UnsupportedVersionError("flags of a later version are set: a newer sdcodec may read it")
+def read_header(data: bytes) -> tuple[Header, int]:
+    """Read a file's header; return it and the position behind it.
+
+    The first 18 bytes of a file are enough. Raises FormatError and UnsupportedVersionError.
+    """
+    if data[: len(MAGIC)] != MAGIC:
+        raise FormatError("not an .sdc file: it does not begin with the four bytes 89 53 44 43")
+    if len(data) > len(MAGIC) and (version := data[len(MAGIC)] >> 4) != VERSION:
+        whose = "of an unreleased sdcodec: encode the picture again" if version == 1 else "a newer sdcodec may read it"
+        raise UnsupportedVersionError(f"format version {version}; this program reads version {VERSION}: {whose}")
+    reader = ChunkReader(data, len(MAGIC))
+    flags = reader.take(1)[0] & 0x0F
     fingerprint, quality_index = reader.take(4), reader.take(1)[0]
     width, height = reader.leb128(), reader.leb128()
+    start = data[: reader.position]
+    if reader.take(CHECK_BYTES) != check(start):
+        raise FormatError("damaged: the header does not match its checksum; get the file again")
+    if flags >= 2 * ALPHA_FLAG:
+        raise UnsupportedVersionError("flags of a later version are set: a newer sdcodec may read it")
     if quality_index > HIGHEST_QUALITY_INDEX:
         raise FormatError(f"damaged: quality {quality_index / 2:g} is above {HIGHEST_QUALITY_INDEX // 2}")
     if not (1 <= width <= SIZE_LIMIT and 1 <= height <= SIZE_LIMIT):
         raise FormatError(f"damaged: {width}x{height} is no size of a picture")
-    return Header(fingerprint, quality_index, width, height, version_and_flags >> 4, FACTORS[flags])
+    factor = FACTORS[flags % ALPHA_FLAG]
+    header = Header(fingerprint, quality_index, width, height, VERSION, factor, bool(flags & ALPHA_FLAG))
+    return header, reader.position
 
 
-def _pack_blocks(blocks: tuple[bytes, ...]) -> bytes:
+def _index(blocks: tuple[bytes, ...]) -> bytes:
+    """Return length and check of each block; the length of a lone one is left out."""
     if len(blocks) == 1:
-        return blocks[0]
-    return b"".join(_leb128(len(block)) + _check(block) + block for block in blocks)
-
-
-def _unpack_blocks(payload: bytes, count: int) -> tuple[bytes, ...]:
-    if count == 1:
-        return (payload,)
-    if 3 * count > len(payload):  # before anything is made that is as long as a damaged header says
-        raise FormatError(f"damaged: {len(payload)} bytes cannot hold {count} blocks")
-    reader = _Reader(payload, 0)
-    blocks = []
-    for index in range(count):
-        length, check = reader.leb128(), reader.take(2)
-        block = reader.take(length)
-        if _check(block) != check:
-            raise FormatError(f"damaged: block {index} does not match its checksum")
-        blocks.append(block)
-    if not reader.at_end:
-        raise FormatError("damaged: bytes follow the last block")
-    return tuple(blocks)
-
-
-def _check(block: bytes) -> bytes:
-    """Return the CRC-16/CCITT-FALSE, big-endian."""
-    return binascii.crc_hqx(block, 0xFFFF).to_bytes(2, "big")
-
-
-def _leb128(value: int) -> bytes:
-    out = bytearray()
-    while True:
-        value, low = value >> 7, value & 0x7F
-        out.append(low | (0x80 if value else 0))
-        if not value:
-            return bytes(out)
-
-
-class _Reader:
-    """Reader that takes bytes from the front and never beyond the end."""
-
-    def __init__(self, data: bytes, position: int) -> None:
-        self._data, self._position = data, position
-
-    @property
-    def at_end(self) -> bool:
-        return self._position == len(self._data)
-
-    def take(self, count: int) -> bytes:
-        if count > len(self._data) - self._position:
-            raise FormatError("damaged: it ends too early")
-        self._position += count
-        return self._data[self._position - count : self._position]
-
-    def leb128(self) -> int:
-        value = 0
-        for place in range(5):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << (7 * place)
-            if not byte & 0x80:
-                if place and not byte:
-                    raise FormatError("damaged: a number is written with more bytes than it needs")
-                return value
-        raise FormatError("damaged: a number is longer than five bytes")
+        return check(blocks[0])
+    return b"".join(leb128(len(block)) + check(block) for block in blocks)

@@ -10,7 +10,7 @@ from sdcodec import hardware
 from sdcodec.bundles import shared, store
 from sdcodec.container import Container
 from sdcodec.denoisers.protocol import Denoiser
-from sdcodec.errors import BundleError, FormatError, ImageError, OptionError
+from sdcodec.errors import BundleError, FormatError, ImageError, OptionError, warn
 from sdcodec.model import Model
 
 SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
@@ -80,6 +80,8 @@ class LoadedBundle:
     def _parsed(self, data: bytes, max_pixels: int) -> Container:
         container = Container.from_bytes(data)
         header = container.header
+        if container.trailing:
+            warn(f"{container.trailing} bytes behind the end of the file are ignored")
         if self._bundle.prior_for(header.fingerprint) is None:
             raise store.other_model(header.fingerprint, self._bundle)
         if header.factor != self._model.autoencoder.factor:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import binascii
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,48 +16,62 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 Integers = NDArray[np.int64]
+Place = tuple[slice, slice]  # rows and columns
+Chunk = tuple[bytes, bytes, bytes]
 MASK = (1 << 64) - 1
 
 
 def decode(data: bytes, prior_file: Path) -> NDArray[np.int32]:
     """Decode the integers of section 5, `[C, h, w]`."""
-    factor, quality, width, height, letter, payload = parse(data)
+    factor, quality, width, height, letter, chunk = parse(data)
     rows, columns = -(-height // (4 * factor)) * 4, -(-width // (4 * factor)) * 4
     tensors = load_file(prior_file)
     if letter == b"P":
-        return palette(payload, tensors["gain"].shape[1], rows, columns)
+        return palette(chunk[2], tensors["gain"].shape[1], rows, columns)
     model = AdaptiveModel(tensors) if "prior.size_edges" in tensors else Model(tensors, quality)
-    places = [(top, left) for top in range(0, rows, 64) for left in range(0, columns, 64)]
-    result = np.zeros((model.channels, rows, columns), np.int32)
-    for (top, left), block in zip(places, split_blocks(payload, len(places)), strict=True):
-        size = min(64, rows - top), min(64, columns - left)
-        result[:, top : top + size[0], left : left + size[1]] = model.block(block, *size)
-    return result
+    places = [
+        (slice(top, min(top + 64, rows)), slice(left, min(left + 64, columns)))
+        for top in range(0, rows, 64)
+        for left in range(0, columns, 64)
+    ]
+    for place, block in zip(places, split_blocks(chunk, len(places)), strict=True):
+        model.block(block, place)  # alone
+    return model.grid(rows, columns).astype(np.int32)
 
 
 # Section 1
 
 
-def parse(data: bytes) -> tuple[int, int, int, int, bytes, bytes]:
+def parse(data: bytes) -> tuple[int, int, int, int, bytes, Chunk]:
     """Return pixels per latent, quality index, width, height, and the chunk L or P.
 
-    The chunk is its letter and payload.
+    The chunk is its letter, and its opening, check and payload.
     """
-    assert data[:4] == b"\x89SDC" and data[4] & 0xFC == 0x10
-    factor = (8, 16, 32, 4)[data[4] & 3]
-    assert zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "big")
-    position = 10
-    width, position = leb128(data, position)
+    assert data[:4] == b"\x89SDC" and data[4] & 0xF8 == 0x20
+    factor, alpha = (8, 16, 32, 4)[data[4] & 3], bool(data[4] & 4)
+    width, position = leb128(data, 10)
     height, position = leb128(data, position)
+    assert data[position : position + 2] == crc16(data[:position])
+    position += 2
     chunks = {}
-    while position < len(data) - 4:
-        letter = data[position : position + 1]
-        length, position = leb128(data, position + 1)
-        chunks[letter] = data[position : position + length]
+    while data[position] != 0:
+        start = position
+        letter = data[start : start + 1]
+        length, position = leb128(data, start + 1)
+        opening, check = data[start:position], data[position : position + 2]
+        position += 2
+        chunks[letter] = opening, check, data[position : position + length]
+        assert letter == b"L" or check == crc16(opening + chunks[letter][2])
         position += length
+    assert zlib.crc32(data[: position + 1]) == int.from_bytes(data[position + 1 : position + 5], "big")
     assert not {letter for letter in chunks if letter.isupper()} - {b"L", b"P", b"A"}
+    assert alpha == (b"A" in chunks)
     [letter] = {b"L", b"P"} & set(chunks)
     return factor, data[9], width, height, letter, chunks[letter]
+
+
+def crc16(data: bytes) -> bytes:
+    return binascii.crc_hqx(data, 0xFFFF).to_bytes(2, "big")
 
 
 def leb128(data: bytes, position: int) -> tuple[int, int]:
@@ -74,17 +89,26 @@ def leb128(data: bytes, position: int) -> tuple[int, int]:
 # Section 2
 
 
-def split_blocks(payload: bytes, count: int) -> Iterator[bytes]:
-    if count == 1:
-        yield payload
-        return
-    position = 0
+def split_blocks(chunk: Chunk, count: int) -> Iterator[bytes]:
+    opening, check, payload = chunk
+    index, position = [], 0
     for _ in range(count):
-        length, position = leb128(payload, position)
-        check, block = payload[position : position + 2], payload[position + 2 : position + 2 + length]
-        assert binascii.crc_hqx(block, 0xFFFF) == int.from_bytes(check, "big")
+        length = len(payload) - 2
+        if count > 1:
+            length, position = leb128(payload, position)
+        index.append((length, payload[position : position + 2]))
+        position += 2
+    assert check == crc16(opening + payload[:position])
+    for length, own_check in index:
+        block = payload[position : position + length]
+        assert crc16(block) == own_check
         yield block
-        position += 2 + length
+        position += length
+    assert position == len(payload)
+
+
+def extent(place: Place) -> tuple[int, int]:
+    return place[0].stop - place[0].start, place[1].stop - place[1].start
 
 
 # Section 3
@@ -188,6 +212,7 @@ class Model:
         prior = {name.removeprefix("prior."): value for name, value in tensors.items() if name.startswith("prior.")}
         self.tensors = {name: value.astype(np.int64) for name, value in prior.items() if not name.startswith("analyse")}
         self.channels = self.row("context_multiplier").shape[0]
+        self.blocks: list[tuple[Place, Integers, Integers]] = []
 
     def row(self, name: str) -> Integers:
         tensor = self.tensors[name]
@@ -199,9 +224,32 @@ class Model:
     def layer(self, name: str, x: Integers) -> Integers:
         return self.sums(name, x) >> self.tensors[f"{name}.shift"][:, None, None]
 
-    def block(self, data: bytes, height: int, width: int) -> Integers:
+    def block(self, data: bytes, place: Place) -> None:
+        """Decode the symbols of a block, which needs nothing of others."""
         decoder = RangeDecoder(data)
-        features = self.features(decoder, height // 4, width // 4)
+        height, width = extent(place)
+        hyper = self.hyper(decoder, height // 4, width // 4)
+        symbols = np.zeros((self.channels, height, width), np.int64)
+
+        def ask(mask: NDArray[np.bool_], table: Integers) -> Integers:
+            symbols[mask] = self.tables.batch(decoder, table)
+            return symbols[mask]
+
+        self.passes(self.features(hyper), ask)
+        self.blocks.append((place, hyper, symbols))
+
+    def grid(self, rows: int, columns: int) -> Integers:
+        """Return values of the whole grid; means see across the borders of blocks."""
+        hyper = np.zeros((len(self.row("hyper_mean")), rows // 4, columns // 4), np.int64)
+        symbols = np.zeros((self.channels, rows, columns), np.int64)
+        for (own_rows, own_columns), x, own in self.blocks:
+            hyper[:, own_rows.start // 4 : own_rows.stop // 4, own_columns.start // 4 : own_columns.stop // 4] = x
+            symbols[:, own_rows, own_columns] = own
+        return self.passes(self.features(hyper), lambda mask, table: symbols[mask])
+
+    def passes(self, features: Integers, ask: Callable[[NDArray[np.bool_], Integers], Integers]) -> Integers:
+        """Return the values; `ask` gives the symbols at the places of a mask."""
+        height, width = features.shape[1:]
         row, column = np.mgrid[0:height, 0:width] % 2
         rank = np.array([[0, 2], [3, 1]])[row, column]
         group = np.arange(self.channels) * 4 // self.channels
@@ -225,13 +273,11 @@ class Model:
             mean = np.clip(mean, -(1 << 19), 1 << 19)
             multiplier = self.tensors[f"pass{k}.table_multiplier"][0][channel]
             table = fixed(sums[self.channels :][mask], multiplier, self.row("table_offset")[channel])
-            symbols = self.tables.batch(decoder, np.clip(table, 0, 63))
-            values[mask] = 16 * symbols + mean
+            values[mask] = 16 * ask(mask, np.clip(table, 0, 63)) + mean
             context[mask] = signed(fixed(values[mask], self.row("context_multiplier")[channel]))
         return values
 
-    def features(self, decoder: RangeDecoder, height: int, width: int) -> Integers:
-        x = self.hyper(decoder, height, width)
+    def features(self, x: Integers) -> Integers:
         for name in ("synthesise_1", "synthesise_2"):
             x = relu(shuffle(self.layer(name, seen(x, 3))))
         return relu(self.layer("synthesise_3", seen(x, 3)) + x)
@@ -285,48 +331,75 @@ class AdaptiveModel:
         prior = {name.removeprefix("prior."): value for name, value in tensors.items() if name.startswith("prior.")}
         self.tensors = {name: value.astype(np.int64) for name, value in prior.items()}
         self.channels = (len(self.tensors["side_table"]) - 8) // 2
+        self.blocks: list[tuple[Place, int, Integers, Integers]] = []
 
-    def block(self, data: bytes, height: int, width: int) -> Integers:
+    def block(self, data: bytes, place: Place) -> None:
+        """Decode the symbols of a block, which needs nothing of others."""
         t, count = self.tensors, self.channels
+        height, width = extent(place)
         decoder = RangeDecoder(data)
         numbers = self.tables.batch(decoder, t["side_table"]) + t["side_middle"]
         regime = min(max(int(numbers[0]), 0), len(t["mean_weights"]) - 1)
         lattice_offset, channel_offset = np.clip(numbers[1:8], -63, 63), np.clip(numbers[8 : 8 + count], -63, 63)
         centre = np.clip(numbers[8 + count :], -(1 << 14), 1 << 14)
         values = np.zeros((count, height, width), np.int64)
-        sizes = np.zeros_like(values)
+        signed_symbols = np.zeros_like(values)
         for m, (first_row, first_column, stride, reach) in enumerate(LATTICES):
-            positions = [
-                (row, column)
-                for row in range(first_row, height, stride)
-                for column in range(first_column, width, stride)
-            ]
+            rows, columns = range(first_row, height, stride), range(first_column, width, stride)
+            sizes = np.abs(signed_symbols)
             every, level = 256 * sizes.sum(0) // count, 16 * np.abs(values).sum(0) // count
             means, tables = [], []
             for channel in range(count):
-                for row, column in positions:
-                    above, below = opposite(row, reach, height)
-                    left, right = opposite(column, reach, width)
-
-                    def sums(plane: Integers) -> tuple[int, int, int]:
-                        beside = plane[row, left] + plane[row, right]  # noqa: B023
-                        over = plane[above, column] + plane[below, column]  # noqa: B023
-                        across = plane[[above, above, below, below], [left, right, left, right]].sum()  # noqa: B023
-                        return int(beside), int(over), int(across)
-
-                    beside, over, across = sums(values[channel])
-                    a, b = t["mean_weights"][regime, m], t["size_weights"][regime, m]
-                    mean = (int(a[0]) * beside + int(a[1]) * over + int(a[2]) * across + (1 << 9)) >> 10
-                    size = b[1] * 256 * sum(sums(sizes[channel])) + b[2] * sum(sums(every)) + b[3] * sum(sums(level))
-                    size = int(b[0]) + ((int(size) + int(b[4]) * 16 * abs(beside - over)) >> 8)
+                for row, column in product(rows, columns):
+                    beside, over, across = around(values[channel], row, column, reach)
+                    b = t["size_weights"][regime, m]
+                    own, all_own, all_level = (
+                        sum(around(plane, row, column, reach)) for plane in (sizes[channel], every, level)
+                    )
+                    size = int(b[1]) * 256 * own + int(b[2]) * all_own + int(b[3]) * all_level
+                    size = int(b[0]) + ((size + int(b[4]) * 16 * abs(beside - over)) >> 8)
                     table = int((t["size_edges"] <= size).sum()) + lattice_offset[m] + channel_offset[channel]
-                    means.append(min(max(mean, -(1 << 19)), 1 << 19))
+                    means.append(self.mean(regime, m, beside, over, across))
                     tables.append(min(max(table, 1), 63))
             symbols = self.tables.batch(decoder, np.array(tables)).reshape(count, -1)
             decoded = 16 * symbols + np.array(means).reshape(count, -1)
-            for index, (row, column) in enumerate(positions):
-                values[:, row, column], sizes[:, row, column] = decoded[:, index], np.abs(symbols[:, index])
-        return values + 16 * centre[:, None, None]
+            for index, (row, column) in enumerate(product(rows, columns)):
+                values[:, row, column], signed_symbols[:, row, column] = decoded[:, index], symbols[:, index]
+        self.blocks.append((place, regime, centre, signed_symbols))
+
+    def mean(self, regime: int, m: int, beside: int, over: int, across: int) -> int:
+        a = self.tensors["mean_weights"][regime, m]
+        mean = (int(a[0]) * beside + int(a[1]) * over + int(a[2]) * across + (1 << 9)) >> 10
+        return min(max(mean, -(1 << 19)), 1 << 19)
+
+    def grid(self, rows: int, columns: int) -> Integers:
+        """Return values of the whole grid; means see across the borders of blocks."""
+        values, known = np.zeros((self.channels, rows, columns), np.int64), np.zeros((rows, columns), np.int64)
+        for m, (first_row, first_column, stride, reach) in enumerate(LATTICES):
+            decoded = values.copy()  # a pass sees nothing of itself
+            for (own_rows, own_columns), regime, centre, symbols in self.blocks:
+                rows_here = range(own_rows.start + first_row, own_rows.stop, stride)
+                columns_here = range(own_columns.start + first_column, own_columns.stop, stride)
+                for channel in range(self.channels):
+                    plane = (values[channel] - 16 * centre[channel]) * known
+                    for row, column in product(rows_here, columns_here):
+                        mean = self.mean(regime, m, *around(plane, row, column, reach))
+                        symbol = symbols[channel, row - own_rows.start, column - own_columns.start]
+                        decoded[channel, row, column] = 16 * (symbol + centre[channel]) + mean
+            values = decoded
+            known[first_row::stride, first_column::stride] = 1
+        return values
+
+
+def around(plane: Integers, row: int, column: int, reach: int) -> tuple[int, int, int]:
+    """Return the sums of the neighbours beside, over and across."""
+    height, width = plane.shape
+    above, below = opposite(row, reach, height)
+    left, right = opposite(column, reach, width)
+    beside = plane[row, left] + plane[row, right]
+    over = plane[above, column] + plane[below, column]
+    across = plane[[above, above, below, below], [left, right, left, right]].sum()
+    return int(beside), int(over), int(across)
 
 
 def opposite(place: int, reach: int, size: int) -> tuple[int, int]:

@@ -170,8 +170,10 @@ def test_damaged_files_are_named(folder):
     data = (folder / "a.sdc").read_bytes()
     (folder / "short.sdc").write_bytes(data[:-5])
     (folder / "long.sdc").write_bytes(data + b"x")
-    (folder / "future.sdc").write_bytes(data[:4] + b"\x20" + data[5:])
-    for name, complaint in (("short", "checksum"), ("long", "checksum"), ("future", "version 2")):
+    (folder / "future.sdc").write_bytes(data[:4] + b"\x30" + data[5:])
+    output = invoke("decode", "long.sdc", "-o", "long.png")
+    assert "sdcodec: long.sdc: warning: 1 bytes behind the end" in output
+    for name, complaint in (("short", "cut short"), ("future", "version 3")):
         output = invoke("decode", f"{name}.sdc", "-o", "x.png", status=1)
         assert complaint in output and f"{name}.sdc" in output
 

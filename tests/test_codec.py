@@ -160,6 +160,13 @@ def test_garbage_behind_a_right_checksum_does_not_crash(codec):
             assert codec.decode(forged).size == (64, 64)
 
 
+def test_bytes_behind_the_end_are_ignored_with_a_warning(codec):
+    data = codec.encode(photograph(64, 64)).data
+    with pytest.warns(sdcodec.SdcodecWarning, match="4 bytes behind the end"):
+        found = codec.decode(data + b"more")
+    assert found.tobytes() == codec.decode(data).tobytes()
+
+
 def test_too_large_a_picture_is_refused_on_both_ways(codec):
     data = codec.encode(photograph(64, 64)).data
     with pytest.raises(sdcodec.ImageError):

@@ -157,11 +157,11 @@ def test_a_damaged_chunk_is_refused(codec, payload):
         codec.decode(replace(container, deviations=payload).to_bytes(), denoise=1)
 
 
-def test_the_chunk_costs_six_bytes_and_only_with_a_unet(codec, random_bundle):
+def test_the_chunk_costs_eight_bytes_and_only_with_a_unet(codec, random_bundle):
     plain = sdcodec.Codec(random_bundle, device="cpu", precision="float32")
     without, data = plain.encode(PICTURE, quality=LOW).data, codec.encode(PICTURE, quality=LOW).data
     assert Container.from_bytes(without).deviations is None
-    assert len(data) == len(without) + 6
+    assert len(data) == len(without) + 8
     assert pixels(plain.decode(data)).tolist() == pixels(codec.decode(without)).tolist()
 
 

@@ -13,6 +13,7 @@ import reference_decoder
 import sdcodec
 from conftest import photograph
 from sdcodec.bundles import store
+from sdcodec.chunk_reader import check
 from sdcodec.container import Container, Header
 from sdcodec.errors import FormatError
 from sdcodec.palette.vectors import VALUE_BITS, Palettised, palettised
@@ -158,8 +159,7 @@ def test_damaged_palettes_behind_a_right_checksum_are_format_errors_or_pictures(
 
 def test_latents_come_once():
     header = Header(b"none", 5, 40, 40)
-    both = Container(header, (b"block",)).to_bytes()
-    chunk = b"P\x01x"
-    body = both[:-4] + chunk
+    chunk = b"P\x01" + check(b"P\x01x") + b"x"
+    body = Container(header, (b"block",)).to_bytes()[:-5] + chunk + b"\0"
     with pytest.raises(FormatError, match="two kinds"):
         Container.from_bytes(body + zlib.crc32(body).to_bytes(4, "big"))

@@ -33,14 +33,14 @@ def latents(batch: int, height: int = 16, width: int = 24, seed: int = 0) -> tor
 def encoded(prior, scaled, quality_index):
     coder = Coder(scaled, prior.hyper_latents(scaled, quality_index), TABLES)
     decoded = prior.walk((scaled.shape[0], scaled.shape[2], scaled.shape[3]), quality_index, coder)
-    return decoded, coder.finish()
+    return decoded, [block for [block] in coder.finish()]
 
 
 @pytest.mark.parametrize("quality_index", [0, 77, 200])
 def test_decoding_mirrors_encoding(prior, quality_index):
     scaled = latents(3)
     written, blocks = encoded(prior, scaled, quality_index)
-    read = prior.walk((3, 16, 24), quality_index, Decoder(blocks, TABLES, CPU))
+    read = prior.walk((3, 16, 24), quality_index, Decoder([[block] for block in blocks], TABLES, CPU))
     assert torch.equal(read, written)
 
 
@@ -63,7 +63,7 @@ def test_symbols_do_not_depend_on_the_circumstances(prior, threads, mkldnn, auto
     try:
         torch.set_num_threads(threads)
         with torch.backends.mkldnn.flags(enabled=mkldnn), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            found = prior.walk((2, 16, 24), 90, Decoder(blocks, TABLES, CPU))
+            found = prior.walk((2, 16, 24), 90, Decoder([[block] for block in blocks], TABLES, CPU))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(found, expected)
@@ -107,10 +107,10 @@ def test_integers_stay_near_the_trained_network(random_model, prior):
     class Watch(Coder):
         first = None
 
-        def latents(self, positions, means, tables):
+        def latents(self, blocks, positions, means, tables):
             if self.first is None:
                 self.first = (positions, means, tables)
-            return super().latents(positions, means, tables)
+            return super().latents(blocks, positions, means, tables)
 
     watch = Watch(scaled, prior.hyper_latents(scaled, 90), TABLES)
     prior.walk((1, 16, 24), 90, watch)
@@ -132,10 +132,10 @@ def test_hyper_latents_are_predicted_as_the_trained_network_does(random_model, p
     class Watch(Coder):
         passes = 0
 
-        def hyper(self, positions, means, tables):
+        def hyper(self, blocks, positions, means, tables):
             self.passes += 1
             found[:, positions] = torch.stack([means[0] / 16, tables[0].float()])
-            return super().hyper(positions, means, tables)
+            return super().hyper(blocks, positions, means, tables)
 
     watch = Watch(scaled, prior.hyper_latents(scaled, 90), TABLES)
     prior.walk((1, 16, 24), 90, watch)

@@ -225,7 +225,7 @@ def test_distances_over_vgg_can_be_trained_on(folder: Path, vgg_file: Path, name
         "vgg": str(vgg_file),
     }
     trainer = prepare(load_config(folder / "config.toml", overrides))
-    loss, parts = trainer.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]))
+    loss, parts = trainer.stage.objective(trainer.model, torch.rand(1, 3, 64, 64), torch.tensor([30.0]))
     assert 0 < parts[name] < float(loss.detach())
     assert trainer.run() == folder / name
 
@@ -241,10 +241,10 @@ def test_vgg_sees_part_of_a_batch_in_training_and_all_in_validation(folder: Path
             looked_at.append(originals)
             return reconstructed.mean(dim=(1, 2, 3))
 
-    trainer.objective.vgg_terms = {"dists": (1.0, Counting()), "lpips_vgg": (1.0, Counting())}
+    trainer.stage.objective.vgg_terms = {"dists": (1.0, Counting()), "lpips_vgg": (1.0, Counting())}
     images = images * torch.tensor([0.5, 1.0]).view(2, 1, 1, 1)
     for training in (True, False):
-        trainer.objective(trainer.model.train(training), images, qualities)
+        trainer.stage.objective(trainer.model.train(training), images, qualities)
     first, second, *whole = looked_at  # each distance sees a part of its own
     assert torch.equal(first, images[:1]) and torch.equal(second, images[1:])
     assert [len(seen) for seen in whole] == [2, 2]

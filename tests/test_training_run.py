@@ -205,8 +205,8 @@ def test_a_step_with_a_wrong_gradient_changes_nothing(folder: Path) -> None:
         owner._train_step()
         owner.step += 1
     before = {name: value.clone() for name, value in owner.model.state_dict().items()}
-    original = owner.objective
-    owner.objective = lambda *given: (1e4 * original(*given)[0], original(*given)[1])  # type: ignore[assignment]
+    original = owner.stage.objective
+    owner.stage.objective = lambda *given: (1e4 * original(*given)[0], original(*given)[1])  # type: ignore[assignment]
     parts = owner._train_step()
     assert float(parts["skipped"]) == 1 and float(parts["loss"]) == 0
     assert all(torch.equal(value, before[name]) for name, value in owner.model.state_dict().items())

@@ -112,17 +112,16 @@ def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOpti
     """
     failures = 0
     on_stderr = any(job.target == STANDARD_STREAM for job in jobs)
-    with (
-        reporting(len(jobs), label=label, quiet=options.quiet, on_stderr=on_stderr) as reporter,
-        warnings_as_lines(reporter.error),
-    ):
+    with reporting(len(jobs), label=label, quiet=options.quiet, on_stderr=on_stderr) as reporter:
         for job in jobs:
             try:
                 if options.skip_existing and lexists(job.target):
                     reporter.result(f"{click.format_filename(job.target)}: exists, skipped")
                 else:
                     refuse_existing(job.target, force=options.force)
-                    reporter.result(work(job))
+                    with warnings_as_lines(reporter.error, job.source):
+                        line = work(job)
+                    reporter.result(line)
             except OptionError:
                 raise
             except (SdcodecError, OSError, MemoryError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from sdcodec.errors import SdcodecError
+from sdcodec.errors import SdcodecError, warn
 from sdcodec.files import STANDARD_STREAM, read_bytes
 from sdcodec_cli.messages import display_name, explain, say_error
 
@@ -42,6 +42,8 @@ def _describe(name: str, symbols: bool) -> dict[str, Any]:
     data = read_bytes(name)
     container = Container.from_bytes(data)
     header = container.header
+    if container.trailing:
+        warn(f"{container.trailing} bytes behind the end of the file are ignored", name)
     model = by_fingerprint(header.fingerprint)
     values: dict[str, Any] = {
         "file": display_name(name, stream="standard input") if name == STANDARD_STREAM else name,

@@ -38,10 +38,10 @@ def say_error(message: str) -> None:
 
 
 @contextmanager
-def warnings_as_lines(say: Callable[[str], None]) -> Iterator[None]:
+def warnings_as_lines(say: Callable[[str], None], source: str = "") -> Iterator[None]:
     """Give each SdcodecWarning to `say` as one line, once.
 
-    Other warnings stay as they are.
+    Other warnings stay as they are. `source`: the file in work, for warnings that name none.
     """
     said: set[str] = set()
     with warnings.catch_warnings():
@@ -57,7 +57,7 @@ def warnings_as_lines(say: Callable[[str], None]) -> Iterator[None]:
             line: str | None = None,
         ) -> None:
             if isinstance(message, SdcodecWarning):
-                name = f"{display_name(message.name)}: " if message.name else ""
+                name = f"{display_name(message.name or source)}: " if message.name or source else ""
                 text = f"{name}warning: {' '.join(message.problem.split())}"
                 if text not in said:
                     said.add(text)

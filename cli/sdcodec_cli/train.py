@@ -26,6 +26,12 @@ import click
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Length of the run, without warming up.")
 @click.option("--steps", type=click.IntRange(min=1), help="Length of the run in training steps.")
+@click.option(
+    "--stage",
+    type=click.Choice(["all", "codec", "realism", "previews"]),
+    help="Part of the training: the codec; with its files kept valid, the decoder's realism, or its heads for reduced "
+    "images; or one after the other.  [default: that of RECIPE]",
+)
 @click.option("--from", "source", metavar="BUNDLE", help="Start from a model, by its name or folder.")
 @click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--export", is_flag=True, help="Write the model of a run that was cut, without training.")
@@ -38,6 +44,7 @@ def train(
     vgg: Path | None,
     minutes: float | None,
     steps: int | None,
+    stage: str | None,
     source: str | None,
     resume: bool,
     export: bool,
@@ -53,7 +60,8 @@ def train(
     \b
     Examples:
       sdcodec train recipes/base.toml --data photos --vgg vgg16.pth --minutes 25
-      sdcodec train recipes/base.toml --data photos --steps 2000 --from base
+      sdcodec train recipes/base.toml --data photos --steps 2000 --from base \\
+        --stage realism --vgg vgg16.pth
       sdcodec train recipes/base.toml --data photos --minutes 25 --resume
       sdcodec train recipes/base.toml --data photos --export
     """
@@ -66,6 +74,8 @@ def train(
         overrides["vgg"] = json.dumps(str(vgg.resolve()))
     if minutes is not None or steps is not None:
         overrides |= {"minutes": str(float(minutes or 0)), "num_steps": str(steps or 0)}
+    if stage is not None:
+        overrides["stage"] = json.dumps(stage)
     if source is not None:
         overrides["start_from"] = json.dumps(str(Path(source).resolve()) if Path(source).exists() else source)
 

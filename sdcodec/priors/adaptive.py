@@ -5,7 +5,7 @@ It predicts integers from their neighbours, with a few parameters in the file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,96 +14,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sdcodec import tiling
 from sdcodec.coding.tables import FrequencyTables
-from sdcodec.constants import MEAN_BITS, MEAN_LIMIT, SCALE_COUNT
-from sdcodec.priors.lattices import LATTICES, Lattice, lattice
+from sdcodec.constants import BLOCK_LATENTS, MEAN_BITS, MEAN_LIMIT, SCALE_COUNT
+from sdcodec.priors.adaptive_state import (
+    CENTRE_LIMIT,
+    FINE_BITS,
+    LATTICE_COUNT,
+    Parameters,
+    Surroundings,
+    Tile,
+    surroundings,
+)
+from sdcodec.priors.blocks import Block, block_batches, paste
+from sdcodec.priors.lattices import Lattice, decoded_before, lattice
 from sdcodec.priors.protocol import SymbolSource
 from sdcodec.priors.sources import SymbolQuantiser
 from sdcodec.shapes import check_shapes
 
 WEIGHT_BITS = 10  # weights of neighbours count in 2**-10
 SIZE_BITS = 12  # expected sizes of symbols count in 2**-12 of a step
-FINE_BITS = 8  # their inputs count in 2**-8 of a step
 LOWEST_TABLE = 1  # under table 0 nothing is coded, so an unexpected symbol would be lost
-OFFSET_LIMIT = 63
-CENTRE_LIMIT = 1 << 14
 OFFSETS_TRIED = 5  # table offsets from -5 to 5: scales from 0.57 to 1.75 times the predicted ones
 REGIME_RANGE = 0.9  # of the logarithm of a size
 REGIME_SAMPLE = 32  # latents along a side of the sample that chooses a regime
-
-LATTICE_COUNT = len(LATTICES)
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Side information of each block, int64.
-
-    `regime` `[B]` chooses a set of weights; `lattice_offset` `[B, 7]` and `channel_offset` `[B, C]` are added to
-    table indices; `centre` `[B, C]` is the middle of a channel's values, in whole quantiser steps.
-    """
-
-    regime: Tensor
-    lattice_offset: Tensor
-    channel_offset: Tensor
-    centre: Tensor
-
-    @classmethod
-    def from_numbers(cls, numbers: Tensor, regimes: int) -> Parameters:
-        """Read `[B, 8 + 2C]` numbers in the order of the file.
-
-        Values of damaged data are clamped to their ranges.
-        """
-        channels = (numbers.shape[1] - 1 - LATTICE_COUNT) // 2
-        regime, lattices, offsets, centre = torch.split(numbers, [1, LATTICE_COUNT, channels, channels], 1)
-        return cls(
-            regime[:, 0].clamp(0, regimes - 1),
-            lattices.clamp(-OFFSET_LIMIT, OFFSET_LIMIT),
-            offsets.clamp(-OFFSET_LIMIT, OFFSET_LIMIT),
-            centre.clamp(-CENTRE_LIMIT, CENTRE_LIMIT),
-        )
-
-    def numbers(self) -> Tensor:
-        """Return the numbers in the order of the file."""
-        return torch.cat([self.regime[:, None], self.lattice_offset, self.channel_offset, self.centre], 1)
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """Neighbours of a pass, int64 `[B, C, rows, columns]`.
-
-    Undecoded ones count as zero. Values less the centre, in 1/16 of a step: `beside`, the sum of two in the row;
-    `over`, of two in the column; `across`, of four diagonal ones. In 1/256 of a step, summed over all eight: `own`,
-    the absolute symbols of the channel; `every`, their mean over all channels; `level`, the mean of all channels'
-    absolute values. `bend` is |beside - over|.
-    """
-
-    beside: Tensor
-    over: Tensor
-    across: Tensor
-    own: Tensor
-    every: Tensor
-    level: Tensor
-    bend: Tensor
-
-
-def surroundings(values: Tensor, sizes: Tensor, place: Lattice) -> Surroundings:
-    """Look at the neighbours of a lattice.
-
-    `values` less the centre and absolute symbols `sizes` are int64 `[B, C, h, w]`, zero before they are decoded.
-    """
-    channels = values.shape[1]
-    beside, over, across = place.beside(values), place.over(values), place.across(values)
-    every = torch.div(sizes.sum(1, keepdim=True) << FINE_BITS, channels, rounding_mode="floor")
-    level = torch.div(values.abs().sum(1, keepdim=True) << (FINE_BITS - MEAN_BITS), channels, rounding_mode="floor")
-    return Surroundings(
-        beside,
-        over,
-        across,
-        _around(sizes, place) << FINE_BITS,
-        _around(every, place),
-        _around(level, place),
-        (beside - over).abs() << (FINE_BITS - MEAN_BITS),
-    )
 
 
 @dataclass(frozen=True)
@@ -144,40 +78,74 @@ class AdaptivePrior:
 
     @torch.no_grad()
     def walk(self, shape: tuple[int, int, int], quality_index: int, source: SymbolSource) -> Tensor:
-        """Walk over the parameters first, then seven passes of symbols, coarse to fine.
+        """Walk over parameters first, then seven passes of symbols, coarse to fine.
 
-        `shape` is (B, h, w) in latents, h and w multiples of 4. Returns the dequantised symbols in 1/16 of a
-        quantiser step, int64 `[B, C, h, w]`. The parameters replace the quality, so `quality_index` has no influence.
+        See Prior. The parameters replace the quality, so `quality_index` has no influence.
         """
-        batch = shape[0]
-        middle = (self._side_middle << MEAN_BITS).expand(batch, -1)
-        everything = torch.arange(middle.shape[1], device=middle.device)
-        numbers = source.hyper(everything, middle, self._side_table.expand(batch, -1)) + self._side_middle
-        return self._passes(shape, Parameters.from_numbers(numbers, self.regimes), source)
+        blocks = [(own, self._asked(own, source)) for own in block_batches(*shape)]
+        return self._passes(shape, blocks, source)
 
-    def _passes(self, shape: tuple[int, int, int], parameters: Parameters, source: SymbolSource) -> Tensor:
-        batch, height, width = shape
-        values = torch.zeros(batch, self.channels, height, width, dtype=torch.int64, device=self.device)
-        sizes = torch.zeros_like(values)
-        flat_values, flat_sizes = values.view(batch, -1), sizes.view(batch, -1)
+    def _asked(self, blocks: Sequence[Block], source: SymbolSource) -> Parameters:
+        """Ask for the parameters of blocks."""
+        middle = (self._side_middle << MEAN_BITS).expand(len(blocks), -1)
+        everything = torch.arange(middle.shape[1], device=middle.device)
+        tables = self._side_table.expand(len(blocks), -1)
+        numbers = source.hyper(blocks, everything, middle, tables) + self._side_middle
+        return Parameters.from_numbers(numbers, self.regimes)
+
+    def _passes(
+        self,
+        shape: tuple[int, int, int],
+        batches: Sequence[tuple[Sequence[Block], Parameters]],
+        source: SymbolSource,
+    ) -> Tensor:
+        items, height, width = shape
+        tiles = [Tile.empty(blocks, own, self.channels) for blocks, own in batches]
+        alone = shape[1:] == tiles[0].blocks[0].shape
+        values = torch.zeros(items, self.channels, height, width, dtype=torch.int32, device=self.device)
         for index in range(LATTICE_COUNT):
             place = lattice(index, height, width, self.device)
-            positions = place.flat(self.channels, height, width)
-            means, tables = self._predicted(index, surroundings(values, sizes, place), parameters)
-            centre = (parameters.centre << MEAN_BITS).repeat_interleave(means.shape[1] // self.channels, 1)
-            symbols = source.latents(positions, means + centre, tables)
-            flat_values[:, positions] = (symbols << MEAN_BITS) + means
-            flat_sizes[:, positions] = symbols.abs()
-        return values + (parameters.centre << MEAN_BITS)[:, :, None, None]
+            for tile in tiles:
+                within = lattice(index, *tile.blocks[0].shape, self.device)
+                positions = within.flat(self.channels, *tile.blocks[0].shape)
+                seen = surroundings(tile.values, tile.sizes, within)
+                own_means, tables = self._predicted(index, seen, tile.parameters)
+                means = own_means if alone else self._means_of_grid(index, values, place, tile)
+                centre = (tile.parameters.centre << MEAN_BITS).repeat_interleave(means.shape[1] // self.channels, 1)
+                symbols = source.latents(tile.blocks, positions, means + centre, tables)
+                tile.take(positions, symbols, own_means, means + centre)
+            for tile in tiles:  # a pass sees nothing of itself
+                paste(values, tile.blocks, tile.whole_values)
+        return values
+
+    def _means_of_grid(self, index: int, values: Tensor, place: Lattice, tile: Tile) -> Tensor:
+        """Predict the symbols of lattice `index` from whole grids, for some blocks.
+
+        `values` are `[B, C, h, w]`. Returns means less the centres, in 1/16 of a quantiser step,
+        `[blocks, C * rows * columns]`.
+        """
+        known = decoded_before(index, values.shape[2], values.shape[3], values.device)
+        results = []
+        for number, block in enumerate(tile.blocks):
+            near, own = place.around(block.rows, block.columns)
+            centre = (tile.parameters.centre[number] << MEAN_BITS)[:, None, None]
+            away = (values[block.item][:, *near].long() - centre) * known[near]
+            sums = own.beside(away), own.over(away), own.across(away)
+            results.append(self._mean(index, sums, tile.parameters.regime[number : number + 1]).flatten())
+        return torch.stack(results)
+
+    def _mean(self, index: int, sums: tuple[Tensor, Tensor, Tensor], regime: Tensor) -> Tensor:
+        """Return means for the sums of neighbours beside, over and across."""
+        a = _spread_out(self._mean_weights[regime, index])
+        mean = a[0] * sums[0] + a[1] * sums[1] + a[2] * sums[2]
+        return ((mean + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS).clamp_(-MEAN_LIMIT, MEAN_LIMIT)
 
     def _predicted(self, index: int, seen: Surroundings, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Predict the symbols of lattice `index`, `[B, C * rows * columns]`.
 
         Returns means less the centre, in 1/16 of a quantiser step, and table indices.
         """
-        a = _spread_out(self._mean_weights[parameters.regime, index])
-        mean = a[0] * seen.beside + a[1] * seen.over + a[2] * seen.across
-        mean = ((mean + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS).clamp_(-MEAN_LIMIT, MEAN_LIMIT)
+        mean = self._mean(index, (seen.beside, seen.over, seen.across), parameters.regime)
         b = _spread_out(self._size_weights[parameters.regime, index])
         size = b[1] * seen.own + b[2] * seen.every + b[3] * seen.level + b[4] * seen.bend
         table = torch.bucketize((size >> FINE_BITS) + b[0], self._edges, right=True)
@@ -187,12 +155,16 @@ class AdaptivePrior:
     # The encoder's side
 
     @torch.no_grad()
-    def hyper_latents(self, scaled_latents: Tensor, quality_index: int) -> Tensor:
-        """Choose the parameters that code each item of `[B, C, h, w]` best.
+    def hyper_latents(self, scaled_latents: Tensor, quality_index: int) -> list[Tensor]:
+        """Choose the parameters that code each block of `[B, C, h, w]` best.
 
-        Returns float `[B, 8 + 2C]`.
+        Returns float `[B, 8 + 2C]` for each block in raster order.
         """
-        return torch.cat([self._fitted(own[None]) for own in scaled_latents.float()]).float()
+        places = tiling.blocks(scaled_latents.shape[2], scaled_latents.shape[3], BLOCK_LATENTS)
+        return [self._fitted_all(scaled_latents[:, :, rows, columns].float()) for rows, columns in places]
+
+    def _fitted_all(self, scaled: Tensor) -> Tensor:
+        return torch.cat([self._fitted(own[None]) for own in scaled]).float()
 
     def _fitted(self, scaled: Tensor) -> Tensor:
         """Fit the parameters of one block `[1, C, h, w]`."""
@@ -227,7 +199,9 @@ class AdaptivePrior:
         Also returns the offsets of lattices and channels that reach them.
         """
         watch = _OffsetCosts(scaled, self)
-        self._passes((1, *scaled.shape[2:]), self._without_offsets(regime, centre), watch)
+        shape = (1, *scaled.shape[2:])
+        [blocks] = block_batches(*shape)
+        self._passes(shape, [(blocks, self._without_offsets(regime, centre))], watch)
         return _best_offsets(np.stack(watch.costs), *self._side_costs)
 
     def _without_offsets(self, regime: int, centre: Tensor) -> Parameters:
@@ -250,11 +224,11 @@ class _OffsetCosts(SymbolQuantiser):
     """Sums the costs of each lattice and channel with their tables moved by -5 to 5."""
 
     def __init__(self, scaled: Tensor, prior: AdaptivePrior) -> None:
-        super().__init__(scaled, torch.zeros(scaled.shape[0], 0), prior.tables)
+        super().__init__(scaled, [], prior.tables)
         self._channels = prior.channels
         self.costs: list[NDArray[np.float64]] = []  # of each lattice, [C, 11]
 
-    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+    def take(self, blocks: Sequence[Block], symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
         own_symbols, own_tables = symbols.reshape(self._channels, -1), tables.reshape(self._channels, -1)
         tried = range(-OFFSETS_TRIED, OFFSETS_TRIED + 1)
         moved = [(own_tables + offset).clip(LOWEST_TABLE, self._tables.count - 1) for offset in tried]
@@ -281,10 +255,6 @@ def _best_offsets(
         own = offsets[totals.argmin(1)]
         bits = float(totals.min(1).sum())
     return bits, lattices, own
-
-
-def _around(plane: Tensor, place: Lattice) -> Tensor:
-    return place.beside(plane) + place.over(plane) + place.across(plane)
 
 
 def _spread_out(weights: Tensor) -> list[Tensor]:

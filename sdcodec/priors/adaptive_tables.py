@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sdcodec.coding.tables import FrequencyTables, gaussian_mixture_tables, scales
-from sdcodec.priors.adaptive import LATTICE_COUNT, SIZE_BITS, AdaptiveConfig
+from sdcodec.priors.adaptive import SIZE_BITS, AdaptiveConfig
+from sdcodec.priors.adaptive_state import LATTICE_COUNT
 
 SPREAD = 0.25  # standard deviation of the logarithm of a symbol's true scale around the predicted one
 

@@ -8,22 +8,24 @@ two: rescaling is a shift. `conv2d` is never used here: its Winograd and FFT ker
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdcodec.constants import ACTIVATION_LIMIT, RATIO_BITS
+from sdcodec.constants import ACTIVATION_LIMIT, EXACT_LIMIT, RATIO_BITS
+from sdcodec.errors import BundleError
 
 
 @dataclass(frozen=True)
 class IntegerLayer:
     """A convolution in integers: `floor((weight · x + bias) / 2**shift)`.
 
-    `weight` `[out, in * kernel * kernel]` int8 in -127..127; `bias` `[rows, out]` float32, whole numbers, one row or
-    one for each quality index; `shift` `[out]` int; `kernel` odd, zero padding. `in_int8`: multiply in int8, which
-    `multiplies_exactly` must have allowed; otherwise in float32.
+    `weight` `[out, in * kernel * kernel]` in -127..127; `bias` `[rows, out]`, one row or one for each quality index;
+    `shift` `[out]`; `kernel` odd, zero padding. `in_int8`: multiply in int8, which `multiplies_exactly` must have
+    allowed, and add in int32; otherwise everything is float32, in which the same whole numbers are exact.
     """
 
     weight: Tensor
@@ -35,26 +37,56 @@ class IntegerLayer:
     def sums(self, columns: Tensor, quality_index: int) -> Tensor:
         """Return the sums before the shift, whole numbers below 2**24.
 
-        `columns` is int8 `[B, in * kernel * kernel, N]`; the sums are float32 `[B, out, N]`.
+        `columns` is int8 `[B, in * kernel * kernel, N]`; the sums are int32 or float32 `[B, out, N]`.
         """
         row = self.bias[quality_index if self.bias.shape[0] > 1 else 0]
         if self.in_int8:
-            each = [torch._int_mm(self.weight, own) for own in columns]
-            products = (each[0][None] if len(each) == 1 else torch.stack(each)).float()
+            products = torch.stack([torch._int_mm(self.weight, own) for own in columns])
         else:
-            products = torch.matmul(self.weight.float(), columns.float())
+            products = torch.matmul(self.weight, columns.float())
         return products.add_(row[:, None])
 
     def shifted(self, columns: Tensor, quality_index: int) -> Tensor:
         """Return the sums divided by 2**shift and rounded down."""
-        return self.divided(self.sums(columns, quality_index))
-
-    def divided(self, sums: Tensor) -> Tensor:
-        """Divide by 2**shift and round down, in place.
-
-        It is exact in float32, since the divisor is a power of two.
-        """
+        sums = self.sums(columns, quality_index)
+        if self.in_int8:
+            return sums.bitwise_right_shift_(self.shift[:, None])
+        # Exact, since the divisor is a power of two.
         return sums.mul_(torch.exp2(-self.shift.float())[:, None]).floor_()
+
+
+def integer_layer(
+    tensors: Mapping[str, Tensor],
+    name: str,
+    device: torch.device,
+    *,
+    kernel: int = 1,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
+    further: Tensor | None = None,
+) -> IntegerLayer:
+    """Return a layer of the prior, or its part for some `rows` and `columns`.
+
+    `further` `[out]` is added to its bias.
+
+    Raises BundleError if its sums could exceed what float32 holds exactly.
+    """
+    weight, bias, shift = (tensors[f"{name}.{part}"] for part in ("weight", "bias", "shift"))
+    largest = weight.float().abs().sum(1).max() * ACTIVATION_LIMIT + bias.abs().max()
+    if largest >= EXACT_LIMIT:
+        raise BundleError(f"the prior's layer {name} can exceed 2**24; it was not exported by this library")
+    if further is not None:
+        bias = bias + further
+    if rows is not None:
+        weight, bias, shift = weight[rows], bias[:, rows], shift[rows]
+    if columns is not None:
+        weight = weight[:, columns]
+    weight = weight.contiguous().to(device)
+    in_int8 = multiplies_exactly(weight)
+    kind = torch.int32 if in_int8 else torch.float32
+    return IntegerLayer(
+        weight if in_int8 else weight.float(), bias.to(device, kind), shift.to(device, torch.int32), kernel, in_int8
+    )
 
 
 def multiplies_exactly(weight: Tensor) -> bool:
@@ -96,13 +128,13 @@ def shuffled(x: Tensor) -> Tensor:
 
 
 def rectified(x: Tensor) -> Tensor:
-    """Clamp whole numbers to 0..127, as int8."""
-    return x.clamp(0, ACTIVATION_LIMIT).to(torch.int8)
+    """Clamp whole numbers to 0..127, in place, and return them as int8."""
+    return x.clamp_(0, ACTIVATION_LIMIT).to(torch.int8)
 
 
 def signed(x: Tensor) -> Tensor:
-    """Clamp whole numbers to -127..127, as int8."""
-    return x.clamp(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int8)
+    """Clamp whole numbers to -127..127, in place, and return them as int8."""
+    return x.clamp_(-ACTIVATION_LIMIT, ACTIVATION_LIMIT).to(torch.int8)
 
 
 def scaled(values: Tensor, multiplier: Tensor, offset: Tensor | int = 0) -> Tensor:

@@ -19,6 +19,8 @@ LATTICES = (
     (1, 0, 2, 1),
 )
 
+REACH = max(reach for *_, reach in LATTICES)
+
 
 @dataclass(frozen=True)
 class Lattice:
@@ -53,6 +55,16 @@ class Lattice:
         here = plane.index_select(-2, self.above) + plane.index_select(-2, self.below)
         return here.index_select(-1, self.left) + here.index_select(-1, self.right)
 
+    def around(self, rows: slice, columns: slice) -> tuple[tuple[slice, slice], Lattice]:
+        """Return the place of a block with its neighbours, and the lattice in there."""
+        own_rows = (self.rows >= rows.start) & (self.rows < rows.stop)
+        own_columns = (self.columns >= columns.start) & (self.columns < columns.stop)
+        lines = [own[own_rows] for own in (self.rows, self.above, self.below)]
+        lines += [own[own_columns] for own in (self.columns, self.left, self.right)]
+        top, left = max(0, rows.start - REACH), max(0, columns.start - REACH)
+        near = slice(top, rows.stop + REACH), slice(left, columns.stop + REACH)
+        return near, Lattice(*(own - top for own in lines[:3]), *(own - left for own in lines[3:]))
+
     def flat(self, channels: int, height: int, width: int) -> Tensor:
         """Return flat indices into `[C, h, w]` of the lattice in every channel.
 
@@ -67,6 +79,14 @@ def lattice(index: int, height: int, width: int, device: torch.device) -> Lattic
     first_row, first_column, stride, reach = LATTICES[index]
     lines = [_line(first, stride, reach, size) for first, size in ((first_row, height), (first_column, width))]
     return Lattice(*(part.to(device) for line in lines for part in line))
+
+
+def decoded_before(index: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Return where lattices before `index` are, int64 `[h, w]` of 0 and 1."""
+    plane = torch.zeros(height, width, dtype=torch.int64, device=device)
+    for first_row, first_column, stride, _ in LATTICES[:index]:
+        plane[first_row::stride, first_column::stride] = 1
+    return plane
 
 
 def _line(first: int, stride: int, reach: int, size: int) -> tuple[Tensor, Tensor, Tensor]:

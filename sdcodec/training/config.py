@@ -16,6 +16,8 @@ Section = TypeVar("Section")
 
 # Parts that `train_only` can name, with the prefixes of their parameters' names.
 PARTS: dict[str, tuple[str, ...]] = {"decoder": ("decoder", "inverse_gain")}
+# Stages of a run in their order (`sdcodec.training.stages`); "all" runs one after the other.
+STAGES = ("codec", "realism", "previews")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,13 @@ class TrainingConfig:
     evening: float = 0.45  # power of beta that divides each loss; 1: distortion counts the same at every rate
     qualities: tuple[float, float] = (0.0, 100.0)  # the range of training
     quantise_from: float = 0.0  # share of the run after which the prior's rounding is simulated; 1: never
+    stage: str = "codec"  # one of STAGES, or all
+    realism_share: float = 0.35  # of a run of all stages
+    realism_rate: float = 2e-4  # learning rate of the decoder in this stage
+    realism_dists: float = 2.0  # factor on the weight of DISTS at realism 1
+    adversarial: float = 0.25  # norm of the adversarial gradient over that of the distortion; 0: no discriminator
+    discriminator_rate: float = 4e-4
+    previews_share: float = 0.03  # of a run of all stages
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
     start_from: str = ""  # an earlier run's checkpoint (.pt), or a model by its name or folder
     crop_size: int = 256
@@ -65,6 +74,11 @@ class TrainingConfig:
     def output_folder(self) -> Path:
         """Folder of the run."""
         return Path(self.output)
+
+    @property
+    def keeps_files(self) -> bool:
+        """Whether encoder and priors stay those of the model that the run starts from."""
+        return bool(self.train_only) or self.stage in STAGES[1:]
 
 
 def load_config(path: Path, overrides: dict[str, str] | None = None) -> TrainingConfig:
@@ -92,6 +106,15 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     config = _with_whole_paths(_section(TrainingConfig, values, path), path)
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
+    if config.stage not in (*STAGES, "all"):
+        raise TrainingError(f"{path}: stage = {config.stage!r}: choose {', '.join(STAGES)} or all")
+    if config.stage in STAGES[1:] and (not config.start_from or config.start_from.endswith(".pt")):
+        raise TrainingError(f"{path}: stage {config.stage} starts from a model; give one as --from")
+    if min(_stage_numbers(config)) < 0 or config.realism_share + config.previews_share >= 1:
+        raise TrainingError(
+            f"{path}: realism_share and previews_share are shares of the run, together below 1; "
+            "adversarial and realism_dists are at least 0"
+        )
     if config.train_only and config.train_only not in PARTS:
         raise TrainingError(f"{path}: train_only = {config.train_only!r}: choose {' or '.join(PARTS)}, or leave it out")
     if config.train_only and (not config.start_from or config.start_from.endswith(".pt")):
@@ -116,6 +139,10 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
 
 def _shares(config: TrainingConfig) -> tuple[float, float, float]:
     return config.warmup, config.decay, config.quantise_from
+
+
+def _stage_numbers(config: TrainingConfig) -> tuple[float, ...]:
+    return config.realism_share, config.previews_share, config.adversarial, config.realism_dists
 
 
 def _is_range(values: tuple[object, ...]) -> bool:

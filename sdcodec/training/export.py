@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sdcodec.bundles.writing import NewPrior, keep_priors, write_bundle
 from sdcodec.coding.tables import FrequencyTables, blended_tables, gaussian_tables, scales
 from sdcodec.constants import ACTIVATION_ONE, MEAN_ONE, QUALITY_LEVELS, RATIO_ONE, SCALE_COUNT, WEIGHT_LIMIT
 from sdcodec.errors import TrainingError
+from sdcodec.priors.blocks import Block
 from sdcodec.priors.config import PriorConfig
 from sdcodec.priors.learned import LearnedPrior
 from sdcodec.priors.sources import SymbolQuantiser
@@ -128,12 +129,12 @@ def _analysis_tensors(prior: PriorNetwork) -> dict[str, Tensor]:
 class _Counter(SymbolQuantiser):
     """Counts the symbols under each table."""
 
-    def __init__(self, scaled: Tensor, hyper: Tensor, tables: FrequencyTables) -> None:
+    def __init__(self, scaled: Tensor, hyper: Sequence[Tensor], tables: FrequencyTables) -> None:
         super().__init__(scaled, hyper, tables)
         self.counts = [np.zeros(2 * reach + 2) for reach in tables.radius]
         self._radius = tables.radius
 
-    def take(self, symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
+    def take(self, blocks: Sequence[Block], symbols: NDArray[np.int64], tables: NDArray[np.int64]) -> None:
         for table in np.unique(tables):
             reach = int(self._radius[table])
             chosen = symbols[tables == table]
@@ -217,10 +218,18 @@ def export_decoder(
     stored = read_tensors(source.folder / source.priors[0].file)
     inverse_gain = quality_rows(model.inverse_gain).exp()
     kept = NewPrior("learned", source.priors[0].configuration, *prior_parts(stored), stored["gain"], inverse_gain)
-    return keep_priors(_written(model, folder, source.name, kept, description), source)
+    realism = source.default_realism if source.default_realism is not None else 0.0
+    return keep_priors(_written(model, folder, source.name, kept, description, realism), source)
 
 
-def _written(model: TrainingModel, folder: Path, name: str, prior: NewPrior, description: dict[str, Any]) -> Bundle:
+def _written(
+    model: TrainingModel,
+    folder: Path,
+    name: str,
+    prior: NewPrior,
+    description: dict[str, Any],
+    default_realism: float = 0.0,
+) -> Bundle:
     return write_bundle(
         folder,
         name=name,
@@ -229,6 +238,7 @@ def _written(model: TrainingModel, folder: Path, name: str, prior: NewPrior, des
         weights=_autoencoder_tensors(model),
         prior=prior,
         description=description | {COMPLEXITY: kmac_per_pixel(model)},
+        default_realism=default_realism if model.autoencoder.realism else None,
     )
 
 
@@ -239,6 +249,8 @@ def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:
         for key, value in getattr(model, part).state_dict().items()
     }
     tensors["decoder_bias"] = quality_rows(model.decoder_bias).half()
+    for name in model.autoencoder.realism_shapes if model.autoencoder.realism else ():
+        tensors[name] = getattr(model, name).detach().half().contiguous()
     _check_finite(tensors)
     return tensors
 

@@ -19,7 +19,7 @@ TABLE_BATCH, TABLE_CROPS = 3 << 40, 64  # number of a step that no training reac
 def write_model(config: TrainingConfig, averages: Averages, photographs: Photographs, source: Bundle | None) -> Bundle:
     """Write `bundle/` in the folder of the run, ready for `--model`.
 
-    `source` is the bundle that the run started from; with `train_only`, its encoder and priors are kept.
+    `source` is the bundle that the run started from; if only the decoder was trained, its encoder and priors are kept.
     """
     folder = config.output_folder / "bundle"
     weights = {name: value.float().cpu() for name, value in averages.weights.items()}
@@ -28,7 +28,7 @@ def write_model(config: TrainingConfig, averages: Averages, photographs: Photogr
         "training_images": photographs.count,
         "validation_loss": averages.description["validation_loss"],
     }
-    if source is not None and config.train_only:
+    if source is not None and config.keeps_files:
         bundle = export_decoder(weights, config.autoencoder, config.prior, source, folder, description)
     else:
         crops = photographs.crops(config.seed, TABLE_BATCH, TABLE_CROPS, config.crop_size).cpu()

@@ -39,21 +39,43 @@ class RateDistortion:
         self.lpips = LPIPS().to(device, memory_format=torch.channels_last)
         self.vgg_terms = {name: (weight, term.to(device)) for name, (weight, term) in _vgg_terms(config).items()}
 
-    def __call__(self, model: TrainingModel, images: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the means of its parts."""
-        config, training = self.config, model.training
-        with self._low_precision():
-            output = model(images, quality)
-        reconstructed = output.images.float()
+    def __call__(
+        self, model: TrainingModel, images: Tensor, quality: Tensor, realism: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss and the means of its parts; inputs as for `TrainingModel`."""
+        with self.low_precision():
+            output = model(images, quality, realism)
+        distortion, parts = self.distortion(output.images, images, quality, training=model.training)
+        parts |= rates(output.coded, images)
+        cost = self.config.rate_weight * parts["bpp"] + beta_of(quality) * distortion
+        loss = (cost * self.balance(quality)).mean()
+        return loss, {name: value.detach().mean() for name, value in parts.items()}
+
+    def distortion(
+        self,
+        reconstructed: Tensor,
+        images: Tensor,
+        quality: Tensor,
+        *,
+        training: bool,
+        further: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the distortion of each image, `[B]`, and its parts.
+
+        further: factors `[B]` on the weights of parts, by name.
+        """
+        config, further = self.config, further or {}
+        reconstructed = reconstructed.float()
         # AlexNet has a stride of 4: at a fixed phase the decoder learns a grid that is good at that phase only.
         pair = from_random_phase(reconstructed, images, ALEXNET[0].stride) if training else (reconstructed, images)
-        with self._low_precision():
+        with self.low_precision():
             perceptual = self.lpips.distance(*pair)
         error = 255 * (reconstructed - images)
         squared = losses.squared(error)
         limited = error.clamp(-losses.LARGEST_ERROR, losses.LARGEST_ERROR)
         parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(limited), "grid": losses.grid(limited)}
-        parts |= _rates(output.coded, images)
+        if not training:
+            parts["psnr"] = 10 * torch.log10(255**2 / squared.clamp(min=1e-6))
         towards_low = config.lpips_at_low ** (1 - quality / 100)
         distortion = config.lpips_weight * towards_low * perceptual
         distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
@@ -62,15 +84,19 @@ class RateDistortion:
             distortion = distortion + config.structure_weight * towards_low * parts["structure"]
         seen = config.vgg_images if training else 0
         for number, (name, (weight, term)) in enumerate(self.vgg_terms.items()):
-            with self._low_precision():
+            with self.low_precision():
                 parts[name] = on_some(term, reconstructed, images, seen, number * seen)
-            distortion = distortion + weight * towards_low * parts[name]
-        cost = config.rate_weight * parts["bpp"] + beta_of(quality) * distortion
-        # Rate and weighted distortion both grow about like the square root of beta: without this, high rates would rule.
-        balance = (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -config.evening
-        return (cost * balance).mean(), {name: value.detach().mean() for name, value in parts.items()}
+            distortion = distortion + weight * towards_low * further.get(name, 1.0) * parts[name]
+        return distortion, parts
 
-    def _low_precision(self) -> torch.autocast:
+    def balance(self, quality: Tensor) -> Tensor:
+        """Return the factor on the costs of qualities, `[B]`.
+
+        Rate and weighted distortion both grow about like the square root of beta: without it, high rates would rule.
+        """
+        return (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
+
+    def low_precision(self) -> torch.autocast:
         """Compute inner convolutions in bfloat16, if settings and hardware allow it."""
         # A cache of cast weights must not outlive a recorded step.
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast, cache_enabled=False)
@@ -100,7 +126,8 @@ def on_some(term: DISTS | LPIPS, reconstructed: Tensor, images: Tensor, seen: in
     return F.pad(found * (count / seen), (first, count - seen - first))
 
 
-def _rates(coded: Coded, images: Tensor) -> dict[str, Tensor]:
+def rates(coded: Coded, images: Tensor) -> dict[str, Tensor]:
+    """Return bits per pixel of each image, of all latents and of hyper-latents."""
     pixels = images[0, 0].numel()
     return {"bpp": coded.bits / pixels, "hyper_bpp": coded.hyper_bits / pixels}
 

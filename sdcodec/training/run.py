@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.autoencoders.conv import ConvConfig
-from sdcodec.bundles.store import find
+from sdcodec.bundles.store import MANIFEST, find
 from sdcodec.errors import OptionError, TrainingError
 from sdcodec.priors.config import PriorConfig
 from sdcodec.training.averages import load_averages
@@ -22,7 +22,7 @@ from sdcodec.training.photographs import Photographs, centre_crops, load_photogr
 from sdcodec.training.restore import restore
 from sdcodec.training.session import load_weights
 from sdcodec.training.start import start_as_transform
-from sdcodec.training.trainer import Trainer
+from sdcodec.training.trainer import CHECKPOINT, Trainer
 from sdcodec.training.validation import VALIDATION_SIZE
 
 START_BATCH = 1 << 40  # number of a step that no training reaches
@@ -35,10 +35,52 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
     SIGINT and SIGTERM stop it cleanly. Raises TrainingError for a faulty configuration, missing data, or a run that
     exists and is not to be resumed.
     """
-    trainer = prepare(load_config(config_path, overrides), resume=resume)
-    images = trainer.photographs.count, len(trainer.validation)
-    print(f"{images[0]} images for training, {images[1]} for validation", flush=True)
-    return trainer.run()
+    config = load_config(config_path, overrides)
+    for number, part in enumerate(parts := _stages(config)):
+        if resume and part is not parts[-1] and (part.output_folder / "bundle" / MANIFEST).exists():
+            continue  # an earlier call has finished it
+        trainer = prepare(part, resume=resume and (number == 0 or (part.output_folder / CHECKPOINT).exists()))
+        images = trainer.photographs.count, len(trainer.validation)
+        print(f"stage {part.stage}: {images[0]} images for training, {images[1]} for validation", flush=True)
+        trainer.run()
+        if trainer.progress < 1:  # stopped by a signal
+            break
+    return config.output_folder
+
+
+def _stages(config: TrainingConfig) -> list[TrainingConfig]:
+    """Return a run for each stage.
+
+    The last one has the output folder, earlier ones have folders beside it, named after them.
+    """
+    if config.stage != "all":
+        return [config]
+    _check_length(config)
+    shares = {"realism": config.realism_share, "previews": config.previews_share}
+    shares = {"codec": 1 - sum(shares.values())} | {stage: share for stage, share in shares.items() if share}
+    parts, source = [], config.start_from
+    for stage, share in shares.items():
+        last = stage == [*shares][-1]
+        output = config.output_folder
+        folder = output if last else output.with_name(f"{output.name}-{stage}")
+        parts.append(
+            replace(
+                config,
+                stage=stage,
+                output=str(folder),
+                start_from=source,
+                train_only=config.train_only if stage == "codec" else "",
+                minutes=config.minutes * share,
+                num_steps=max(1, round(config.num_steps * share)) if config.num_steps else 0,
+            )
+        )
+        source = str(folder / "bundle")
+    return parts
+
+
+def _check_length(config: TrainingConfig) -> None:
+    if (config.num_steps > 0) == (config.minutes > 0):
+        raise TrainingError("the length of the run is not clear; give either --minutes or --steps")
 
 
 def export_run(config_path: Path, *, overrides: dict[str, str] | None = None) -> Path:
@@ -54,8 +96,9 @@ def export_run(config_path: Path, *, overrides: dict[str, str] | None = None) ->
         autoencoder=ConvConfig(**stored["autoencoder"]),
         prior=PriorConfig(**stored["prior"]),
         train_only=stored["train_only"],
+        stage=stored["stage"],
     )
-    source = find(stored["start_from"]) if config.train_only else None
+    source = find(stored["start_from"]) if config.keeps_files else None
     photographs = _photographs(config, find_images(_folders(config)).training, torch.device("cpu"))
     return write_model(config, averages, photographs, source).folder
 
@@ -67,8 +110,7 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
     """
     _check_output(config.output_folder, resume)
     folders = _folders(config)
-    if (config.num_steps > 0) == (config.minutes > 0):
-        raise TrainingError("the length of the run is not clear; give either --minutes or --steps")
+    _check_length(config)
     device = _device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -79,7 +121,7 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
     elif config.start_from:
         source = find(config.start_from)
         restored = restore(source)
-        config = replace(config, autoencoder=restored.autoencoder, prior=restored.prior)
+        config = replace(config, autoencoder=_with_parts(restored.autoencoder, config.stage), prior=restored.prior)
         weights = restored.weights
     model = _model(config, weights).to(device, memory_format=torch.channels_last)
     split = find_images(folders)
@@ -105,7 +147,7 @@ def _photographs(config: TrainingConfig, paths: tuple[Path, ...], device: torch.
 
 
 def _check_output(output: Path, resume: bool) -> None:
-    exists = (output / "last.pt").exists()
+    exists = (output / CHECKPOINT).exists()
     if exists and not resume:
         raise TrainingError(f"{output}: holds a run already; give --resume to continue it, or another output")
     if resume and not exists:
@@ -121,16 +163,24 @@ def _device(name: str) -> torch.device:
         raise TrainingError(str(error)) from error
 
 
+def _with_parts(autoencoder: ConvConfig, stage: str) -> ConvConfig:
+    """Return the configuration with the parts that a stage adds to the decoder."""
+    added = {"realism": {"realism": 1}, "previews": {"reduced": 1}}
+    return replace(autoencoder, **added.get(stage, {}))
+
+
 def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> TrainingModel:
     """Build the model, with the `weights` of an earlier run if given."""
     model = TrainingModel(config.autoencoder, config.prior)
     if weights is not None:
         shapes = model.state_dict()
         differing = [name for name, value in weights.items() if name not in shapes or value.shape != shapes[name].shape]
-        if wrong := [*differing, *(name for name in shapes if name not in weights)]:
+        # Those that a stage adds begin with zeros.
+        added = [name for name in shapes if name.startswith(("realism_", "decoder.head_"))]
+        if wrong := [*differing, *(name for name in shapes if name not in weights and name not in added)]:
             raise TrainingError(
                 f"{config.start_from}: weights of another model ({', '.join(wrong[:3])}); "
                 "give [autoencoder] and [prior] as its run had them"
             )
-        model.load_state_dict(weights)
+        model.load_state_dict(weights, strict=False)
     return model

@@ -14,25 +14,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.bundles.store import Bundle
+from sdcodec.bundles.writing import set_default_realism
 from sdcodec.errors import TrainingError
 from sdcodec.training.averages import Averages, save_averages
 from sdcodec.training.compiling import use_compiled_blocks
-from sdcodec.training.config import PARTS, TrainingConfig
+from sdcodec.training.config import TrainingConfig
 from sdcodec.training.finishing import write_model
 from sdcodec.training.guard import SKIPPED_STEPS, NormLimit, Watch
 from sdcodec.training.model import TrainingModel
-from sdcodec.training.objective import RateDistortion
 from sdcodec.training.optim import Optimisers
 from sdcodec.training.photographs import Photographs
+from sdcodec.training.realism import RealismStage, choose_realism
 from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.schedule import Clock, Schedule
 from sdcodec.training.session import Log, Means, save, stop_on_signals
-from sdcodec.training.validation import validate
+from sdcodec.training.stages import CodecStage, PreviewStage
 
+CHECKPOINT = "last.pt"
 CHECK_BATCH = 2 << 40  # number of a step that no training reaches
 LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
 CHECKPOINT_SECONDS = 120.0
 MOST_RETURNS = 2  # to a checkpoint, each with half the learning rate
+STAGES = {"codec": CodecStage, "realism": RealismStage, "previews": PreviewStage}
 
 
 class Trainer:
@@ -53,16 +56,17 @@ class Trainer:
         """Build the run.
 
         validation: crops, uint8 `[N, H, W, 3]`.
-        source: the bundle that the run starts from; its encoder and priors stay with `train_only`.
+        source: the bundle that the run starts from; its encoder and priors stay if only the
+            decoder is trained.
         """
         self.config, self.model = config, model
         self.photographs, self.validation = photographs, validation
         self.device, self.source = device, source
         self.output = config.output_folder
-        self.checkpoint = self.output / "last.pt"
+        self.checkpoint = self.output / CHECKPOINT
         self.log = Log(self.output / "log.csv")
-        self.objective = RateDistortion(config, device)
-        self.trained = [p for name, p in model.named_parameters() if _is_trained(name, config.train_only)]
+        self.stage: CodecStage = STAGES[config.stage](config, model, device)
+        self.trained = [p for name, p in model.named_parameters() if self.stage.trains(name)]
         for parameter in set(model.parameters()) - set(self.trained):
             parameter.requires_grad_(False)
         self.optimisers = self._optimisers()
@@ -82,10 +86,10 @@ class Trainer:
         if config.optimiser == "adamw":
             matrices = []
         rest = [p for p in self.trained if all(p is not m for m in matrices)]
-        knots = [p for p in rest if names[id(p)].endswith(".values")]
-        rest = [p for p in rest if not names[id(p)].endswith(".values")]
-        groups: list[dict[str, Any]] = [{"params": rest}, {"params": knots, "lr": 2 * config.learning_rate}]
-        return Optimisers(matrices, groups, config.learning_rate, config.weight_decay)
+        told = [p for p in rest if _is_told(names[id(p)])]
+        rest = [p for p in rest if not _is_told(names[id(p)])]
+        groups: list[dict[str, Any]] = [{"params": rest}, {"params": told, "lr": 2 * self.stage.rate}]
+        return Optimisers(matrices, groups, self.stage.rate, config.weight_decay)
 
     def run(self) -> Path:
         """Train to the end of the schedule or to a signal.
@@ -168,18 +172,22 @@ class Trainer:
         if self.device.type != "cuda" or not config.compile:
             return
         images = self.photographs.crops(config.seed, CHECK_BATCH, config.batch, config.crop_size).float() / 255
-        quality = self._qualities(config.batch).to(self.device)
+        quality = self.stage.inputs(config.batch)[0].to(self.device)
 
         def loss() -> Tensor:
             torch.manual_seed(config.seed)
-            return self.objective(self.model, images, quality)[0]
+            return self.stage.objective(self.model, images, quality)[0]
 
         self.model.train()
         use_compiled_blocks(self.model, loss, lambda text: print(text, flush=True))
 
     def export(self) -> Bundle:
         """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""
-        return write_model(self.config, self._averages(), self.photographs, self.source)
+        bundle = write_model(self.config, self._averages(), self.photographs, self.source)
+        if isinstance(self.stage, RealismStage):
+            self.model.load_state_dict(self.average)
+            bundle = set_default_realism(bundle, choose_realism(self.stage, self.validation))
+        return bundle
 
     def _averages(self) -> Averages:
         loss = None if math.isnan(self.validation_loss) else self.validation_loss
@@ -194,37 +202,32 @@ class Trainer:
         config = self.config
         crops = self.photographs.crops(config.seed, self.step, config.batch, config.crop_size)
         torch.manual_seed(config.seed * 1_000_003 + self.step)
-        quantise = config.quantise_from < 1 and self.progress >= config.quantise_from
         self.model.train()
-        self.model.prior.set_quantise(quantise)
         factor = self.schedule.rate_factor(self.step, self.clock.seconds, config.warmup, config.decay)
-        self.optimisers.set_rate(factor * 0.5**self.returns)
-        parts = self.recorded(crops, self._qualities(config.batch), quantise)
+        factor *= 0.5**self.returns
+        self.optimisers.set_rate(factor)
+        key = self.stage.begin(self.progress, factor)
+        parts = self.recorded(crops, self.stage.inputs(config.batch), key)
         keep = min(config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             state = self.model.state_dict()
             torch._foreach_lerp_(list(self.average.values()), [state[name] for name in self.average], 1 - keep)
         return parts
 
-    def _update(self, crops: Tensor, quality: Tensor) -> dict[str, Tensor]:
+    def _update(self, crops: Tensor, inputs: Tensor) -> dict[str, Tensor]:
         """Compute loss, gradients and new weights on the device."""
-        loss, parts = self.objective(self.model, crops.float() / 255, quality)
         self.optimisers.zero_grad()
-        loss.backward()
+        parts, sound = self.stage.backward(crops.float() / 255, inputs)
         norm = torch.nn.utils.clip_grad_norm_(self.trained, self.config.gradient_clip)
-        counts = self.limit(norm)
+        counts = self.limit(norm) & sound
         wrong = ~counts
         for parameter in self.trained:
             if parameter.grad is not None:
                 parameter.grad.masked_fill_(wrong, 0.0)
         self.optimisers.step(counts)
-        found = parts | {"gradient": norm, "loss": loss.detach()}
+        self.stage.finish(counts)
+        found = parts | {"gradient": norm}
         return {name: value.masked_fill(wrong, 0.0) for name, value in found.items()} | {"skipped": wrong.float()}
-
-    def _qualities(self, batch: int) -> Tensor:
-        """Return one quality per image, spread evenly over the range, in random order."""
-        lowest, highest = self.config.qualities
-        return lowest + (highest - lowest) * (torch.randperm(batch) + torch.rand(batch)) / batch
 
     def validate(self) -> None:
         """Log the means of `sdcodec.training.validation` for the averaged weights."""
@@ -233,7 +236,7 @@ class Trainer:
         kept = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.average)
         self.model.prior.set_quantise(self.config.quantise_from < 1)
-        result = validate(self.model.eval(), self.objective, self.validation, self.device)
+        result = self.stage.validate(self.validation)
         self.model.load_state_dict(kept)
         self.validation_loss = result["loss"]
         self.log.write("validation", self.step, self.clock.seconds, result)
@@ -245,6 +248,7 @@ class Trainer:
             "average": self.average,
             "optimisers": self.optimisers.state(),
             "limit": self.limit.state(),
+            "stage": self.stage.state(),
             "step": self.step,
             "returns": self.returns,
             "seconds": self.clock.seconds,
@@ -261,11 +265,13 @@ class Trainer:
         self.average = state["average"]
         self.optimisers.restore(state["optimisers"])
         self.limit.restore(state["limit"])
+        self.stage.restore(state["stage"])
         self.step, self.returns, self.clock.seconds = state["step"], state["returns"], state["seconds"]
         self.recorded.forget()
         self.watch.forget()
         self.means.forget()
 
 
-def _is_trained(name: str, only: str) -> bool:
-    return not only or name.startswith(PARTS[only])
+def _is_told(name: str) -> bool:
+    """Return whether a parameter depends on quality or realism: twice the rate."""
+    return name.endswith(".values") or name.startswith("realism_")

@@ -18,11 +18,15 @@ VALIDATION_BATCH = 4
 
 @torch.no_grad()
 def validate(
-    model: TrainingModel, objective: RateDistortion, images: NDArray[np.uint8], device: torch.device
+    model: TrainingModel,
+    objective: RateDistortion,
+    images: NDArray[np.uint8],
+    device: torch.device,
+    realism: float = 0.0,
 ) -> dict[str, float]:
     """Return loss and means over the crops at each of a few qualities.
 
-    `images` are uint8 `[N, H, W, 3]`; symbols are rounded as in a file.
+    `images` are uint8 `[N, H, W, 3]`; symbols are rounded as in a file. `psnr` is the mean over images, in dB.
     """
     result: dict[str, float] = {}
     total = 0.0
@@ -32,7 +36,8 @@ def validate(
             for start in range(0, len(images), VALIDATION_BATCH):
                 part = torch.from_numpy(images[start : start + VALIDATION_BATCH])
                 batch = part.to(device).permute(0, 3, 1, 2).float() / 255
-                loss, parts = objective(model, batch, torch.full((len(batch),), level, device=device))
+                told = (torch.full((len(batch),), value, device=device) for value in (level, realism))
+                loss, parts = objective(model, batch, *told)
                 rows += [_floats(parts | {"loss": loss})] * len(batch)
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             total += mean.pop("loss") / len(VALIDATION_QUALITIES)
