@@ -31,6 +31,8 @@ from sdcodec.errors import (
 )
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from PIL import Image
 
     from sdcodec.codec import DEFAULT_QUALITY, Codec
@@ -120,6 +122,8 @@ def decode(
     device: str = "auto",
     precision: str = "auto",
     max_pixels: int | None = None,
+    realism: float | None = None,
+    scale: float | Fraction = 1,
     denoise: int = 0,
     strength: float | None = None,
     seed: int = 0,
@@ -138,7 +142,15 @@ def decode(
         content = sdc_bytes(data)
         bundle = store.that_wrote(Container.from_bytes(content).header.fingerprint, model)
         codec = _codec(bundle.folder, device, precision)
-        return codec.decode(content, max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)
+        return codec.decode(
+            content,
+            max_pixels=max_pixels,
+            realism=realism,
+            scale=scale,
+            denoise=denoise,
+            strength=strength,
+            seed=seed,
+        )
 
 
 KEPT_CODECS = 2  # that `encode` and `decode` keep loaded: models are large

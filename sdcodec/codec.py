@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, ratecontrol, tiling, windowed
+from sdcodec import hardware, ratecontrol, rendering, tiling, windowed
 from sdcodec.constants import HIGHEST_QUALITY_INDEX
 from sdcodec.container import Container, Header, padded_size
-from sdcodec.denoisers import error_levels
-from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.effort import check_effort, effort_of
-from sdcodec.encoded import Encoded, decoded_picture
+from sdcodec.encoded import Encoded
 from sdcodec.loaded import SMALLER, LoadedBundle, file_method
 from sdcodec.modes.latents import LatentMode
 from sdcodec.modes.protocol import Mode, Request, Source
@@ -32,6 +30,7 @@ from sdcodec.pixels import (
     smooth_hidden_colour,
     to_pil,
 )
+from sdcodec.rendering import WHOLE, Rendering
 from sdcodec.sources import SdcSource, sequence_of
 
 DEFAULT_QUALITY = 50.0
@@ -106,6 +105,8 @@ class Codec(LoadedBundle):
         data: SdcSource,
         *,
         max_pixels: int | None = None,
+        realism: float | None = None,
+        scale: float | Fraction = 1,
         denoise: int = 0,
         strength: float | None = None,
         seed: int = 0,
@@ -115,6 +116,9 @@ class Codec(LoadedBundle):
         Kept metadata is in its `info`.
 
         data: the file's bytes (also as bytearray, memoryview or `Encoded`), a path, or a file open for binary reading.
+        realism: 0 (faithful) to 1 (vivid), for models whose decoder has it (None: the model's default).
+        scale: 1, 1/2, 1/4 or 1/8 of the size, sides rounded up: computed directly if the decoder has a head for it,
+            else the means of squares of the whole image.
         denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below
             what the UNet was trained on, nothing is done.
         strength: factor on the measured deviation of the latents' error (None: 1).
@@ -124,12 +128,13 @@ class Codec(LoadedBundle):
         ImageError beyond max_pixels, NotEnoughMemoryError, OptionError.
         """
         check_denoising(denoise, strength, seed)
+        chosen = Rendering.of(realism, scale, self.default_realism)
         container = self._parsed(data, pixel_limit(max_pixels, DEFAULT_MAX_PIXELS))
         latents = self._decoded_latents([container])
         if denoise:
             latents = self._denoised(latents, [container], denoise, strength, seed)
-        [pixels] = self._pixels(latents, container.header)
-        return to_pil(decoded_picture(pixels, container))
+        [pixels] = self._pixels(latents, container.header, chosen)
+        return to_pil(rendering.picture(pixels, container, chosen))
 
     @hardware.undisturbed
     def encode_batch(
@@ -161,6 +166,8 @@ class Codec(LoadedBundle):
         files: Sequence[SdcSource],
         *,
         max_pixels: int | None = None,
+        realism: float | None = None,
+        scale: float | Fraction = 1,
         denoise: int = 0,
         strength: float | None = None,
         seed: int = 0,
@@ -171,6 +178,7 @@ class Codec(LoadedBundle):
         the same seed, so that memory stays that of one image. Raises as `decode`.
         """
         check_denoising(denoise, strength, seed)
+        rendered = Rendering.of(realism, scale, self.default_realism)
         containers = [
             self._parsed(data, pixel_limit(max_pixels, DEFAULT_MAX_PIXELS)) for data in sequence_of(files, "files")
         ]
@@ -180,24 +188,27 @@ class Codec(LoadedBundle):
             latents = self._decoded_latents(chosen)
             if denoise:
                 latents = self._denoised(latents, chosen, denoise, strength, seed)
-            for i, pixels in zip(group, self._pixels(latents, chosen[0].header), strict=True):
-                images[i] = to_pil(decoded_picture(pixels, containers[i]))
+            for i, pixels in zip(group, self._pixels(latents, chosen[0].header, rendered), strict=True):
+                images[i] = to_pil(rendering.picture(pixels, containers[i], rendered))
         return [images[i] for i in range(len(containers))]
 
     @file_method
-    def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+    def round_trip(
+        self, image: ImageSource, *, realism: float | None = None, max_pixels: int | None = None
+    ) -> Image.Image:
         """Return the image, RGB, after the autoencoder without quantisation.
 
-        It is the upper bound of every quality. Decoders that depend on quality are given the highest. Raises
-        ImageError for unreadable images.
+        It is the upper bound of every quality. Decoders that depend on quality are given the highest. `realism` as
+        for `decode`. Raises ImageError for unreadable images, OptionError.
         """
+        chosen = Rendering.of(realism, 1, self.default_realism)
         picture = read_picture(image, max_pixels=pixel_limit(max_pixels, DEFAULT_MAX_PIXELS))
         height, width = picture.rgb.shape[:2]
         highest, factor = HIGHEST_QUALITY_INDEX, self._model.autoencoder.factor
         # Gains and their inverses are learned apart: their product is not one.
         scale = self._model.quantiser.gain[highest] * self._model.quantiser.inverse_gain[highest]
         latents = self._latents([picture]) * scale[:, None, None]
-        pixels = self._pixels(latents, Header(self.fingerprint, highest, width, height, factor=factor))
+        pixels = self._pixels(latents, Header(self.fingerprint, highest, width, height, factor=factor), chosen)
         return Image.fromarray(pixels[0])
 
     @file_method
@@ -224,10 +235,9 @@ class Codec(LoadedBundle):
         return windowed.encode(self._model.autoencoder, pixels, self.device)
 
     @hardware.explained_memory(SMALLER)
-    def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
+    def _pixels(self, latents: Tensor, header: Header, chosen: Rendering = WHOLE) -> NDArray[np.uint8]:
         """Return the pixels of latents `[B, C, h, w]`, uint8, cropped to the image."""
-        pixels = windowed.decode(self._model.autoencoder, latents, header.quality_index)
-        return pixels[:, : header.height, : header.width]
+        return rendering.render(self._model.autoencoder, latents, header, chosen)
 
     def _padded(self, picture: Picture) -> NDArray[np.uint8]:
         """Return the visible pixels `[H, W, 3]`, padded to multiples of 4 latents.
@@ -246,29 +256,6 @@ class Codec(LoadedBundle):
     def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
         """Return the latents `[B, C, h, w]` of files of one size, quality, prior and mode."""
         return _mode_of(containers[0]).decode(self._model_of(containers[0]), containers)
-
-    # Denoising
-
-    def _denoised(
-        self, latents: Tensor, containers: Sequence[Container], num_steps: int, strength: float | None, seed: int
-    ) -> Tensor:
-        """Denoise dequantised latents `[B, C, h, w]`, image by image."""
-        with hardware.explained_memory(
-            "decode without denoising, with precision float16 or bfloat16, or on another device"
-        ):
-            unet, factor = self._denoiser, 1.0 if strength is None else strength
-            each = zip(latents[:, None], map(self._deviations, containers), strict=True)
-            return torch.cat([denoised(own, error, unet, num_steps, factor, seed) for own, error in each])
-
-    def _deviations(self, container: Container) -> Tensor:
-        """Return the standard deviation of the latents' error, `[C]`.
-
-        It is the measured one, or else that of rounding.
-        """
-        model = self._model_of(container)
-        if container.deviations is None or not model.measures_error:
-            return error_levels.uniform_deviations(model.quantiser.inverse_gain[container.header.quality_index])
-        return error_levels.unpack_deviations(container.deviations, model.autoencoder.channels)
 
     # Files
 

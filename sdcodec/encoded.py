@@ -1,14 +1,10 @@
-"""An encoded image, as `Codec.encode` returns it, and a decoded one."""
+"""An encoded image, as `Codec.encode` returns it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from sdcodec.container import Container
-from sdcodec.pixels import Picture, unpack_alpha
 
 
 @dataclass(frozen=True, repr=False)
@@ -36,13 +32,3 @@ class Encoded:
 
     def __repr__(self) -> str:
         return f"<Encoded: {len(self.data)} bytes, {self.width} x {self.height}, quality {self.quality:g}>"
-
-
-def decoded_picture(pixels: NDArray[np.uint8], container: Container) -> Picture:
-    """Return decoded pixels `[H, W, 3]` with their transparency and metadata.
-
-    Raises FormatError for a damaged alpha channel.
-    """
-    height, width = pixels.shape[:2]
-    alpha = None if container.alpha is None else unpack_alpha(container.alpha, width, height)
-    return Picture(pixels, alpha, container.icc, container.exif, container.xmp)

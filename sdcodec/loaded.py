@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Self, TypeVar
+
+import torch
+from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.bundles import shared, store
 from sdcodec.container import Container
+from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
+from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.errors import BundleError, FormatError, ImageError, OptionError, warn
 from sdcodec.model import Model
 from sdcodec.sources import SdcSource, naming, naming_source, sdc_bytes
@@ -63,6 +68,14 @@ class LoadedBundle:
             )
         self._model = self._loaded(self._bundle.priors[0])
         self._with_earlier_priors: dict[bytes, Model] = {}  # by the fingerprint in a file
+
+    @property
+    def default_realism(self) -> float | None:
+        """Realism, 0..1, that it decodes with unless told otherwise.
+
+        None if the model's decoder has no realism to choose.
+        """
+        return self._bundle.default_realism
 
     @classmethod
     def for_file(
@@ -121,6 +134,27 @@ class LoadedBundle:
     @hardware.explained_memory(SMALLER)
     def _loaded(self, entry: store.PriorEntry) -> Model:
         return shared.load(self._bundle, entry, self.device, self._dtype, self._offload)
+
+    def _denoised(
+        self, latents: Tensor, containers: Sequence[Container], num_steps: int, strength: float | None, seed: int
+    ) -> Tensor:
+        """Denoise dequantised latents `[B, C, h, w]`, image by image."""
+        with hardware.explained_memory(
+            "decode without denoising, with precision float16 or bfloat16, or on another device"
+        ):
+            unet, factor = self._denoiser, 1.0 if strength is None else strength
+            each = zip(latents[:, None], map(self._deviations, containers), strict=True)
+            return torch.cat([denoised(own, error, unet, num_steps, factor, seed) for own, error in each])
+
+    def _deviations(self, container: Container) -> Tensor:
+        """Return the standard deviation of the latents' error, `[C]`.
+
+        It is the measured one, or else that of rounding.
+        """
+        model = self._model_of(container)
+        if container.deviations is None or not model.measures_error:
+            return error_levels.uniform_deviations(model.quantiser.inverse_gain[container.header.quality_index])
+        return error_levels.unpack_deviations(container.deviations, model.autoencoder.channels)
 
     def __getstate__(self) -> dict[str, Any]:
         bundle = self._bundle

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Iterable
+from fractions import Fraction
 
 from sdcodec.errors import OptionError
 
 MODES = ("latents", "palette")
 METADATA_KINDS = frozenset({"icc", "exif", "xmp"})
 MOST_BYTES = 1 << 62  # a larger budget is no tighter limit, and leaves the range of floating point
+DIVISORS = {Fraction(1, divisor): divisor for divisor in (1, 2, 4, 8)}  # of the sides, by the scale of an image
 
 
 def check_rate(quality: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
@@ -109,3 +111,24 @@ def _check_kind(name: str, value: object, kind: type, kind_name: str, remedy: st
         return
     if isinstance(value, bool) or not isinstance(value, kind):
         raise OptionError(f"{name} {value!r} is not a {kind_name}; {remedy}")
+
+
+def check_realism(realism: float | None, default: float | None) -> None:
+    """Check a realism.
+
+    `default` is that of the model, None if its decoder has none. Raises OptionError.
+    """
+    if realism is None:
+        return
+    if not isinstance(realism, (int, float)) or not 0 <= realism <= 1:
+        raise OptionError(f"realism {realism!r} is no number from 0 to 1")
+    if default is None:
+        raise OptionError("this model's decoder has no realism to choose; leave --realism (realism) out")
+
+
+def check_scale(scale: float | Fraction) -> int:
+    """Return the divisor of the sides for a scale. Raises OptionError."""
+    try:
+        return DIVISORS[scale]  # type: ignore[index]  # a float that is equal has the same hash
+    except (KeyError, TypeError) as error:
+        raise OptionError(f"scale {scale!r} is none of 1, 1/2, 1/4 and 1/8; give 0.5, 0.25 or 0.125") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import click
@@ -57,6 +58,19 @@ def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 )
 @click.option("--model", metavar="NAME|FOLDER", help="Model of the file.  [default: the model that the file names]")
 @click.option(
+    "--realism",
+    type=click.FloatRange(0, 1),
+    metavar="0..1",
+    help="From 0, faithful, to 1, vivid, for models that have it.  [default: that of the model]",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["1", "1/2", "1/4", "1/8"]),
+    default="1",
+    show_default=True,
+    help="Size of the image relative to the original.",
+)
+@click.option(
     "--denoise",
     type=click.IntRange(min=0),
     metavar="STEPS",
@@ -81,6 +95,8 @@ def decode(
     output: str,
     image_format: str | None,
     model: str | None,
+    realism: float | None,
+    scale: str,
     denoise: int | None,
     strength: float | None,
     seed: int | None,
@@ -102,6 +118,7 @@ def decode(
       sdcodec decode encoded/*.sdc -o decoded/ --format webp
       sdcodec decode - -o - < photo.sdc > photo.png
       sdcodec decode photo.sdc -o photo.png --denoise 4
+      sdcodec decode encoded/*.sdc -o previews/ --scale 1/8
     """
     if denoise is None and (strength is not None or seed is not None or offload):
         raise click.UsageError("--strength, --seed and --offload need --denoise.")
@@ -127,7 +144,15 @@ def decode(
         data = read_bytes(job.source)
         start = time.perf_counter()
         codec = codec_for(data)
-        image = codec.decode(data, max_pixels=max_pixels, denoise=denoise or 0, strength=strength, seed=seed or 0)
+        image = codec.decode(
+            data,
+            max_pixels=max_pixels,
+            realism=realism,
+            scale=Fraction(scale),
+            denoise=denoise or 0,
+            strength=strength,
+            seed=seed or 0,
+        )
         seconds = time.perf_counter() - start
         result = to_image_file(image, extension)
         write_bytes(job.target, result, force=options.force)

@@ -52,6 +52,7 @@ def _describe(name: str, symbols: bool) -> dict[str, Any]:
         "fingerprint": header.fingerprint.hex(),
         "model": None if model is None else model.name,
         COMPLEXITY: None if model is None else model.description.get(COMPLEXITY),
+        "realism": None if model is None else model.default_realism,
         "quality": header.quality_index / 2,
         "width": header.width,
         "height": header.height,
@@ -79,6 +80,8 @@ def _as_text(values: dict[str, Any]) -> str:
     if complexity := values["kmac_per_pixel"]:
         counts = ", ".join(f"{part} {count:g}" for part, count in complexity.items())
         lines.insert(2, f"  kMAC per pixel: {counts}")
+    if values["realism"] is not None:
+        lines.insert(-1, f"  realism {values['realism']:g} by default")
     if "symbols_sha256" in values:
         lines.append(f"  symbols_sha256 {values['symbols_sha256']}")
     return "\n".join(lines)

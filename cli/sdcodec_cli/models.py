@@ -66,6 +66,10 @@ def show(name: str, as_json: bool) -> None:
         click.echo(f"  {key:12} {shown}")
     for kind, fingerprint in zip(values["priors"], values["fingerprints"], strict=True):
         click.echo(f"  prior        {kind}, fingerprint {fingerprint}")
+    if values["realism"] is not None:
+        click.echo(f"  realism      {values['realism']:g} by default: decode --realism 0..1 works")
+    if bundle.configuration.get("reduced"):
+        click.echo("  reduced      decode --scale 1/4 and 1/8 need a part of the decoder only")
     click.echo(f"  UNet         {'yes: decode --denoise works' if values['unet'] else 'no'}")
 
 
@@ -159,6 +163,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "priors": [entry.kind for entry in bundle.priors],
         "fingerprints": [entry.fingerprint.hex()[:8] for entry in bundle.priors],
         "unet": bundle.denoiser is not None,
+        "realism": bundle.default_realism,
         "megabytes": sum(path.stat().st_size for path in files) / 1e6,
         "licence": bundle.description.get("licence", "not stated"),
         "folder": str(bundle.folder),

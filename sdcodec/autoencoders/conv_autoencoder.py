@@ -73,7 +73,7 @@ class ConvAutoencoder:
         Only for one whose `realism` is not None.
         """
         other = copy.copy(self)
-        other.realism = realism
+        other.realism = float(realism)
         return other
 
     @torch.no_grad()
