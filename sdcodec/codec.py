@@ -107,6 +107,7 @@ class Codec(LoadedBundle):
         max_pixels: int | None = None,
         realism: float | None = None,
         scale: float | Fraction = 1,
+        recover: bool = False,
         denoise: int = 0,
         strength: float | None = None,
         seed: int = 0,
@@ -119,6 +120,8 @@ class Codec(LoadedBundle):
         realism: 0 (faithful) to 1 (vivid), for models whose decoder has it (None: the model's default).
         scale: 1, 1/2, 1/4 or 1/8 of the size, sides rounded up: computed directly if the decoder has a head for it,
             else the means of squares of the whole image.
+        recover: decode what is intact of a damaged or cut file, with an SdcodecWarning that says what is lost; lost
+            blocks of 64x64 latents are filled from around them.
         denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below
             what the UNet was trained on, nothing is done.
         strength: factor on the measured deviation of the latents' error (None: 1).
@@ -129,7 +132,7 @@ class Codec(LoadedBundle):
         """
         check_denoising(denoise, strength, seed)
         chosen = Rendering.of(realism, scale, self.default_realism)
-        container = self._parsed(data, pixel_limit(max_pixels, DEFAULT_MAX_PIXELS))
+        container = self._parsed(data, pixel_limit(max_pixels, DEFAULT_MAX_PIXELS), recover)
         latents = self._decoded_latents([container])
         if denoise:
             latents = self._denoised(latents, [container], denoise, strength, seed)

@@ -98,15 +98,17 @@ class LoadedBundle:
             bundle = store.that_wrote(Container.from_bytes(sdc_bytes(data)).header.fingerprint, model)
         return cls(bundle.folder, device=device, precision=precision, offload=offload)
 
-    def _parsed(self, data: SdcSource, max_pixels: int) -> Container:
+    def _parsed(self, data: SdcSource, max_pixels: int, recover: bool = False) -> Container:
         with naming(data):
-            return self._checked(Container.from_bytes(sdc_bytes(data)), max_pixels)
+            return self._checked(Container.from_bytes(sdc_bytes(data), recover=recover), max_pixels)
 
     def _checked(self, container: Container, max_pixels: int) -> Container:
         """Check that this model decodes a file, within the limit of pixels."""
         header = container.header
         if container.trailing:
             warn(f"{container.trailing} bytes behind the end of the file are ignored")
+        if container.lost:
+            warn(f"damaged; recovered without {', '.join(container.lost)}")
         if self._bundle.prior_for(header.fingerprint) is None:
             raise store.other_model(header.fingerprint, self._bundle)
         if header.factor != self._model.autoencoder.factor:

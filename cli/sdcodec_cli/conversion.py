@@ -104,11 +104,18 @@ def plan_or_usage_error(inputs: Sequence[str], output: str, extension: str) -> l
         raise click.UsageError(f"{error}.") from error
 
 
+class IncompleteError(Exception):
+    """A result was written, but part of its input is lost.
+
+    Its text is the line to print.
+    """
+
+
 def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOptions, *, label: str) -> None:
     """Run `work` for each job and print the line that it returns.
 
-    A failed file is reported and the remaining files are processed; the exit status is then 1. An OptionError ends
-    the command at once.
+    Work that raises IncompleteError has written a result, and counts as failed. A failed file is reported and the
+    remaining files are processed; the exit status is then 1. An OptionError ends the command at once.
     """
     failures = 0
     on_stderr = any(job.target == STANDARD_STREAM for job in jobs)
@@ -124,6 +131,9 @@ def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOpti
                     reporter.result(line)
             except OptionError:
                 raise
+            except IncompleteError as partial:
+                reporter.result(str(partial))
+                failures += 1
             except (SdcodecError, OSError, MemoryError) as error:
                 reporter.error(explain(error, job.source))
                 failures += 1

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import click
 
 from sdcodec.files import STANDARD_STREAM, Job, read_bytes, write_bytes
-from sdcodec_cli.conversion import OutputOptions, conversion_options, convert, file_arguments, plan_or_usage_error
+from sdcodec_cli.conversion import (
+    IncompleteError,
+    OutputOptions,
+    conversion_options,
+    convert,
+    file_arguments,
+    plan_or_usage_error,
+)
 from sdcodec_cli.messages import display_name
 
 if TYPE_CHECKING:
@@ -71,6 +78,11 @@ def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     help="Size of the image relative to the original.",
 )
 @click.option(
+    "--recover",
+    is_flag=True,
+    help="Decode what is intact of a damaged or cut file; lost blocks are filled from around them. Exit status 1.",
+)
+@click.option(
     "--denoise",
     type=click.IntRange(min=0),
     metavar="STEPS",
@@ -97,6 +109,7 @@ def decode(
     model: str | None,
     realism: float | None,
     scale: str,
+    recover: bool,
     denoise: int | None,
     strength: float | None,
     seed: int | None,
@@ -126,13 +139,13 @@ def decode(
     jobs = plan_or_usage_error(inputs, output, extension)
 
     from sdcodec.bundles import store
-    from sdcodec.container import Container
+    from sdcodec.container import Container, read_header
     from sdcodec.pixels import to_image_file
 
     loaded: dict[Path, Codec] = {}  # holds one codec: neighbouring files mostly share a model
 
     def codec_for(data: bytes) -> Codec:
-        folder = store.that_wrote(Container.from_bytes(data).header.fingerprint, model).folder
+        folder = store.that_wrote(read_header(data)[0].fingerprint, model).folder
         if folder not in loaded:
             from sdcodec import Codec
 
@@ -149,6 +162,7 @@ def decode(
             max_pixels=max_pixels,
             realism=realism,
             scale=Fraction(scale),
+            recover=recover,
             denoise=denoise or 0,
             strength=strength,
             seed=seed or 0,
@@ -157,6 +171,9 @@ def decode(
         result = to_image_file(image, extension)
         write_bytes(job.target, result, force=options.force)
         line = f"{display_name(job.target)}: {image.width} x {image.height}, {seconds:.2f} s"
-        return line + (f", {len(data)} -> {len(result)} bytes, model {codec.name}" if options.verbose else "")
+        line += f", {len(data)} -> {len(result)} bytes, model {codec.name}" if options.verbose else ""
+        if recover and Container.from_bytes(data, recover=True).lost:
+            raise IncompleteError(line)
+        return line
 
     convert(jobs, work, options, label="decoding")
