@@ -167,8 +167,9 @@ def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOpti
             reporter.step()
         if failures and len(jobs) > 1:
             reporter.error(f"{len(failures)} of {len(jobs)} files failed")
-    if failures:
-        raise click.exceptions.Exit(2 if all(isinstance(error, OptionError) for error in failures) else 1)
+    if failures or reporter.failed:
+        wrong_use = failures and all(isinstance(error, OptionError) for error in failures)
+        raise click.exceptions.Exit(2 if wrong_use else 1)
 
 
 def image_source(source: str) -> str | BinaryIO:

@@ -56,6 +56,8 @@ def explain(error: BaseException, source: str | None = None) -> str:
         name = name or (display_name(str(error.filename)) if error.filename else None)
     elif _is_out_of_memory(error):
         message = "not enough memory; make the image smaller, or choose another --device or --precision"
+    elif isinstance(error, ImportError):
+        message = f"{message}; install sdcodec again, with the extra that this needs"
     elif not isinstance(error, SdcodecError):
         kind = type(error).__name__
         message = (
@@ -151,12 +153,12 @@ class Reporter:
     quiet: bool
     on_stderr: bool
     advance: Callable[[int], None] | None = None
+    failed: bool = False  # standard output cannot be written
 
     def result(self, line: str) -> None:
         """Print the result of a file; on standard error if the output is standard output.
 
-        The file is written by then: a reader of standard output that has gone is no failure. Raises OutputError if
-        standard output cannot be written for another reason.
+        The file is written by then: a reader of standard output that has gone is no failure.
         """
         if self.quiet:
             return
@@ -169,7 +171,8 @@ class Reporter:
         except OSError as error:
             forget_standard_output()
             self.quiet = True
-            raise OutputError(f"standard output: cannot be written ({error.strerror or error})") from error
+            self.failed = True
+            self.error(f"standard output: cannot be written ({error.strerror or error})")
 
     def error(self, line: str) -> None:
         """Print the error or warning of a file."""
