@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
-from os.path import lexists
 from typing import Any, BinaryIO, TypeVar, cast
 
 import click
 
-from sdcodec.errors import OptionError, SdcodecError
-from sdcodec.files import STANDARD_STREAM, Job, plan, read_bytes, refuse_existing
-from sdcodec_cli.messages import explain, reporting, warnings_as_lines
+from sdcodec.errors import OptionError
+from sdcodec.files import STANDARD_STREAM, Job, check_outputs, plan, read_bytes, refuse_existing
+from sdcodec_cli.messages import display_name, explain, reporting, warnings_as_lines
 
 DEFAULT_MAX_PIXELS = 2**28  # as in sdcodec.pixels, whose import would slow down --help
+# Extensions of files that viewers open as images.
+IMAGE_FORMATS = frozenset(
+    [
+        "png",
+        "jpg",
+        "jpeg",
+        "jfif",
+        "jpe",
+        "webp",
+        "avif",
+        "heic",
+        "heif",
+        "jxl",
+        "jp2",
+        "tif",
+        "tiff",
+        "bmp",
+        "gif",
+        "ppm",
+        "pgm",
+        "pnm",
+        "ico",
+    ]
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -97,11 +121,25 @@ def with_parameters(command: Command, *parameters: Callable[[Command], Command])
 
 
 def plan_or_usage_error(inputs: Sequence[str], output: str, extension: str) -> list[Job]:
-    """Plan the outputs of a command; raise UsageError for contradictory arguments."""
+    """Plan the outputs of a command, and check that they can be written.
+
+    Raises UsageError for contradictory arguments, OutputError for an output that cannot be written.
+    """
     try:
-        return plan(inputs, output, extension)
+        jobs = plan(inputs, output, extension)
     except OptionError as error:
         raise click.UsageError(f"{error}.") from error
+    check_outputs(job.target for job in jobs)
+    return jobs
+
+
+def named_format(output: str) -> str | None:
+    """Return the extension of an output file, lower-case and without a dot.
+
+    It is None for a name without extension, a folder or `-`.
+    """
+    ending = os.path.splitext(output)[1].lower().removeprefix(".")
+    return None if output == STANDARD_STREAM or os.path.isdir(output) or not ending else ending
 
 
 class IncompleteError(Exception):
@@ -115,33 +153,32 @@ def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOpti
     """Run `work` for each job and print the line that it returns.
 
     Work that raises IncompleteError has written a result, and counts as failed. A failed file is reported and the
-    remaining files are processed; the exit status is then 1. An OptionError ends the command at once.
+    remaining files are processed. The exit status is then 1, or 2 if all failures are due to the options.
     """
-    failures = 0
+    failures: list[Exception] = []
     on_stderr = any(job.target == STANDARD_STREAM for job in jobs)
     with reporting(len(jobs), label=label, quiet=options.quiet, on_stderr=on_stderr) as reporter:
         for job in jobs:
             try:
-                if options.skip_existing and lexists(job.target):
-                    reporter.result(f"{click.format_filename(job.target)}: exists, skipped")
+                if options.skip_existing and os.path.lexists(job.target):
+                    reporter.result(f"{display_name(job.target)}: exists, skipped")
                 else:
                     refuse_existing(job.target, force=options.force)
                     with warnings_as_lines(reporter.error, job.source):
                         line = work(job)
                     reporter.result(line)
-            except OptionError:
-                raise
             except IncompleteError as partial:
                 reporter.result(str(partial))
-                failures += 1
-            except (SdcodecError, OSError, MemoryError) as error:
+                failures.append(partial)
+            except Exception as error:  # whatever it is, the other files are processed
                 reporter.error(explain(error, job.source))
-                failures += 1
+                failures.append(error)
             reporter.step()
         if failures and len(jobs) > 1:
-            reporter.error(f"{failures} of {len(jobs)} files failed")
-    if failures:
-        raise click.exceptions.Exit(1)
+            reporter.error(f"{len(failures)} of {len(jobs)} files failed")
+    if failures or reporter.failed:
+        wrong_use = failures and all(isinstance(error, OptionError) for error in failures)
+        raise click.exceptions.Exit(2 if wrong_use else 1)
 
 
 def image_source(source: str) -> str | BinaryIO:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import click
 
-from sdcodec.files import STANDARD_STREAM, Job, read_bytes, write_bytes
+from sdcodec.files import Job, read_bytes, write_bytes
 from sdcodec_cli.conversion import (
+    IMAGE_FORMATS,
     IncompleteError,
     OutputOptions,
     conversion_options,
     convert,
     file_arguments,
+    named_format,
     plan_or_usage_error,
 )
 from sdcodec_cli.messages import display_name
@@ -27,14 +28,17 @@ if TYPE_CHECKING:
     from sdcodec import Codec
 
 FORMATS = ("png", "webp", "tiff", "tif", "bmp", "ppm", "jpeg", "jpg", "avif")  # as sdcodec.pixels.SAVE_FORMATS
+SAME = {"jpg": "jpeg", "jfif": "jpeg", "jpe": "jpeg", "tif": "tiff", "pnm": "ppm"}
 
 
 def _extension(output: str, chosen: str | None) -> str:
     """Return the output format: `--format`, the extension of OUTPUT, or png."""
+    ending = named_format(output)
     if chosen is not None:
+        if ending in {*FORMATS, *IMAGE_FORMATS, "sdc"} and SAME.get(ending, ending) != SAME.get(chosen, chosen):
+            raise click.UsageError(f"{output}: the name says .{ending}, and --format says {chosen}; choose one.")
         return chosen
-    ending = os.path.splitext(output)[1].lower().removeprefix(".")
-    if output == STANDARD_STREAM or os.path.isdir(output) or not ending:
+    if ending is None:
         return "png"
     if ending not in FORMATS:
         raise click.UsageError(f"{output}: the format .{ending} cannot be written; choose from {', '.join(FORMATS)}.")
