@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sdcodec.errors import warn
 from sdcodec.files import read_bytes
 from sdcodec_cli.messages import display_name, for_each_file
 
@@ -29,7 +30,10 @@ def _checked(name: str) -> str:
     from sdcodec.container import Container
 
     data = read_bytes(name)
-    header = Container.from_bytes(data).header
+    container = Container.from_bytes(data)
+    header = container.header
+    if container.trailing:
+        warn(f"{container.trailing} bytes behind the end of the file are ignored", name)
     model = by_fingerprint(header.fingerprint)
     known = (
         f"model {model.name}" if model else f"its model (fingerprint {header.fingerprint.hex()}) is not installed here"

@@ -90,7 +90,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TrainingError(f"{path}: not valid TOML: {error}") from error
     for key, text in (overrides or {}).items():
         *sections, name = key.split(".")
