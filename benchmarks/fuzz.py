@@ -51,7 +51,7 @@ Chunks = list[tuple[bytes, bytes]]  # letters and contents
 
 
 def mutated(seed: int, sources: list[bytes]) -> bytes:
-    """Return a file that follows from one of `sources` by a few mutations, with right checks."""
+    """Return a file made from one of `sources` by a few mutations."""
     rng = random.Random(seed)
     data = rng.choice(sources)
     container = Container.from_bytes(data)
@@ -143,7 +143,10 @@ def _built(rng: random.Random, fields: dict[str, int | bytes], chunks: Chunks, c
 
 
 def _with_index(rng: random.Random, payload: bytes, count: int, before: int) -> tuple[bytes, bytes]:
-    """Give the content of L an index for `count` blocks; return it and the part that the chunk's check covers."""
+    """Give the content of L an index for `count` blocks.
+
+    Returns it and the part that the chunk's check covers.
+    """
     rest = payload[2 if before == 1 else 4 * before :]
     if count == 1:
         return check(rest) + rest, check(rest)
@@ -196,7 +199,10 @@ def attack(
     crashes: Path,
     slow: float,
 ) -> int:
-    """Read `count` files; print how they ended. Returns the number of crashes and slow ones."""
+    """Read `count` files, and print how they ended.
+
+    Returns the number of crashes and slow ones.
+    """
     outcomes: Counter[str] = Counter()
     longest, bad = 0.0, 0
     started = time.monotonic()

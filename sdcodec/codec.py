@@ -16,7 +16,7 @@ from sdcodec.constants import HIGHEST_QUALITY_INDEX
 from sdcodec.container import Container, Header, padded_size
 from sdcodec.effort import check_effort, effort_of
 from sdcodec.encoded import Encoded
-from sdcodec.loaded import SMALLER, LoadedBundle, file_method
+from sdcodec.loaded import DECODED_MAX_PIXELS, SMALLER, LoadedBundle, file_method
 from sdcodec.modes.latents import LatentMode
 from sdcodec.modes.protocol import Mode, Request, Source
 from sdcodec.options import budget_of, check_denoising, check_mode, check_rate, pixel_limit
@@ -120,6 +120,7 @@ class Codec(LoadedBundle):
         realism: 0 (faithful) to 1 (vivid), for models whose decoder has it (None: the model's default).
         scale: 1, 1/2, 1/4 or 1/8 of the size, sides rounded up: computed directly if the decoder has a head for it,
             else the means of squares of the whole image.
+        max_pixels: limit on the size that the file states (default: 2**26).
         recover: decode what is intact of a damaged or cut file, with an SdcodecWarning that says what is lost; lost
             blocks of 64x64 latents are filled from around them.
         denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below
@@ -132,7 +133,7 @@ class Codec(LoadedBundle):
         """
         check_denoising(denoise, strength, seed)
         chosen = Rendering.of(realism, scale, self.default_realism)
-        container = self._parsed(data, pixel_limit(max_pixels, DEFAULT_MAX_PIXELS), recover)
+        container = self._parsed(data, pixel_limit(max_pixels, DECODED_MAX_PIXELS), recover)
         latents = self._decoded_latents([container])
         if denoise:
             latents = self._denoised(latents, [container], denoise, strength, seed)
@@ -183,7 +184,7 @@ class Codec(LoadedBundle):
         check_denoising(denoise, strength, seed)
         rendered = Rendering.of(realism, scale, self.default_realism)
         containers = [
-            self._parsed(data, pixel_limit(max_pixels, DEFAULT_MAX_PIXELS)) for data in sequence_of(files, "files")
+            self._parsed(data, pixel_limit(max_pixels, DECODED_MAX_PIXELS)) for data in sequence_of(files, "files")
         ]
         images: dict[int, Image.Image] = {}
         for group in tiling.alike(_batch_key(container) for container in containers):
@@ -222,7 +223,7 @@ class Codec(LoadedBundle):
         `Palettised.values`.
         Raises FormatError for damaged data, BundleError if another model wrote it, ImageError for too many pixels.
         """
-        container = self._parsed(data, DEFAULT_MAX_PIXELS)
+        container = self._parsed(data, DECODED_MAX_PIXELS)
         return _mode_of(container).integers(self._model_of(container), container)
 
     def symbols_sha256(self, data: SdcSource) -> str:

@@ -22,6 +22,7 @@ from sdcodec.sources import SdcSource, naming, naming_source, sdc_bytes
 
 P = ParamSpec("P")
 R = TypeVar("R")
+DECODED_MAX_PIXELS = 2**26  # a header may claim any size, so less than for images that are there
 SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
 
 

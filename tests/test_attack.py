@@ -39,7 +39,7 @@ def test_any_file_is_read_or_refused(sources, seed):
 
 
 def test_the_attack_reaches_the_parsers(sources):
-    """Most mutated files pass their checksums, and about half of them are refused for another reason."""
+    """Most pass their checksums; about half are refused for other reasons."""
     complaints = []
     for seed in range(300):
         try:

@@ -272,3 +272,11 @@ def test_compare_labels_unreachable_sizes(folder):
     output = invoke("compare", "a.png", "--bytes", "300", "-o", "sheet.png", "--codecs", "jpeg")
     assert "cannot reach this size" in output
     assert "bad.png: not an image" in invoke("compare", "bad.png", "-o", "other.png", "--codecs", "jpeg", status=1)
+
+
+def test_the_limits_of_pixels_are_those_of_the_library():
+    from sdcodec import loaded, pixels
+    from sdcodec_cli import conversion
+
+    assert conversion.DEFAULT_MAX_PIXELS == pixels.DEFAULT_MAX_PIXELS
+    assert conversion.DECODED_MAX_PIXELS == loaded.DECODED_MAX_PIXELS

@@ -15,7 +15,8 @@ from sdcodec.errors import OptionError
 from sdcodec.files import STANDARD_STREAM, Job, check_outputs, plan, read_bytes, refuse_existing
 from sdcodec_cli.messages import display_name, explain, reporting, warnings_as_lines
 
-DEFAULT_MAX_PIXELS = 2**28  # as in sdcodec.pixels, whose import would slow down --help
+# As in sdcodec.pixels and sdcodec.loaded, whose import would slow down --help.
+DEFAULT_MAX_PIXELS, DECODED_MAX_PIXELS = 2**28, 2**26
 # Extensions of files that viewers open as images.
 IMAGE_FORMATS = frozenset(
     [
@@ -71,46 +72,50 @@ def file_arguments(command: Command) -> Command:
     )
 
 
-def conversion_options(command: Callable[..., None]) -> Callable[..., None]:
+def conversion_options(max_pixels: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the common options of `encode` and `decode` to a command.
 
-    The command receives `device`, `precision`, `max_pixels`, and the others as `options`, an OutputOptions.
+    The command receives `device`, `precision`, `max_pixels` (with this default), and the others as `options`, an
+    OutputOptions.
     """
 
-    @wraps(command)
-    def gathered(**values: Any) -> None:
-        options = {field.name: values.pop(field.name) for field in fields(OutputOptions)}
-        command(options=OutputOptions(**options), **values)
+    def decorator(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def gathered(**values: Any) -> None:
+            options = {field.name: values.pop(field.name) for field in fields(OutputOptions)}
+            command(options=OutputOptions(**options), **values)
 
-    return with_parameters(
-        gathered,
-        click.option(
-            "--device",
-            type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-            default="auto",
-            show_default=True,
-            help="Device of the networks; auto prefers CUDA, then MPS, then the CPU.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-            default="auto",
-            show_default=True,
-            help="Number format of the networks; auto selects bfloat16 on hardware that is fast at it, else float32.",
-        ),
-        click.option(
-            "--max-pixels",
-            type=click.IntRange(min=1),
-            default=DEFAULT_MAX_PIXELS,
-            show_default=True,
-            metavar="N",
-            help="Refuse images with more than N pixels before decoding them.",
-        ),
-        click.option("--force", is_flag=True, help="Replace existing files."),
-        click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists."),
-        click.option("-v", "--verbose", is_flag=True, help="Print more about each file."),
-        click.option("--quiet", is_flag=True, help="Print errors only."),
-    )
+        return with_parameters(
+            gathered,
+            click.option(
+                "--device",
+                type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+                default="auto",
+                show_default=True,
+                help="Device of the networks; auto prefers CUDA, then MPS, then the CPU.",
+            ),
+            click.option(
+                "--precision",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                default="auto",
+                show_default=True,
+                help="Number format of the networks; auto selects bfloat16 on hardware that is fast at it, else float32.",
+            ),
+            click.option(
+                "--max-pixels",
+                type=click.IntRange(min=1),
+                default=max_pixels,
+                show_default=True,
+                metavar="N",
+                help="Refuse images with more than N pixels before decoding them.",
+            ),
+            click.option("--force", is_flag=True, help="Replace existing files."),
+            click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists."),
+            click.option("-v", "--verbose", is_flag=True, help="Print more about each file."),
+            click.option("--quiet", is_flag=True, help="Print errors only."),
+        )
+
+    return decorator
 
 
 def with_parameters(command: Command, *parameters: Callable[[Command], Command]) -> Command:

@@ -11,6 +11,7 @@ import click
 
 from sdcodec.files import Job, read_bytes, write_bytes
 from sdcodec_cli.conversion import (
+    DECODED_MAX_PIXELS,
     IMAGE_FORMATS,
     IncompleteError,
     OutputOptions,
@@ -105,7 +106,7 @@ def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     help="With --denoise: seed of the noise that turbo models add.  [default: 0]",
 )
 @click.option("--offload", is_flag=True, help="With --denoise: keep the UNet's weights in main memory, for small GPUs.")
-@conversion_options
+@conversion_options(DECODED_MAX_PIXELS)
 def decode(
     inputs: tuple[str, ...],
     output: str,

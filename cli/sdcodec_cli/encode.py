@@ -15,6 +15,7 @@ from sdcodec.errors import OptionError
 from sdcodec.files import STANDARD_STREAM, Job, write_bytes
 from sdcodec.options import MODES, metadata_kinds
 from sdcodec_cli.conversion import (
+    DEFAULT_MAX_PIXELS,
     IMAGE_FORMATS,
     OutputOptions,
     conversion_options,
@@ -104,7 +105,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     is_flag=True,
     help="Encode images whose file is cut short; the missing part is grey, black or transparent.",
 )
-@conversion_options
+@conversion_options(DEFAULT_MAX_PIXELS)
 def encode(
     inputs: tuple[str, ...],
     output: str,

@@ -53,8 +53,8 @@ class TrainingConfig:
     stage: str = "codec"  # one of STAGES, or all
     realism_share: float = 0.35  # of a run of all stages
     realism_rate: float = 2e-4  # learning rate of the decoder in this stage
-    realism_dists: float = 2.0  # factor on the weight of DISTS at realism 1
-    adversarial: float = 0.25  # norm of the adversarial gradient over that of the distortion; 0: no discriminator
+    realism_dists: float = 5.0  # factor on the weight of DISTS at realism 1
+    adversarial: float = 0.4  # norm of the adversarial gradient over that of the distortion; 0: no discriminator
     discriminator_rate: float = 4e-4
     previews_share: float = 0.03  # of a run of all stages
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
