@@ -120,8 +120,9 @@ def check_realism(realism: float | None, default: float | None) -> None:
     """
     if realism is None:
         return
-    if not isinstance(realism, (int, float)) or not 0 <= realism <= 1:
-        raise OptionError(f"realism {realism!r} is no number from 0 to 1")
+    check_number("realism", realism, "give 0 to 1")
+    if not 0 <= realism <= 1:
+        raise OptionError(f"realism {realism} is outside 0..1")
     if default is None:
         raise OptionError("this model's decoder has no realism to choose; leave --realism (realism) out")
 

@@ -63,16 +63,17 @@ class Comparison:
 
     def table(self) -> str:
         """Return the results as a table in plain text."""
-        lines = [f"{'codec':12} {'quality':>7} {'bytes':>8} {'PSNR':>7} {'SSIM':>7} {'LPIPS':>7}"]
+        width = max([12, *(len(result.row.codec) for result in self.results)])
+        lines = [f"{'codec':{width}} {'quality':>7} {'bytes':>8} {'PSNR':>7} {'SSIM':>7} {'LPIPS':>7}"]
         for row in (result.row for result in self.results):
             if row.bytes is None:
-                lines.append(f"{row.codec:12} cannot reach this size")
+                lines.append(f"{row.codec:{width}} cannot reach this size")
             else:
                 cells = [
                     f"{value:7.{digits}f}" if (value := row.values.get(column)) is not None else " " * 7
                     for column, digits in (("psnr", 2), ("ssim", 4), ("lpips_alex", 4))
                 ]
-                lines.append(f"{row.codec:12} {row.quality:7g} {row.bytes:8d} {' '.join(cells)}")
+                lines.append(f"{row.codec:{width}} {row.quality:7g} {row.bytes:8d} {' '.join(cells)}")
         return "\n".join(lines)
 
 
