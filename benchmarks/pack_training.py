@@ -142,8 +142,10 @@ On the GPU machine, with the parts in the current folder:
         --minutes {options.minutes:g} --set output=run > train.log 2>&1 < /dev/null &
     tail -n 3 train.log                     # progress, and the time left
 
-Every two minutes train/run/averages/ is complete: at most eight files of 15 MB. Copy them to RUN/averages/ on this
-machine, even if the run was cut, and write the model:
+Each stage of a run of all has a folder: train/run-codec/, train/run-realism/, and train/run/ for the last. Every two
+minutes averages/ in that of the present stage is complete: at most eight files of 15 MB; a finished stage has its model
+in bundle/. Copy both to RUN-codec/, RUN-realism/ and RUN/ on this machine, even if the run was cut, and write the model
+of the stage that was reached:
 
     {interpreter} train {options.recipe} --data {options.data} --set output={Path("RUN").resolve()} --export"""
 

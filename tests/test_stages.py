@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import sdcodec
+import sdcodec.training.run
 from conftest import SMALL, SMALL_PRIOR, photograph
 from sdcodec.bundles.store import read_manifest
 from sdcodec.errors import TrainingError
@@ -230,6 +231,19 @@ def test_the_discriminator_learns_to_tell_blurred_from_sharp():
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_the_pixel_head_sees_fine_detail():
+    torch.manual_seed(0)
+    head = Discriminator(4).pixels
+    optimiser = torch.optim.Adam(head.parameters(), 1e-3)
+    for _ in range(100):
+        smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 5, 5), size=32, mode="bilinear")
+        loss = discriminator_loss([head((smooth + 0.05 * torch.randn_like(smooth)).clamp(0, 1))], [head(smooth)])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.9  # 1.39 at first; from pixels as they are 1.15 after these steps
+
+
 @pytest.mark.parametrize(
     ("psnr", "dists", "expected"),
     [
@@ -295,6 +309,53 @@ def test_all_stages_make_one_model(run, folder):
     assert read_manifest(output / "bundle").priors[0].fingerprint == bundle.priors[0].fingerprint
 
 
+def test_photographs_are_loaded_once_for_all_stages(run, monkeypatch):
+    calls, original = [], sdcodec.training.run.load_photographs
+    monkeypatch.setattr(sdcodec.training.run, "load_photographs", lambda *given: calls.append(1) or original(*given))
+    run("loaded", stage="all", start_from="", num_steps=3)
+    assert len(calls) == 1
+
+
+def test_all_stages_need_free_folders_before_the_first(run, folder):
+    (folder / "occupied").mkdir()
+    (folder / "occupied" / "last.pt").touch()
+    with pytest.raises(TrainingError, match="occupied: holds a run already"):
+        run("occupied", stage="all", start_from="", num_steps=3)
+    assert not (folder / "occupied-codec").exists()
+
+
+def test_a_run_of_all_stages_that_was_cut_in_one_leaves_its_model(run, folder, random_bundle):
+    run("cut", stage="all", start_from="", num_steps=9, realism_share=0.4, previews_share=0.2)
+    for name in ("codec/bundle", "realism/averages"):  # copied to another machine
+        shutil.copytree(folder / f"cut-{name}", folder / f"moved-{name}")
+    description = folder / "moved-realism" / "averages" / "run.json"
+    stored = json.loads(description.read_text())
+    stored["config"]["start_from"] = "/of/the/other/machine"
+    description.write_text(json.dumps(stored))
+    written = export_run(folder / "recipe.toml", overrides={"output": '"moved"', "stage": '"all"'})
+    assert written == folder / "moved-realism" / "bundle"
+    found, expected = (read_manifest(path) for path in (written, folder / "cut-realism" / "bundle"))
+    assert [prior.fingerprint for prior in found.priors] == [prior.fingerprint for prior in expected.priors]
+    values = restore(expected).weights
+    assert all(torch.equal(value, values[name]) for name, value in restore(found).weights.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [({"stage": "previews"}, "another stage"), ({"adversarial": 0.0}, "adversarial is 0.25 in this run and 0 now")],
+)
+def test_a_run_is_not_resumed_as_another(run, finished, settings, complaint):
+    with pytest.raises(TrainingError, match=complaint):
+        run("finished", resume=True, **({"num_steps": 12} | settings))
+
+
+@pytest.mark.parametrize("stage", ["codec", "realism", "previews"])
+def test_blocks_are_compiled_only_if_gradients_reach_them(prepared, stage):
+    owner = prepared(f"blocks {stage}", stage=stage, num_steps=2)
+    loss, _ = owner.stage.objective(owner.model.train(), torch.rand(2, 3, 64, 64), torch.tensor([20.0, 80.0]))
+    assert loss.requires_grad == owner.stage.trains_blocks
+
+
 def test_a_cut_run_of_this_stage_leaves_a_model(run, folder, finished, random_bundle, tmp_path):
     (tmp_path / "averages").mkdir()
     for path in (finished / "averages").iterdir():
@@ -312,6 +373,7 @@ def test_a_cut_run_of_this_stage_leaves_a_model(run, folder, finished, random_bu
         ({"stage": "all", "realism_share": 0.99}, "together below 1"),
         ({"adversarial": -1.0}, "at least 0"),
         ({"lpips_vgg_weight": 0.0}, "adversarial to 0"),
+        ({"stage": "all", "start_from": "", "lpips_vgg_weight": 0.0}, "adversarial to 0"),
     ],
 )
 def test_faulty_settings_are_refused(run, settings, complaint):

@@ -57,7 +57,9 @@ def train(
     The output folder that RECIPE names receives checkpoints, a log (CSV) and,
     at the end, the model as a folder for --model. Ctrl-C saves a checkpoint and
     stops; --resume continues from it; --export writes the model from the averaged
-    weights that the last checkpoint left in the output folder.
+    weights that the last checkpoint left in the output folder, or of several stages
+    in that of the last one; --from then says where the first model is now, if a
+    run that keeps its files was copied here.
 
     \b
     Examples:
@@ -81,8 +83,8 @@ def train(
     if source is not None:
         overrides["start_from"] = json.dumps(str(Path(source).resolve()) if Path(source).exists() else source)
 
-    if export and (resume or minutes is not None or steps is not None or source is not None):
-        raise click.UsageError("--export trains nothing: leave --minutes, --steps, --from and --resume out.")
+    if export and (resume or minutes is not None or steps is not None):
+        raise click.UsageError("--export trains nothing: leave --minutes, --steps and --resume out.")
     from sdcodec.training.run import export_run
     from sdcodec.training.run import train as run
 

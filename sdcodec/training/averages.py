@@ -58,24 +58,34 @@ def save_averages(folder: Path, averages: Averages) -> None:
             path.unlink()
 
 
+def has_averages(folder: Path) -> bool:
+    """Return whether the folder has a complete set of weights."""
+    return bool(_complete_sets(folder))
+
+
 def load_averages(folder: Path) -> Averages:
     """Return the newest complete set of weights in the folder.
 
     Raises TrainingError if there is none.
     """
-    sets: dict[tuple[int, int], dict[int, Path]] = {}
-    for path in folder.glob("*.safetensors"):
-        if found := NAME.fullmatch(path.name):
-            step, number, count = map(int, found.groups())
-            sets.setdefault((step, count), {})[number] = path
-    complete = [key for key, parts in sets.items() if len(parts) == key[1]]
-    if not complete or not (folder / RUN).is_file():
+    complete = _complete_sets(folder)
+    if not complete:
         raise TrainingError(
             f"{folder}: no complete set of averaged weights; copy all files of this folder from the run"
         )
     newest = max(complete)
-    weights = {name: value.float() for path in sets[newest].values() for name, value in load_file(path).items()}
-    return Averages(weights, newest[0], json.loads((folder / RUN).read_text(encoding="utf-8")))
+    weights = {name: value.float() for path in complete[newest] for name, value in load_file(path).items()}
+    return Averages(weights, newest, json.loads((folder / RUN).read_text(encoding="utf-8")))
+
+
+def _complete_sets(folder: Path) -> dict[int, list[Path]]:
+    """Return the files of each complete set, by its step."""
+    sets: dict[tuple[int, int], list[Path]] = {}
+    for path in folder.glob("*.safetensors") if (folder / RUN).is_file() else ():
+        if found := NAME.fullmatch(path.name):
+            step, _, count = map(int, found.groups())
+            sets.setdefault((step, count), []).append(path)
+    return {step: paths for (step, count), paths in sets.items() if len(paths) == count}
 
 
 def _parts(weights: dict[str, Tensor]) -> list[dict[str, Tensor]]:

@@ -115,6 +115,11 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
             f"{path}: realism_share and previews_share are shares of the run, together below 1; "
             "adversarial and realism_dists are at least 0"
         )
+    has_realism = config.stage == "realism" or (config.stage == "all" and config.realism_share > 0)
+    if has_realism and config.adversarial and not config.lpips_vgg_weight:
+        raise TrainingError(
+            f"{path}: the discriminator looks at VGG-16's features; set lpips_vgg_weight, or adversarial to 0"
+        )
     if config.train_only and config.train_only not in PARTS:
         raise TrainingError(f"{path}: train_only = {config.train_only!r}: choose {' or '.join(PARTS)}, or leave it out")
     if config.train_only and (not config.start_from or config.start_from.endswith(".pt")):

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdcodec.errors import TrainingError
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.training.config import PARTS, TrainingConfig
 from sdcodec.training.discriminator import Discriminator, accuracies, adversarial_loss, discriminator_loss
@@ -41,18 +40,15 @@ class RealismStage(CodecStage):
     def __init__(self, config: TrainingConfig, model: TrainingModel, device: torch.device) -> None:
         """Load the distances, and build the discriminator unless `adversarial` is 0.
 
-        Raises TrainingError if it would need VGG-16's weights and they are not there.
+        Raises TrainingError as `RateDistortion`.
         """
         super().__init__(config, model, device)
         self.rate = config.realism_rate
         self.discriminator: Discriminator | None = None
         if not config.adversarial:
             return
-        trunk = self.objective.vgg_terms.get("lpips_vgg", (0.0, None))[1]
-        if not isinstance(trunk, LPIPS):
-            raise TrainingError(
-                "the discriminator looks at VGG-16's features; set lpips_vgg_weight, or adversarial to 0"
-            )
+        trunk = self.objective.vgg_terms["lpips_vgg"][1]
+        assert isinstance(trunk, LPIPS)  # by the check of the configuration
         self.trunk = trunk
         self.discriminator = Discriminator(config.autoencoder.latent_channels).to(device)
         self.heads = list(self.discriminator.parameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.bundles.store import MANIFEST, find
 from sdcodec.errors import OptionError, TrainingError
 from sdcodec.priors.config import PriorConfig
-from sdcodec.training.averages import load_averages
+from sdcodec.training.averages import has_averages, load_averages
 from sdcodec.training.config import TrainingConfig, load_config
 from sdcodec.training.data import find_images
 from sdcodec.training.finishing import write_model
@@ -36,15 +37,25 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
     exists and is not to be resumed.
     """
     config = load_config(config_path, overrides)
-    for number, part in enumerate(parts := _stages(config)):
+    _check_length(config)
+    parts = _stages(config)
+    if not resume:
+        for part in parts:  # before hours of the first stage
+            _check_output(part.output_folder, resume=False)
+    photographs: Photographs | None = None
+    for number, part in enumerate(parts):
         if resume and part is not parts[-1] and (part.output_folder / "bundle" / MANIFEST).exists():
             continue  # an earlier call has finished it
-        trainer = prepare(part, resume=resume and (number == 0 or (part.output_folder / CHECKPOINT).exists()))
-        images = trainer.photographs.count, len(trainer.validation)
+        go_on = resume and (number == 0 or (part.output_folder / CHECKPOINT).exists())
+        trainer = prepare(part, resume=go_on, photographs=photographs)
+        photographs = trainer.photographs
+        images = photographs.count, len(trainer.validation)
         print(f"stage {part.stage}: {images[0]} images for training, {images[1]} for validation", flush=True)
         trainer.run()
         if trainer.progress < 1:  # stopped by a signal
             break
+        del trainer
+        gc.collect()  # trainer and recorded steps refer to each other; a GPU may have no room for two
     return config.output_folder
 
 
@@ -55,7 +66,6 @@ def _stages(config: TrainingConfig) -> list[TrainingConfig]:
     """
     if config.stage != "all":
         return [config]
-    _check_length(config)
     shares = {"realism": config.realism_share, "previews": config.previews_share}
     shares = {"codec": 1 - sum(shares.values())} | {stage: share for stage, share in shares.items() if share}
     parts, source = [], config.start_from
@@ -86,25 +96,31 @@ def _check_length(config: TrainingConfig) -> None:
 def export_run(config_path: Path, *, overrides: dict[str, str] | None = None) -> Path:
     """Write the model of a run from its averaged weights; return its folder.
 
-    Raises TrainingError if there are no weights or no photographs, to which the frequency tables are fitted.
+    Of a run of several stages it is the last one that was reached. Raises TrainingError if there are no weights or no
+    photographs, to which the frequency tables are fitted, and BundleError if a later stage's first model is missing.
     """
     config = load_config(config_path, overrides)
-    averages = load_averages(config.output_folder / "averages")
+    parts = _stages(config)
+    reached = [part for part in parts if has_averages(part.output_folder / "averages")]
+    part = (reached or parts)[-1]
+    averages = load_averages(part.output_folder / "averages")
     stored = averages.description["config"]
+    # A run that was copied here from another machine names folders of that machine.
+    begun_from = part.start_from if part.stage == stored["stage"] else config.start_from
     config = replace(
-        config,
+        part,
         autoencoder=ConvConfig(**stored["autoencoder"]),
         prior=PriorConfig(**stored["prior"]),
         train_only=stored["train_only"],
         stage=stored["stage"],
     )
-    source = find(stored["start_from"]) if config.keeps_files else None
+    source = find(begun_from or stored["start_from"]) if config.keeps_files else None
     photographs = _photographs(config, find_images(_folders(config)).training, torch.device("cpu"))
     return write_model(config, averages, photographs, source).folder
 
 
-def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
-    """Load the photographs and the weights that a run starts from.
+def prepare(config: TrainingConfig, *, resume: bool = False, photographs: Photographs | None = None) -> Trainer:
+    """Load the photographs, unless given, and the weights that a run starts from.
 
     Raises TrainingError as `train`.
     """
@@ -125,7 +141,7 @@ def prepare(config: TrainingConfig, *, resume: bool = False) -> Trainer:
         weights = restored.weights
     model = _model(config, weights).to(device, memory_format=torch.channels_last)
     split = find_images(folders)
-    photographs = _photographs(config, split.training, device)
+    photographs = photographs or _photographs(config, split.training, device)
     validation = centre_crops(split.validation, config.validation_images, VALIDATION_SIZE)
     if weights is None:
         start_as_transform(model, photographs.crops(config.seed, START_BATCH, START_CROPS, config.crop_size))

@@ -23,6 +23,8 @@ REDUCED = (8, 4)  # divisors of the sides of reduced images
 class CodecStage:
     """The whole model, or its decoder, by rate and distortion."""
 
+    trains_blocks = True  # whether gradients reach residual blocks, so that compiling them can be checked
+
     def __init__(self, config: TrainingConfig, model: TrainingModel, device: torch.device) -> None:
         """Load the distances. Raises TrainingError as `RateDistortion`."""
         self.config, self.model, self.device = config, model, device
@@ -76,6 +78,8 @@ class CodecStage:
 
 class PreviewStage(CodecStage):
     """The decoder's heads for reduced images, with all else frozen."""
+
+    trains_blocks = False
 
     def trains(self, name: str) -> bool:
         """See CodecStage."""

@@ -27,7 +27,7 @@ from sdcodec.training.photographs import Photographs
 from sdcodec.training.realism import RealismStage, choose_realism
 from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.schedule import Clock, Schedule
-from sdcodec.training.session import Log, Means, save, stop_on_signals
+from sdcodec.training.session import Log, Means, check_same_run, save, stop_on_signals
 from sdcodec.training.stages import CodecStage, PreviewStage
 
 CHECKPOINT = "last.pt"
@@ -173,7 +173,7 @@ class Trainer:
     def _choose_blocks(self) -> None:
         """Compile residual blocks on CUDA, if that leaves the gradients as they are."""
         config = self.config
-        if self.device.type != "cuda" or not config.compile:
+        if self.device.type != "cuda" or not config.compile or not self.stage.trains_blocks:
             return
         images = self.photographs.crops(config.seed, CHECK_BATCH, config.batch, config.crop_size).float() / 255
         quality = self.stage.inputs(config.batch)[0].to(self.device)
@@ -263,8 +263,12 @@ class Trainer:
         self._saved_at = time.monotonic()
 
     def restore(self) -> None:
-        """Restore the last checkpoint."""
+        """Restore the last checkpoint.
+
+        Raises TrainingError if it is that of another kind of run.
+        """
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        check_same_run(self.checkpoint, state["config"], asdict(self.config))
         self.model.load_state_dict(state["model"])
         self.average = state["average"]
         self.optimisers.restore(state["optimisers"])
