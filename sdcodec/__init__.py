@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import threading
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sdcodec.bundles import store
@@ -17,6 +18,7 @@ from sdcodec.errors import (
     BudgetError,
     BundleError,
     FormatError,
+    FormatTypeError,
     ImageError,
     ImageTypeError,
     NotEnoughMemoryError,
@@ -29,11 +31,14 @@ from sdcodec.errors import (
 )
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from PIL import Image
 
     from sdcodec.codec import DEFAULT_QUALITY, Codec
     from sdcodec.encoded import Encoded
     from sdcodec.pixels import ImageSource
+    from sdcodec.sources import SdcSource
 
 __all__ = [
     "DEFAULT_QUALITY",
@@ -42,6 +47,7 @@ __all__ = [
     "Codec",
     "Encoded",
     "FormatError",
+    "FormatTypeError",
     "ImageError",
     "ImageTypeError",
     "NotEnoughMemoryError",
@@ -82,7 +88,7 @@ def encode(
     model: str | os.PathLike[str] = store.DEFAULT,
     device: str = "auto",
     precision: str = "auto",
-    metadata: frozenset[str] = frozenset(),
+    metadata: str | Iterable[str] = (),
     max_pixels: int | None = None,
     frame: int | None = None,
     allow_truncated: bool = False,
@@ -110,31 +116,56 @@ def encode(
 
 
 def decode(
-    data: bytes,
+    data: SdcSource,
     *,
     model: str | os.PathLike[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
     max_pixels: int | None = None,
+    realism: float | None = None,
+    scale: float | Fraction = 1,
     denoise: int = 0,
     strength: float | None = None,
     seed: int = 0,
 ) -> Image.Image:
-    """Decode the bytes of an `.sdc` file to a PIL image; see `Codec.decode`.
+    """Decode an `.sdc` file to a PIL image; see `Codec.decode`.
+
+    data: the file's bytes, its path, or a file open for binary reading.
 
     The model is found by the fingerprint in the data. Raises FormatError for damaged data, BundleError if the model
     that wrote it is not installed (or is not `model`).
     """
     from sdcodec.container import Container
+    from sdcodec.sources import naming, sdc_bytes
 
-    bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
-    codec = _codec(bundle.folder, device, precision)
-    return codec.decode(data, max_pixels=max_pixels, denoise=denoise, strength=strength, seed=seed)
+    with naming(data):
+        content = sdc_bytes(data)
+        bundle = store.that_wrote(Container.from_bytes(content).header.fingerprint, model)
+        codec = _codec(bundle.folder, device, precision)
+        return codec.decode(
+            content,
+            max_pixels=max_pixels,
+            realism=realism,
+            scale=scale,
+            denoise=denoise,
+            strength=strength,
+            seed=seed,
+        )
 
 
 KEPT_CODECS = 2  # that `encode` and `decode` keep loaded: models are large
 _kept: dict[tuple[str, bytes, str, str], Codec] = {}  # the last used one last
 _kept_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    """Replace a lock that another thread may have held while this process was forked."""
+    global _kept_lock
+    _kept_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _codec(model: str | os.PathLike[str], device: str, precision: str) -> Codec:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sdcodec import hardware, tiling, windowed
+from sdcodec import hardware, ratecontrol, rendering, tiling, windowed
 from sdcodec.constants import HIGHEST_QUALITY_INDEX
 from sdcodec.container import Container, Header, padded_size
-from sdcodec.denoisers import error_levels
-from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.effort import check_effort, effort_of
 from sdcodec.encoded import Encoded
-from sdcodec.loaded import SMALLER, LoadedBundle
+from sdcodec.loaded import DECODED_MAX_PIXELS, SMALLER, LoadedBundle, file_method
 from sdcodec.modes.latents import LatentMode
 from sdcodec.modes.protocol import Mode, Request, Source
-from sdcodec.options import check_denoising, check_mode, check_rate
+from sdcodec.options import budget_of, check_denoising, check_mode, check_rate, pixel_limit
 from sdcodec.palette.mode import PaletteMode
 from sdcodec.pixels import (
     DEFAULT_MAX_PIXELS,
@@ -32,8 +29,9 @@ from sdcodec.pixels import (
     read_picture,
     smooth_hidden_colour,
     to_pil,
-    unpack_alpha,
 )
+from sdcodec.rendering import WHOLE, Rendering
+from sdcodec.sources import SdcSource, sequence_of
 
 DEFAULT_QUALITY = 50.0
 LATENTS = LatentMode()
@@ -46,6 +44,7 @@ class Codec(LoadedBundle):
     A Codec can be used from several threads at once. Pickling stores its model's name, fingerprint and options.
     """
 
+    @file_method
     def encode(
         self,
         image: ImageSource,
@@ -55,14 +54,15 @@ class Codec(LoadedBundle):
         target_bpp: float | None = None,
         effort: int | None = None,
         mode: str = "latents",
-        metadata: frozenset[str] = frozenset(),
+        metadata: str | Iterable[str] = (),
         max_pixels: int | None = None,
         frame: int | None = None,
         allow_truncated: bool = False,
     ) -> Encoded:
         """Encode an image to the bytes of an `.sdc` file.
 
-        image: a PIL image, a path, the bytes of an image file, or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
+        image: a PIL image, a path, the bytes of an image file, a file open for binary reading (read from its
+            beginning if it can be rewound, as Pillow does), or a uint8 array `[H, W]` or `[H, W, 3 or 4]`.
         quality: 0..100 in steps of 0.5 (default 50). Or target_bytes: the highest quality whose file has at most that
             size; below the size of quality 0, more latents are rounded to zero. Or target_bpp: the same in bits per
             pixel.
@@ -71,7 +71,7 @@ class Codec(LoadedBundle):
             else 0.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with
             target_bytes or target_bpp as many as fit; it has no quality and no effort.
-        metadata: kinds to keep, of "icc", "exif" and "xmp".
+        metadata: kinds to keep: "all", "none", or some of "icc", "exif" and "xmp", as a collection or with commas.
         frame: frame or page of the file, counted from 0 (default: the first, with a warning if there are others).
         allow_truncated: encode a file that is cut short; its missing part is grey, black or transparent.
 
@@ -84,33 +84,45 @@ class Codec(LoadedBundle):
         picture = read_picture(
             image,
             metadata=metadata,
-            max_pixels=max_pixels or DEFAULT_MAX_PIXELS,
+            max_pixels=pixel_limit(max_pixels, DEFAULT_MAX_PIXELS),
             frame=frame,
             allow_truncated=allow_truncated,
         )
         height, width = picture.rgb.shape[:2]
         request = Request(
             quality_index=_quality_index(quality),
-            budget=target_bytes if target_bpp is None else math.floor(target_bpp * width * height / 8),
+            budget=budget_of(target_bytes, target_bpp, width * height),
             effort=effort_of(effort, self._model.autoencoder, width * height),
         )
         [latents] = self._latents([picture])
-        with hardware.explained_memory(SMALLER):
-            return MODES[mode].encode(self._model, self._source(picture, latents), self._envelope(picture), request)
+        source, envelope = self._source(picture, latents), self._envelope(picture)
+        with hardware.explained_memory(SMALLER), ratecontrol.itemised(envelope):
+            return MODES[mode].encode(self._model, source, envelope, request)
 
+    @file_method
     def decode(
         self,
-        data: bytes,
+        data: SdcSource,
         *,
         max_pixels: int | None = None,
+        realism: float | None = None,
+        scale: float | Fraction = 1,
+        recover: bool = False,
         denoise: int = 0,
         strength: float | None = None,
         seed: int = 0,
     ) -> Image.Image:
-        """Decode the bytes of an `.sdc` file to a PIL image, RGB or RGBA.
+        """Decode an `.sdc` file to a PIL image, RGB or RGBA.
 
         Kept metadata is in its `info`.
 
+        data: the file's bytes (also as bytearray, memoryview or `Encoded`), a path, or a file open for binary reading.
+        realism: 0 (faithful) to 1 (vivid), for models whose decoder has it (None: the model's default).
+        scale: 1, 1/2, 1/4 or 1/8 of the size, sides rounded up: computed directly if the decoder has a head for it,
+            else the means of squares of the whole image.
+        max_pixels: limit on the size that the file states (default: 2**26).
+        recover: decode what is intact of a damaged or cut file, with an SdcodecWarning that says what is lost; lost
+            blocks of 64x64 latents are filled from around them.
         denoise: steps of the bundle's UNet on the latents (0: none; 1 to 4 for turbo models). If the error lies below
             what the UNet was trained on, nothing is done.
         strength: factor on the measured deviation of the latents' error (None: 1).
@@ -120,13 +132,15 @@ class Codec(LoadedBundle):
         ImageError beyond max_pixels, NotEnoughMemoryError, OptionError.
         """
         check_denoising(denoise, strength, seed)
-        container = self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS)
+        chosen = Rendering.of(realism, scale, self.default_realism)
+        container = self._parsed(data, pixel_limit(max_pixels, DECODED_MAX_PIXELS), recover)
         latents = self._decoded_latents([container])
         if denoise:
             latents = self._denoised(latents, [container], denoise, strength, seed)
-        [pixels] = self._pixels(latents, container.header)
-        return to_pil(_picture(pixels, container))
+        [pixels] = self._pixels(latents, container.header, chosen)
+        return to_pil(rendering.picture(pixels, container, chosen))
 
+    @hardware.undisturbed
     def encode_batch(
         self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
     ) -> list[Encoded]:
@@ -136,7 +150,7 @@ class Codec(LoadedBundle):
         """
         check_rate(quality, None, None)
         check_effort(effort)
-        pictures = [read_picture(image) for image in images]
+        pictures = [read_picture(image) for image in sequence_of(images, "images")]
         encoded: dict[int, Encoded] = {}
         for group in tiling.alike(picture.rgb.shape[:2] for picture in pictures):
             chosen = [pictures[i] for i in group]
@@ -150,11 +164,14 @@ class Codec(LoadedBundle):
             encoded |= dict(zip(group, results, strict=True))
         return [encoded[i] for i in range(len(pictures))]
 
+    @hardware.undisturbed
     def decode_batch(
         self,
-        files: Sequence[bytes],
+        files: Sequence[SdcSource],
         *,
         max_pixels: int | None = None,
+        realism: float | None = None,
+        scale: float | Fraction = 1,
         denoise: int = 0,
         strength: float | None = None,
         seed: int = 0,
@@ -165,42 +182,51 @@ class Codec(LoadedBundle):
         the same seed, so that memory stays that of one image. Raises as `decode`.
         """
         check_denoising(denoise, strength, seed)
-        containers = [self._parsed(data, max_pixels or DEFAULT_MAX_PIXELS) for data in files]
+        rendered = Rendering.of(realism, scale, self.default_realism)
+        containers = [
+            self._parsed(data, pixel_limit(max_pixels, DECODED_MAX_PIXELS)) for data in sequence_of(files, "files")
+        ]
         images: dict[int, Image.Image] = {}
         for group in tiling.alike(_batch_key(container) for container in containers):
             chosen = [containers[i] for i in group]
             latents = self._decoded_latents(chosen)
             if denoise:
                 latents = self._denoised(latents, chosen, denoise, strength, seed)
-            for i, pixels in zip(group, self._pixels(latents, chosen[0].header), strict=True):
-                images[i] = to_pil(_picture(pixels, containers[i]))
-        return [images[i] for i in range(len(files))]
+            for i, pixels in zip(group, self._pixels(latents, chosen[0].header, rendered), strict=True):
+                images[i] = to_pil(rendering.picture(pixels, containers[i], rendered))
+        return [images[i] for i in range(len(containers))]
 
-    def round_trip(self, image: ImageSource, *, max_pixels: int | None = None) -> Image.Image:
+    @file_method
+    def round_trip(
+        self, image: ImageSource, *, realism: float | None = None, max_pixels: int | None = None
+    ) -> Image.Image:
         """Return the image, RGB, after the autoencoder without quantisation.
 
-        It is the upper bound of every quality. Decoders that depend on quality are given the highest. Raises
-        ImageError for unreadable images.
+        It is the upper bound of every quality. Decoders that depend on quality are given the highest. `realism` as
+        for `decode`. Raises ImageError for unreadable images, OptionError.
         """
-        picture = read_picture(image, max_pixels=max_pixels or DEFAULT_MAX_PIXELS)
+        chosen = Rendering.of(realism, 1, self.default_realism)
+        picture = read_picture(image, max_pixels=pixel_limit(max_pixels, DEFAULT_MAX_PIXELS))
         height, width = picture.rgb.shape[:2]
         highest, factor = HIGHEST_QUALITY_INDEX, self._model.autoencoder.factor
         # Gains and their inverses are learned apart: their product is not one.
         scale = self._model.quantiser.gain[highest] * self._model.quantiser.inverse_gain[highest]
         latents = self._latents([picture]) * scale[:, None, None]
-        pixels = self._pixels(latents, Header(self.fingerprint, highest, width, height, factor=factor))
+        pixels = self._pixels(latents, Header(self.fingerprint, highest, width, height, factor=factor), chosen)
         return Image.fromarray(pixels[0])
 
-    def symbols(self, data: bytes) -> NDArray[np.int32]:
-        """Return the decoded integers of a file, `[C, h, w]`, the same on every machine.
+    @file_method
+    def symbols(self, data: SdcSource) -> NDArray[np.int32]:
+        """Return the decoded integers of a file, the same on every machine.
 
-        They are symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file, `Palettised.values`.
+        They are int32 `[C, h, w]`, symbol plus predicted mean, in 1/16 of a quantiser step; of a palette's file,
+        `Palettised.values`.
         Raises FormatError for damaged data, BundleError if another model wrote it, ImageError for too many pixels.
         """
-        container = self._parsed(data, DEFAULT_MAX_PIXELS)
+        container = self._parsed(data, DECODED_MAX_PIXELS)
         return _mode_of(container).integers(self._model_of(container), container)
 
-    def symbols_sha256(self, data: bytes) -> str:
+    def symbols_sha256(self, data: SdcSource) -> str:
         """Return the SHA-256 of `symbols` as little-endian int32, in hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.symbols(data), dtype="<i4").tobytes()).hexdigest()
 
@@ -213,10 +239,9 @@ class Codec(LoadedBundle):
         return windowed.encode(self._model.autoencoder, pixels, self.device)
 
     @hardware.explained_memory(SMALLER)
-    def _pixels(self, latents: Tensor, header: Header) -> NDArray[np.uint8]:
+    def _pixels(self, latents: Tensor, header: Header, chosen: Rendering = WHOLE) -> NDArray[np.uint8]:
         """Return the pixels of latents `[B, C, h, w]`, uint8, cropped to the image."""
-        pixels = windowed.decode(self._model.autoencoder, latents, header.quality_index)
-        return pixels[:, : header.height, : header.width]
+        return rendering.render(self._model.autoencoder, latents, header, chosen)
 
     def _padded(self, picture: Picture) -> NDArray[np.uint8]:
         """Return the visible pixels `[H, W, 3]`, padded to multiples of 4 latents.
@@ -231,32 +256,10 @@ class Codec(LoadedBundle):
         height, width = picture.rgb.shape[:2]
         return Source(latents, self._padded(picture), height, width)
 
+    @hardware.explained_memory(SMALLER)
     def _decoded_latents(self, containers: Sequence[Container]) -> Tensor:
         """Return the latents `[B, C, h, w]` of files of one size, quality, prior and mode."""
         return _mode_of(containers[0]).decode(self._model_of(containers[0]), containers)
-
-    # Denoising
-
-    def _denoised(
-        self, latents: Tensor, containers: Sequence[Container], num_steps: int, strength: float | None, seed: int
-    ) -> Tensor:
-        """Denoise dequantised latents `[B, C, h, w]`, image by image."""
-        with hardware.explained_memory(
-            "decode without denoising, with precision float16 or bfloat16, or on another device"
-        ):
-            unet, factor = self._denoiser, 1.0 if strength is None else strength
-            each = zip(latents[:, None], map(self._deviations, containers), strict=True)
-            return torch.cat([denoised(own, error, unet, num_steps, factor, seed) for own, error in each])
-
-    def _deviations(self, container: Container) -> Tensor:
-        """Return the standard deviation of the latents' error, `[C]`.
-
-        It is the measured one, or else that of rounding.
-        """
-        model = self._model_of(container)
-        if container.deviations is None or not model.measures_error:
-            return error_levels.uniform_deviations(model.quantiser.inverse_gain[container.header.quality_index])
-        return error_levels.unpack_deviations(container.deviations, model.autoencoder.channels)
 
     # Files
 
@@ -280,9 +283,3 @@ def _batch_key(container: Container) -> tuple[bytes, int, int, int, bool]:
     """Equal for files that can be decoded together."""
     header = container.header
     return header.fingerprint, header.width, header.height, header.quality_index, container.palette is None
-
-
-def _picture(pixels: NDArray[np.uint8], container: Container) -> Picture:
-    height, width = pixels.shape[:2]
-    alpha = None if container.alpha is None else unpack_alpha(container.alpha, width, height)
-    return Picture(pixels, alpha, container.icc, container.exif, container.xmp)

@@ -12,7 +12,7 @@ from torch import Tensor
 def conceal(values: Tensor, lost: Sequence[tuple[slice, slice]]) -> None:
     """Fill rows and columns of integers `[C, h, w]` smoothly, in place.
 
-    Means of known values at 1/2, 1/4, ... of the size fill the next finer level where nothing is known ("push-pull";
+    Means of known values at 1/2, 1/4, ... of the size fill the next finer level at the gaps ("push-pull";
     Gortler et al., SIGGRAPH 1996). Something has to be known.
     """
     known = torch.ones(1, 1, *values.shape[1:])
@@ -24,7 +24,10 @@ def conceal(values: Tensor, lost: Sequence[tuple[slice, slice]]) -> None:
 
 
 def _filled(sums: Tensor, weights: Tensor) -> Tensor:
-    """Return `[1, C, h, w]` without gaps; `weights` `[1, 1, h, w]` are 1 where values are known, 0 elsewhere."""
+    """Return `[1, C, h, w]` without gaps.
+
+    `weights` `[1, 1, h, w]` are 1 where values are known, 0 elsewhere.
+    """
     if bool(weights.min() > 0):
         return sums
     height, width = sums.shape[2:]

@@ -161,6 +161,8 @@ class Container:
             reader.complain("the header and the chunks differ about an alpha channel", "the alpha channel")
         alpha, icc, exif, xmp, deviations, palette = (found.get(tag) for tag in "AiexnP")
         blocks, damaged = latents or ((), frozenset())
+        if blocks and len(damaged) == len(blocks):
+            raise FormatError("damaged: no block of latents is intact; get the file again")
         lost = tuple(dict.fromkeys(reader.lost))
         return cls(
             header, blocks, alpha, icc, exif, xmp, tuple(unknown), deviations, palette, reader.trailing, damaged, lost

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from sdcodec.autoencoders.protocol import Autoencoder, DifferentiableAutoencoder
 from sdcodec.errors import OptionError
+from sdcodec.options import check_integer
 from sdcodec.priors.rounding import PLAIN, Rounding
 
 
@@ -39,6 +40,7 @@ UNNAMED = ((1 << 19, 6), (1 << 20, 4))
 
 def check_effort(level: int | None) -> None:
     """Check that a level is one of 0..9, or None. Raises OptionError."""
+    check_integer("effort", level, f"choose one from 0 to {HIGHEST}")
     if level is not None and level not in range(len(EFFORTS)):
         raise OptionError(f"effort {level} is unknown; choose a whole number from 0 to {HIGHEST}")
 

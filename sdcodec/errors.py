@@ -21,7 +21,11 @@ class ImageTypeError(ImageError, TypeError):
 
 
 class FormatError(SdcodecError):
-    """The `.sdc` data is damaged, cut short, or not `.sdc` data at all."""
+    """The `.sdc` data is unreadable, damaged, cut short, or not `.sdc` data at all."""
+
+
+class FormatTypeError(FormatError, TypeError):
+    """The input has a type that is not read as `.sdc` data."""
 
 
 class UnsupportedVersionError(FormatError):
@@ -33,7 +37,18 @@ class BundleError(SdcodecError):
 
 
 class BudgetError(SdcodecError):
-    """No quality of this model meets the byte budget."""
+    """No quality of this model meets the byte budget.
+
+    budget: the bytes that were allowed; needed: about as many as the shortest file has.
+    """
+
+    def __init__(self, message: str, budget: int = 0, needed: int = 0) -> None:
+        super().__init__(message, budget, needed)
+        self.budget = budget
+        self.needed = needed
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NotEnoughMemoryError(SdcodecError):

@@ -8,7 +8,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,8 @@ def _identity(path: str) -> str:
 def read_bytes(source: str) -> bytes:
     """Read a file or, for `-`, standard input. Raises OSError."""
     if source == STANDARD_STREAM:
+        if sys.stdin is None:
+            raise OSError(errno.EBADF, "is closed; give a file", "standard input")
         return sys.stdin.buffer.read()
     if os.path.isdir(source):
         raise IsADirectoryError(errno.EISDIR, "is a folder; give the files in it", source)
@@ -96,20 +98,47 @@ def write_bytes(target: str, data: bytes, *, force: bool = False) -> None:
     if target != STANDARD_STREAM:
         atomic_write(target, data, force=force)
         return
+    if sys.stdout is None:
+        raise OutputError("standard output: is closed; give a file")
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
-        _forget_standard_output()
+        forget_standard_output()
         raise OutputError(f"standard output: cannot be written ({error.strerror})") from error
 
 
-def _forget_standard_output() -> None:
+def forget_standard_output() -> None:
     """Discard the output that Python still holds, so that it does not fail at exit."""
     with contextlib.suppress(OSError, ValueError):  # ValueError: not a real stream, nothing to flush
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+def check_outputs(targets: Iterable[str]) -> None:
+    """Check that files can be written, before the work whose results they take.
+
+    A temporary file is made in each of their folders. Raises OutputError for a folder that is missing or not writable,
+    and for a name that belongs to a folder.
+    """
+    checked: set[str] = set()
+    for name in targets:
+        if name == STANDARD_STREAM:
+            continue
+        target = os.path.realpath(name)
+        folder = os.path.dirname(target)
+        try:
+            if _is_special(name, target):
+                if not os.access(target, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            elif folder not in checked:
+                probe = _temporary(folder)
+                os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+                _remove(probe)
+                checked.add(folder)
+        except OSError as error:
+            raise OutputError(f"{name}: {_reason(error, os.path.dirname(name) or '.')}") from error
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
@@ -121,12 +150,9 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
     """
     name = os.fspath(path)
     target = os.path.realpath(name)
-    temporary = os.path.join(os.path.dirname(target), f".sdcodec-{secrets.token_hex(8)}.tmp")
+    temporary = _temporary(os.path.dirname(target))
     try:
-        mode = os.stat(target).st_mode if os.path.exists(target) else None
-        if mode is not None and stat.S_ISDIR(mode):
-            raise OutputError(f"{name}: is a folder; give a file name")
-        if mode is not None and not stat.S_ISREG(mode):
+        if _is_special(name, target):
             with open(target, "wb") as file:
                 file.write(data)
             return
@@ -134,8 +160,8 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
         try:
             with open(temporary, "xb") as file:
                 file.write(data)
-            if mode is not None:
-                os.chmod(temporary, stat.S_IMODE(mode))
+            if os.path.exists(target):
+                os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
             refuse_existing(name, force=force)  # it may have been created meanwhile
             os.replace(temporary, target)
         except BaseException:
@@ -149,6 +175,24 @@ def refuse_existing(target: str, *, force: bool = False) -> None:
     """Raise OutputError if a regular file exists and is not to be replaced."""
     if not force and os.path.isfile(target):
         raise OutputError(f"{target}: exists already; give --force to replace it, or another name")
+
+
+def _is_special(name: str, target: str) -> bool:
+    """Return whether a target is a device or a pipe.
+
+    Raises OutputError for a folder, and OSError for an impossible name.
+    """
+    try:
+        mode = os.stat(target).st_mode
+    except FileNotFoundError:
+        return False
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"{name}: is a folder; give a file name")
+    return not stat.S_ISREG(mode)
+
+
+def _temporary(folder: str) -> str:
+    return os.path.join(folder, f".sdcodec-{secrets.token_hex(8)}.tmp")
 
 
 def _remove(path: str) -> None:

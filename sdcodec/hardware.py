@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 
 from sdcodec.errors import NotEnoughMemoryError, OptionError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# The threads of OpenMP do not survive a fork: a forked process would wait for them without an end.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -24,8 +33,10 @@ def device(name: str = "auto") -> torch.device:
     try:
         chosen = torch.device(name)
         torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise OptionError(f"device {name!r} is not available here; choose cpu or auto") from error
+    if chosen.type == "meta":
+        raise OptionError("the device 'meta' computes nothing; choose cpu or auto")
     return chosen
 
 
@@ -35,12 +46,34 @@ def dtype(precision: str, on: torch.device) -> torch.dtype:
     `auto` is bfloat16 on hardware that is fast at it, float32 elsewhere. Raises OptionError for an unknown name.
     """
     if precision != "auto":
-        if precision not in DTYPES:
+        if not isinstance(precision, str) or precision not in DTYPES:
             raise OptionError(f"precision {precision!r} is unknown; choose auto, {', '.join(DTYPES)}")
         return DTYPES[precision]
     if on.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if on.type == "cpu" and _cpu_has_bfloat16() else torch.float32
+
+
+def undisturbed(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a method so that it runs outside of the caller's modes of PyTorch.
+
+    Its results do not depend on them. The modes are inference mode, gradients, autocast and the default device. They
+    belong to the thread; the default dtype belongs to the process and is not touched: the networks name their dtypes.
+    """
+
+    @wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(False))
+            modes.enter_context(torch.no_grad())
+            for kind in ("cpu", "cuda", "mps"):
+                if torch.is_autocast_enabled(kind):
+                    modes.enter_context(torch.autocast(kind, enabled=False))
+            if torch.empty(0).device.type != "cpu":
+                modes.enter_context(torch.device("cpu"))
+            return method(*args, **kwargs)
+
+    return run
 
 
 @contextmanager

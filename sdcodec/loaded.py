@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Self
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, Self, TypeVar
+
+import torch
+from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.bundles import shared, store
 from sdcodec.container import Container
+from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
+from sdcodec.denoisers.sampler import denoise as denoised
 from sdcodec.errors import BundleError, FormatError, ImageError, OptionError, warn
 from sdcodec.model import Model
+from sdcodec.sources import SdcSource, naming, naming_source, sdc_bytes
 
+P = ParamSpec("P")
+R = TypeVar("R")
+DECODED_MAX_PIXELS = 2**26  # a header may claim any size, so less than for images that are there
 SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
+
+
+def file_method(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a method of `Codec` whose first argument is an image or a file.
+
+    Its errors name the file, and the caller's modes of PyTorch do not affect it.
+    """
+    return hardware.undisturbed(naming_source(method))
 
 
 class LoadedBundle:
     """Base of `Codec`: a bundle, its options, and its model for each of its priors."""
 
+    @hardware.undisturbed
     def __init__(
         self,
         model: str | os.PathLike[str] = store.DEFAULT,
@@ -51,10 +70,18 @@ class LoadedBundle:
         self._model = self._loaded(self._bundle.priors[0])
         self._with_earlier_priors: dict[bytes, Model] = {}  # by the fingerprint in a file
 
+    @property
+    def default_realism(self) -> float | None:
+        """Realism, 0..1, that it decodes with unless told otherwise.
+
+        None if the model's decoder has no realism to choose.
+        """
+        return self._bundle.default_realism
+
     @classmethod
     def for_file(
         cls,
-        data: bytes,
+        data: SdcSource,
         *,
         model: str | os.PathLike[str] | None = None,
         device: str = "auto",
@@ -63,17 +90,26 @@ class LoadedBundle:
     ) -> Self:
         """Load the model that decodes `data`, found by its fingerprint.
 
+        data: as for `Codec.decode`; a file that cannot be rewound is used up.
+
         The search is among all bundles or in the given one. Raises FormatError for damaged data and BundleError if no
         bundle fits.
         """
-        bundle = store.that_wrote(Container.from_bytes(data).header.fingerprint, model)
+        with naming(data):
+            bundle = store.that_wrote(Container.from_bytes(sdc_bytes(data)).header.fingerprint, model)
         return cls(bundle.folder, device=device, precision=precision, offload=offload)
 
-    def _parsed(self, data: bytes, max_pixels: int) -> Container:
-        container = Container.from_bytes(data)
+    def _parsed(self, data: SdcSource, max_pixels: int, recover: bool = False) -> Container:
+        with naming(data):
+            return self._checked(Container.from_bytes(sdc_bytes(data), recover=recover), max_pixels)
+
+    def _checked(self, container: Container, max_pixels: int) -> Container:
+        """Check that this model decodes a file, within the limit of pixels."""
         header = container.header
         if container.trailing:
             warn(f"{container.trailing} bytes behind the end of the file are ignored")
+        if container.lost:
+            warn(f"damaged; recovered without {', '.join(container.lost)}")
         if self._bundle.prior_for(header.fingerprint) is None:
             raise store.other_model(header.fingerprint, self._bundle)
         if header.factor != self._model.autoencoder.factor:
@@ -101,6 +137,27 @@ class LoadedBundle:
     @hardware.explained_memory(SMALLER)
     def _loaded(self, entry: store.PriorEntry) -> Model:
         return shared.load(self._bundle, entry, self.device, self._dtype, self._offload)
+
+    def _denoised(
+        self, latents: Tensor, containers: Sequence[Container], num_steps: int, strength: float | None, seed: int
+    ) -> Tensor:
+        """Denoise dequantised latents `[B, C, h, w]`, image by image."""
+        with hardware.explained_memory(
+            "decode without denoising, with precision float16 or bfloat16, or on another device"
+        ):
+            unet, factor = self._denoiser, 1.0 if strength is None else strength
+            each = zip(latents[:, None], map(self._deviations, containers), strict=True)
+            return torch.cat([denoised(own, error, unet, num_steps, factor, seed) for own, error in each])
+
+    def _deviations(self, container: Container) -> Tensor:
+        """Return the standard deviation of the latents' error, `[C]`.
+
+        It is the measured one, or else that of rounding.
+        """
+        model = self._model_of(container)
+        if container.deviations is None or not model.measures_error:
+            return error_levels.uniform_deviations(model.quantiser.inverse_gain[container.header.quality_index])
+        return error_levels.unpack_deviations(container.deviations, model.autoencoder.channels)
 
     def __getstate__(self) -> dict[str, Any]:
         bundle = self._bundle

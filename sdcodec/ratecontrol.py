@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from sdcodec.constants import QUALITY_LEVELS
+from sdcodec.container import Container, block_count
 from sdcodec.errors import BudgetError
 from sdcodec.priors.rounding import Rounding
 
@@ -94,7 +96,7 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float], n
     ends when a quality fits and the next does not, or would not by the measured slope. It begins at `near`, if that
     is given.
     """
-    target = math.log(budget)
+    target = math.log(max(budget, 1))  # no file fits 0 bytes either
     seen: dict[int, float] = {}
 
     def excess(quality_index: int) -> float:
@@ -140,7 +142,30 @@ def most_within(budget: int, most: int, coded: Callable[[int], bytes]) -> bytes:
 
 def too_few(budget: int, smallest: int) -> BudgetError:
     """Return the error for a budget that even the shortest file exceeds."""
-    return BudgetError(f"{budget} bytes are too few: this picture needs about {smallest} with this model; give more")
+    return BudgetError(_needs(budget, smallest) + "; give more", budget, smallest)
+
+
+@contextmanager
+def itemised(envelope: Container) -> Iterator[None]:
+    """Let a BudgetError state the bytes of the file that are not latents.
+
+    They are metadata, transparency and header. `envelope` is the file without its latents.
+    """
+    try:
+        yield
+    except BudgetError as error:
+        chunks = [chunk for chunk in envelope.chunks() if chunk.tag not in "LP"]
+        blocks = (b"",) * block_count(envelope.header.width, envelope.header.height, envelope.header.factor)
+        header = len(replace(envelope, blocks=blocks).to_bytes()) - sum(len(chunk.payload) for chunk in chunks)
+        parts = [f"{len(chunk.payload)} {chunk.name}" for chunk in chunks] + [f"{header} header and checksums"]
+        metadata = any(chunk.tag in "iex" for chunk in chunks)
+        remedy = "give more, or leave the metadata out" if metadata else "give more"
+        needs = _needs(error.budget, error.needed)
+        raise BudgetError(f"{needs}, of these {', '.join(parts)}; {remedy}", error.budget, error.needed) from error
+
+
+def _needs(budget: int, smallest: int) -> str:
+    return f"{budget} bytes are too few: this picture needs about {smallest} bytes with this model"
 
 
 def _slope(seen: dict[int, float]) -> float:

@@ -31,6 +31,7 @@ RATE, BETAS, DAMPING = 0.07, (0.8, 0.95), 5.0
 FALL = 0.8  # share by which the rate has fallen at the end
 # AlexNet has a stride of 4: descent would find patterns that are good at one phase only. Offsets (rows, columns).
 SHIFTS = tuple((5 * i % 4, (5 * i // 4 + i) % 4) for i in range(16))
+WEIGHT_RANGE = 1e6  # of its growth, which a budget that no quality fills would drive out of float32
 WINDOW_LATENTS = 64  # side of a differentiated window: 1.5 GB with an earlier embedded model
 BLEND_MARGIN = 8  # latents around a window of a decoder with global operations
 
@@ -68,6 +69,7 @@ class Refiner:
             if iteration == 0:
                 before = distortion
             weight *= (budget / max(state.bits, 1.0)) ** 2  # distortion weighs more if bits are left
+            weight = min(weight, start_weight * WEIGHT_RANGE)
             slope = self._slope_of_bits(leaf.detach(), state).add_(gradient, alpha=weight)
             leaf.grad = slope.masked_fill_(state.indices == 0, 0)  # no bits are coded there
             optimiser.param_groups[0]["lr"] = RATE * (1 - FALL * iteration / iterations)
@@ -101,7 +103,7 @@ class Refiner:
         It follows from the change of the decoded image by noise in the coded latents.
         """
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(state.decoded.shape, generator=generator).to(state.decoded.device)
+        noise = torch.randn(state.decoded.shape, generator=generator, dtype=torch.float32).to(state.decoded.device)
         noise.mul_(PROBE).masked_fill_(state.indices == 0, 0)
         change = 0.0
         with torch.no_grad():

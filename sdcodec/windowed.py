@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec import blending, tiling
-from sdcodec.autoencoders.protocol import Autoencoder
+from sdcodec.autoencoders.protocol import Autoencoder, ReducedAutoencoder
 from sdcodec.blending import Span
 
 # Side of a window, without its margin, of a network with a finite reach; with `base` 24 megapixels need 1.5 GB.
@@ -35,7 +37,7 @@ def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.de
     if autoencoder.margin is None:
         rows, columns = _spans(height, f), _spans(width, f)
         return blending.blend(rows, columns, 1, lambda r, c: latents_of(r.start, r.end, c.start, c.end))
-    latents = torch.zeros(len(pixels), autoencoder.channels, height, width, device=device)
+    latents = torch.zeros(len(pixels), autoencoder.channels, height, width, dtype=torch.float32, device=device)
     for w in tiling.windows(height, width, WINDOW_PIXELS // f, autoencoder.margin):
         seen = latents_of(w.seen_top, w.seen_bottom, w.seen_left, w.seen_right)
         latents[:, :, w.top : w.bottom, w.left : w.right] = seen[:, :, *_counted(w, 1)]
@@ -44,21 +46,42 @@ def encode(autoencoder: Autoencoder, pixels: NDArray[np.uint8], device: torch.de
 
 def decode(autoencoder: Autoencoder, latents: Tensor, quality_index: int) -> NDArray[np.uint8]:
     """Decode float32 latents `[B, C, h, w]` at a quality to uint8 `[B, fh, fw, 3]`."""
+    return _decoded(autoencoder, latents, autoencoder.factor, lambda part: autoencoder.decode(part, quality_index))
+
+
+def decode_reduced(
+    autoencoder: ReducedAutoencoder, latents: Tensor, quality_index: int, scale: int
+) -> NDArray[np.uint8]:
+    """Decode float32 latents `[B, C, h, w]` to 1/`scale` of the size.
+
+    `scale` is one of the autoencoder's. Returns uint8 `[B, fh/scale, fw/scale, 3]`.
+    """
+    side = autoencoder.factor // scale
+    return _decoded(autoencoder, latents, side, lambda part: autoencoder.decode_reduced(part, quality_index, scale))
+
+
+def _decoded(
+    autoencoder: Autoencoder, latents: Tensor, side: int, images_of: Callable[[Tensor], Tensor]
+) -> NDArray[np.uint8]:
+    """Decode window by window.
+
+    `images_of` returns `side` x `side` pixels per latent.
+    """
     f = autoencoder.factor
     batch, _, height, width = latents.shape
-    pixels = np.empty((batch, f * height, f * width, 3), np.uint8)
+    pixels = np.empty((batch, side * height, side * width, 3), np.uint8)
     if autoencoder.margin is None:
 
-        def images_of(row: Span, column: Span) -> Tensor:
-            return autoencoder.decode(latents[:, :, row.start : row.end, column.start : column.end], quality_index)
+        def window(row: Span, column: Span) -> Tensor:
+            return images_of(latents[:, :, row.start : row.end, column.start : column.end])
 
-        for top, band in blending.blended(_spans(height, f), _spans(width, f), f, images_of):
+        for top, band in blending.blended(_spans(height, f), _spans(width, f), side, window):
             pixels[:, top : top + band.shape[2]] = _levels(band)
         return pixels
     for w in tiling.windows(height, width, WINDOW_PIXELS // f, autoencoder.margin):
         seen = latents[:, :, w.seen_top : w.seen_bottom, w.seen_left : w.seen_right]
-        images = autoencoder.decode(seen, quality_index)[:, :, *_counted(w, f)]
-        pixels[:, f * w.top : f * w.bottom, f * w.left : f * w.right] = _levels(images)
+        images = images_of(seen)[:, :, *_counted(w, side)]
+        pixels[:, side * w.top : side * w.bottom, side * w.left : side * w.right] = _levels(images)
     return pixels
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from sdcodec.perceptual.vgg import POSITIONS
 from sdcodec.priors.config import PriorConfig
 from sdcodec.training.export import export
 from sdcodec.training.model import TrainingModel
+from sdcodec_cli.main import main
 from sdcodec_eval.codecs.registry import parse
 from sdcodec_eval.pictures import Source
 from sdcodec_eval.plan import Plan
@@ -168,3 +169,31 @@ def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vgg") / "vgg16.safetensors"
     save_file(tensors, path)
     return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, random_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Create three photographs and an invalid image, and install the random model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDCODEC_HOME", str(random_bundle.parent))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # `encode` replaces it
+    for name in "abc":
+        Image.fromarray(photograph(48, 64, ord(name))).save(f"{name}.png")
+    (tmp_path / "bad.png").write_bytes(b"no image at all")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str]]:
+    """Return a function that runs the entry point and returns its two outputs."""
+
+    def run(*arguments: str, status: int) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        printed = capfd.readouterr()
+        assert ended.value.code == status, printed.err
+        assert "Traceback" not in printed.err
+        return printed.out, printed.err
+
+    return run

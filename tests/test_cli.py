@@ -13,36 +13,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from conftest import photograph
-from sdcodec_cli.main import cli, main
-
-
-@pytest.fixture
-def folder(tmp_path, random_bundle, monkeypatch):
-    """Create three photographs and an invalid image, and install the random model."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SDCODEC_HOME", str(random_bundle.parent))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # `encode` replaces it
-    for name in "abc":
-        Image.fromarray(photograph(48, 64, ord(name))).save(f"{name}.png")
-    (tmp_path / "bad.png").write_bytes(b"no image at all")
-    (tmp_path / "out").mkdir()
-    return tmp_path
-
-
-@pytest.fixture
-def run(capfd):
-    """Return a function that runs the entry point and returns its two outputs."""
-
-    def run(*arguments: str, status: int) -> tuple[str, str]:
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        printed = capfd.readouterr()
-        assert ended.value.code == status, printed.err
-        assert "Traceback" not in printed.err
-        return printed.out, printed.err
-
-    return run
+from sdcodec_cli.main import cli
 
 
 def invoke(*arguments: str, status: int = 0) -> str:
@@ -301,3 +272,11 @@ def test_compare_labels_unreachable_sizes(folder):
     output = invoke("compare", "a.png", "--bytes", "300", "-o", "sheet.png", "--codecs", "jpeg")
     assert "cannot reach this size" in output
     assert "bad.png: not an image" in invoke("compare", "bad.png", "-o", "other.png", "--codecs", "jpeg", status=1)
+
+
+def test_the_limits_of_pixels_are_those_of_the_library():
+    from sdcodec import loaded, pixels
+    from sdcodec_cli import conversion
+
+    assert conversion.DEFAULT_MAX_PIXELS == pixels.DEFAULT_MAX_PIXELS
+    assert conversion.DECODED_MAX_PIXELS == loaded.DECODED_MAX_PIXELS

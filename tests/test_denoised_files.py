@@ -210,6 +210,12 @@ def test_strength_changes_the_result(codec):
     assert (auto == same).all() and (auto != other).any() and (none == pixels(codec.decode(data))).all()
 
 
+def test_denoised_files_have_reduced_sizes(codec):
+    data = codec.encode(PICTURE, quality=LOW).data
+    whole = codec.decode(data, denoise=2, strength=3.0)
+    assert (pixels(codec.decode(data, denoise=2, strength=3.0, scale=0.25)) == pixels(whole.reduce(4))).all()
+
+
 def test_high_quality_is_left_alone(codec):
     data = codec.encode(PICTURE, quality=HIGHEST).data
     assert (pixels(codec.decode(data, denoise=4)) == pixels(codec.decode(data))).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,20 @@ class CodecChoice:
             for s in specs
             if s.target in CLASSIC and n > 1
         ]
-        return (*specs, *smaller)
+        return (*_with_faithful(specs), *smaller)
+
+
+def _with_faithful(specs: list[CodecSpec]) -> list[CodecSpec]:
+    """Add sdcodec at realism 0 behind each model that decodes with another by default."""
+    labels, found = {spec.label for spec in specs}, []
+    for spec in specs:
+        found.append(spec)
+        label = f"{spec.label}-realism0"
+        if spec.target != "sdcodec" or "realism" in spec.options or label in labels:
+            continue
+        if store.find(str(spec.options["model"])).default_realism:
+            found.append(replace(spec, label=label, options={**spec.options, "realism": 0}))
+    return found
 
 
 def codec_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import click
 
-from sdcodec.files import atomic_write, refuse_existing
+from sdcodec.files import atomic_write, check_outputs, refuse_existing
 from sdcodec_cli.codec_choice import CodecChoice, codec_options, require_eval_packages
+from sdcodec_cli.decode import FORMATS
+from sdcodec_cli.messages import display_name, say, say_error
+from sdcodec_cli.native_output import native_output_told
 
 
 @click.command(no_args_is_help=True)
@@ -37,21 +40,30 @@ def compare(
 ) -> None:
     """Compare codecs on one image at equal bytes, in one labelled image.
 
+    A codec that cannot take the image is left out, with a warning.
+
     \b
     Examples:
       sdcodec compare photo.jpg --bytes 5000 -o compare.png
       sdcodec compare photo.jpg -o compare.png --codecs sdcodec,avif --downscale 2
     """
     require_eval_packages()
+    kind = Path(output).suffix[1:].lower()
+    if kind not in FORMATS:
+        raise click.UsageError(f"{output}: not the name of an image; end it with one of .{', .'.join(FORMATS)}.")
     refuse_existing(output, force=force)
+    check_outputs([output])
 
     from sdcodec.pixels import to_image_file
     from sdcodec_eval.comparison import compare as run
 
     specs = chosen.specs()
-    comparison = run(picture, budget, specs, chosen.crop)
-    sheet = comparison.picture(columns or min(3, len(specs) + 1))
-    atomic_write(output, to_image_file(sheet, Path(output).suffix[1:].lower()), force=force)
+    with native_output_told(str(picture)):
+        comparison = run(picture, budget, specs, chosen.crop)
+    for label, reason in comparison.left_out.items():
+        say_error(f"{display_name(str(picture))}: warning: {label} is left out: {reason}")
+    sheet = comparison.picture(columns or min(3, len(comparison.results) + 1))
+    atomic_write(output, to_image_file(sheet, kind), force=force)
     if not quiet:
-        click.echo(comparison.table())
-        click.echo(f"comparison in {click.format_filename(output)}")
+        say(comparison.table())
+        say(f"comparison in {display_name(output)}")

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-import os
 import time
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import click
 
-from sdcodec.files import STANDARD_STREAM, Job, read_bytes, write_bytes
-from sdcodec_cli.conversion import OutputOptions, conversion_options, convert, file_arguments, plan_or_usage_error
+from sdcodec.files import Job, read_bytes, write_bytes
+from sdcodec_cli.conversion import (
+    DECODED_MAX_PIXELS,
+    IMAGE_FORMATS,
+    IncompleteError,
+    OutputOptions,
+    conversion_options,
+    convert,
+    file_arguments,
+    named_format,
+    plan_or_usage_error,
+)
 from sdcodec_cli.messages import display_name
 
 if TYPE_CHECKING:
@@ -19,14 +29,17 @@ if TYPE_CHECKING:
     from sdcodec import Codec
 
 FORMATS = ("png", "webp", "tiff", "tif", "bmp", "ppm", "jpeg", "jpg", "avif")  # as sdcodec.pixels.SAVE_FORMATS
+SAME = {"jpg": "jpeg", "jfif": "jpeg", "jpe": "jpeg", "tif": "tiff", "pnm": "ppm"}
 
 
 def _extension(output: str, chosen: str | None) -> str:
     """Return the output format: `--format`, the extension of OUTPUT, or png."""
+    ending = named_format(output)
     if chosen is not None:
+        if ending in {*FORMATS, *IMAGE_FORMATS, "sdc"} and SAME.get(ending, ending) != SAME.get(chosen, chosen):
+            raise click.UsageError(f"{output}: the name says .{ending}, and --format says {chosen}; choose one.")
         return chosen
-    ending = os.path.splitext(output)[1].lower().removeprefix(".")
-    if output == STANDARD_STREAM or os.path.isdir(output) or not ending:
+    if ending is None:
         return "png"
     if ending not in FORMATS:
         raise click.UsageError(f"{output}: the format .{ending} cannot be written; choose from {', '.join(FORMATS)}.")
@@ -57,6 +70,24 @@ def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 )
 @click.option("--model", metavar="NAME|FOLDER", help="Model of the file.  [default: the model that the file names]")
 @click.option(
+    "--realism",
+    type=click.FloatRange(0, 1),
+    metavar="0..1",
+    help="From 0, faithful, to 1, vivid, for models that have it.  [default: that of the model]",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["1", "1/2", "1/4", "1/8"]),
+    default="1",
+    show_default=True,
+    help="Size of the image relative to the original.",
+)
+@click.option(
+    "--recover",
+    is_flag=True,
+    help="Decode what is intact of a damaged or cut file; lost blocks are filled from around them. Exit status 1.",
+)
+@click.option(
     "--denoise",
     type=click.IntRange(min=0),
     metavar="STEPS",
@@ -75,12 +106,15 @@ def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     help="With --denoise: seed of the noise that turbo models add.  [default: 0]",
 )
 @click.option("--offload", is_flag=True, help="With --denoise: keep the UNet's weights in main memory, for small GPUs.")
-@conversion_options
+@conversion_options(DECODED_MAX_PIXELS)
 def decode(
     inputs: tuple[str, ...],
     output: str,
     image_format: str | None,
     model: str | None,
+    realism: float | None,
+    scale: str,
+    recover: bool,
     denoise: int | None,
     strength: float | None,
     seed: int | None,
@@ -102,6 +136,7 @@ def decode(
       sdcodec decode encoded/*.sdc -o decoded/ --format webp
       sdcodec decode - -o - < photo.sdc > photo.png
       sdcodec decode photo.sdc -o photo.png --denoise 4
+      sdcodec decode encoded/*.sdc -o previews/ --scale 1/8
     """
     if denoise is None and (strength is not None or seed is not None or offload):
         raise click.UsageError("--strength, --seed and --offload need --denoise.")
@@ -109,13 +144,13 @@ def decode(
     jobs = plan_or_usage_error(inputs, output, extension)
 
     from sdcodec.bundles import store
-    from sdcodec.container import Container
+    from sdcodec.container import Container, read_header
     from sdcodec.pixels import to_image_file
 
     loaded: dict[Path, Codec] = {}  # holds one codec: neighbouring files mostly share a model
 
     def codec_for(data: bytes) -> Codec:
-        folder = store.that_wrote(Container.from_bytes(data).header.fingerprint, model).folder
+        folder = store.that_wrote(read_header(data)[0].fingerprint, model).folder
         if folder not in loaded:
             from sdcodec import Codec
 
@@ -127,11 +162,23 @@ def decode(
         data = read_bytes(job.source)
         start = time.perf_counter()
         codec = codec_for(data)
-        image = codec.decode(data, max_pixels=max_pixels, denoise=denoise or 0, strength=strength, seed=seed or 0)
+        image = codec.decode(
+            data,
+            max_pixels=max_pixels,
+            realism=realism,
+            scale=Fraction(scale),
+            recover=recover,
+            denoise=denoise or 0,
+            strength=strength,
+            seed=seed or 0,
+        )
         seconds = time.perf_counter() - start
         result = to_image_file(image, extension)
         write_bytes(job.target, result, force=options.force)
         line = f"{display_name(job.target)}: {image.width} x {image.height}, {seconds:.2f} s"
-        return line + (f", {len(data)} -> {len(result)} bytes, model {codec.name}" if options.verbose else "")
+        line += f", {len(data)} -> {len(result)} bytes, model {codec.name}" if options.verbose else ""
+        if recover and Container.from_bytes(data, recover=True).lost:
+            raise IncompleteError(line)
+        return line
 
     convert(jobs, work, options, label="decoding")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from typing import TYPE_CHECKING
@@ -10,32 +11,33 @@ from typing import TYPE_CHECKING
 import click
 
 from sdcodec.bundles import store
-from sdcodec.files import Job, write_bytes
-from sdcodec.options import MODES
+from sdcodec.errors import OptionError
+from sdcodec.files import STANDARD_STREAM, Job, write_bytes
+from sdcodec.options import MODES, metadata_kinds
 from sdcodec_cli.conversion import (
+    DEFAULT_MAX_PIXELS,
+    IMAGE_FORMATS,
     OutputOptions,
     conversion_options,
     convert,
     file_arguments,
     image_source,
+    named_format,
     plan_or_usage_error,
 )
 from sdcodec_cli.messages import display_name
+from sdcodec_cli.native_output import native_output_told
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-METADATA_KINDS = ("icc", "exif", "xmp")
-
 
 def _metadata(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
-    if value in ("none", "all"):
-        return frozenset(METADATA_KINDS if value == "all" else ())
-    kinds = frozenset(part.strip() for part in value.split(","))
-    if unknown := kinds - set(METADATA_KINDS):
-        raise click.BadParameter(f"{', '.join(sorted(unknown))!r}: choose none, all, or some of icc,exif,xmp.")
-    return kinds
+    try:
+        return metadata_kinds(value)
+    except OptionError as error:
+        raise click.BadParameter(f"{error}.") from error
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
@@ -103,7 +105,7 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     is_flag=True,
     help="Encode images whose file is cut short; the missing part is grey, black or transparent.",
 )
-@conversion_options
+@conversion_options(DEFAULT_MAX_PIXELS)
 def encode(
     inputs: tuple[str, ...],
     output: str,
@@ -140,6 +142,11 @@ def encode(
         raise click.UsageError(
             "--mode palette excludes -q and --effort; --bytes and --bpp limit the number of vectors."
         )
+    if (ending := named_format(output)) in IMAGE_FORMATS:
+        raise click.UsageError(
+            f"{output}: encode writes .sdc data, and the name says .{ending}; "
+            f"name it {os.path.splitext(output)[0]}.sdc, or use another program for .{ending}."
+        )
     jobs = plan_or_usage_error(inputs, output, "sdc")
 
     import numpy as np
@@ -156,18 +163,19 @@ def encode(
     def work(job: Job) -> str:
         source = image_source(job.source)
         start = time.perf_counter()
-        encoded = codec.encode(
-            source,
-            quality=quality,
-            target_bytes=target_bytes,
-            target_bpp=target_bpp,
-            effort=effort,
-            mode=mode,
-            metadata=metadata,
-            max_pixels=max_pixels,
-            frame=frame,
-            allow_truncated=allow_truncated,
-        )
+        with native_output_told("standard input" if job.source == STANDARD_STREAM else job.source):
+            encoded = codec.encode(
+                source,
+                quality=quality,
+                target_bytes=target_bytes,
+                target_bpp=target_bpp,
+                effort=effort,
+                mode=mode,
+                metadata=metadata,
+                max_pixels=max_pixels,
+                frame=frame,
+                allow_truncated=allow_truncated,
+            )
         seconds = time.perf_counter() - start
         write_bytes(job.target, encoded.data, force=options.force)
         line = f"{display_name(job.target)}: {len(encoded.data)} bytes, {encoded.bpp:.4g} bpp, {seconds:.2f} s"
@@ -177,14 +185,23 @@ def encode(
             original = read_picture(
                 source, metadata=metadata, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated
             )
-            decibels = _psnr(original.rgb, np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB")))
+            decoded = np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB"))
+            decibels = _psnr(original.rgb, decoded, original.alpha)
             line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
         return line
 
     convert(jobs, work, options, label="encoding")
 
 
-def _psnr(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Compute the PSNR of two images, uint8 `[H, W, 3]`, in dB, row by row."""
-    squares = sum(int(((a.astype("int32") - b) ** 2).sum()) for a, b in zip(one, other, strict=True))
+def _psnr(one: NDArray[np.uint8], other: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> float:
+    """Compute the PSNR of two images, uint8 `[H, W, 3]`, in dB, row by row.
+
+    With an alpha channel `[H, W]`, both are seen over the same background, which weighs the differences by alpha.
+    """
+    squares = 0.0
+    for row in range(len(one)):
+        difference = one[row].astype("float64") - other[row]
+        if alpha is not None:
+            difference *= alpha[row][:, None] / 255
+        squares += float((difference**2).sum())
     return 10 * math.log10(255**2 * one.size / squares) if squares else math.inf

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from sdcodec_cli.codec_choice import CodecChoice, codec_options, names, positive_integers, require_eval_packages
-from sdcodec_cli.messages import say_error
+from sdcodec_cli.messages import say, say_error
 
 DEFAULT_BUDGETS = "2500,5000,10000,20000"
 
@@ -134,13 +134,13 @@ def evaluate(
             progress=progress,
         )
     if not quiet:  # before the report, which is slow because it decodes every file again
-        click.echo(means_table(summary))
+        say(means_table(summary))
         if bd_rates := bd_rate_table(summary):
-            click.echo(f"\n{bd_rates}")
-        click.echo(f"\nresults are in {out}; writing the report ...")
+            say(f"\n{bd_rates}")
+        say(f"\nresults are in {out}; writing the report ...")
     report = write_report(out)
     if not quiet:
-        click.echo(f"report: {report}")
+        say(f"report: {report}")
     failed = [row for row in summary.rows if row.status.startswith(ERROR)]
     for image, status in dict.fromkeys((row.image, row.status) for row in failed):
         reason = status.removeprefix(f"{ERROR}: ")

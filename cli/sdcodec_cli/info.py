@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from sdcodec.errors import SdcodecError, warn
+from sdcodec.errors import warn
 from sdcodec.files import STANDARD_STREAM, read_bytes
-from sdcodec_cli.messages import display_name, explain, say_error
+from sdcodec_cli.messages import display_name, for_each_file, printable
 
 
 @click.command(no_args_is_help=True)
@@ -22,17 +22,12 @@ def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:
     symbols_sha256 is the same on every machine: equal digests show that a file
     decodes to the same symbols on both.
     """
-    failed = False
-    for name in files:
-        try:
-            values = _describe(name, symbols)
-        except (SdcodecError, OSError) as error:
-            say_error(explain(error, name))
-            failed = True
-            continue
-        click.echo(json.dumps(values) if as_json else _as_text(values))
-    if failed:
-        raise click.exceptions.Exit(1)
+
+    def described(name: str) -> str:
+        values = _describe(name, symbols)
+        return json.dumps(values) if as_json else _as_text(values)
+
+    for_each_file(files, described)
 
 
 def _describe(name: str, symbols: bool) -> dict[str, Any]:
@@ -52,6 +47,7 @@ def _describe(name: str, symbols: bool) -> dict[str, Any]:
         "fingerprint": header.fingerprint.hex(),
         "model": None if model is None else model.name,
         COMPLEXITY: None if model is None else model.description.get(COMPLEXITY),
+        "realism": None if model is None else model.default_realism,
         "quality": header.quality_index / 2,
         "width": header.width,
         "height": header.height,
@@ -69,7 +65,7 @@ def _describe(name: str, symbols: bool) -> dict[str, Any]:
 def _as_text(values: dict[str, Any]) -> str:
     model = values["model"] or "not installed here"
     lines = [
-        f"{click.format_filename(values['file'])}: {values['width']} x {values['height']}, {values['bytes']} bytes, "
+        f"{printable(values['file'])}: {values['width']} x {values['height']}, {values['bytes']} bytes, "
         f"{values['bpp']:.4g} bpp",
         f"  format version {values['version']}, quality {values['quality']:g}, "
         f"model {model} (fingerprint {values['fingerprint']})",
@@ -79,6 +75,8 @@ def _as_text(values: dict[str, Any]) -> str:
     if complexity := values["kmac_per_pixel"]:
         counts = ", ".join(f"{part} {count:g}" for part, count in complexity.items())
         lines.insert(2, f"  kMAC per pixel: {counts}")
+    if values["realism"] is not None:
+        lines.insert(-1, f"  realism {values['realism']:g} by default")
     if "symbols_sha256" in values:
         lines.append(f"  symbols_sha256 {values['symbols_sha256']}")
     return "\n".join(lines)

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import io
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
-from sdcodec.errors import OptionError, SdcodecError
+from sdcodec.errors import OptionError
 from sdcodec_cli.compare import compare
 from sdcodec_cli.decode import decode
 from sdcodec_cli.encode import encode
 from sdcodec_cli.evaluate import evaluate
 from sdcodec_cli.info import info
-from sdcodec_cli.messages import explain, say_error, warnings_as_lines
+from sdcodec_cli.messages import explain, printable, say_error, warnings_as_lines
 from sdcodec_cli.models import models
 from sdcodec_cli.train import train
+from sdcodec_cli.verify import verify
 
 
 def _version() -> str:
@@ -27,7 +30,22 @@ def _version() -> str:
         return "(not installed)"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
+class _CommandError(Exception):
+    """An error of a command that click must not see: its cause."""
+
+
+class _Commands(click.Group):
+    """Group whose errors reach `main` as they are."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except (OSError, EOFError) as error:  # click hides a broken pipe, and calls the end of a file an interruption
+            raise _CommandError from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80})
 @click.version_option(_version(), message="%(prog)s %(version)s")
 def cli() -> None:
     """Neural image compression: photographs in a few thousand bytes.
@@ -42,7 +60,7 @@ def cli() -> None:
     """
 
 
-for command in (encode, decode, info, models, evaluate, compare, train):
+for command in (encode, decode, info, verify, models, evaluate, compare, train):
     cli.add_command(command)
 
 
@@ -59,14 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             result = cli.main(args=arguments, prog_name="sdcodec", standalone_mode=False)
         status = result if isinstance(result, int) else 0
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        with contextlib.suppress(OSError, ValueError):  # standard error is closed
+            click.echo(printable(text.getvalue(), keep="\n"), err=True, nl=False)
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         say_error("interrupted")
         status = 130
-    except (SdcodecError, OSError) as error:
-        say_error(explain(error))
-        status = 2 if isinstance(error, OptionError) else 1
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, _CommandError) and error.__cause__ else error
+        say_error(explain(cause))
+        status = 2 if isinstance(cause, OptionError) else 1
     sys.exit(status)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sdcodec_cli.messages import display_name, say
 from sdcodec_cli.models_fit import fit
 
 if TYPE_CHECKING:
@@ -37,11 +38,11 @@ def list_models(as_json: bool) -> None:
     rows = [_summary(bundle) for bundle in installed()]
     if as_json:
         for row in rows:
-            click.echo(json.dumps(row))
+            say(json.dumps(row))
         return
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        click.echo(
+        say(
             f"{row['name']:{width}}  {row['latents']}, {row['family']}, prior {row['priors'][0]}"
             f"{', UNet' if row['unet'] else ''}, {row['megabytes']:.1f} MB, {row['licence']}"
         )
@@ -57,16 +58,20 @@ def show(name: str, as_json: bool) -> None:
     bundle = find(name)
     values = _summary(bundle) | {"description": bundle.description, "configuration": bundle.configuration}
     if as_json:
-        click.echo(json.dumps(values))
+        say(json.dumps(values))
         return
-    click.echo(f"{values['name']}: {values['latents']}, {values['family']}, {values['megabytes']:.1f} MB")
-    click.echo(f"  folder       {click.format_filename(values['folder'])}")
+    say(f"{values['name']}: {values['latents']}, {values['family']}, {values['megabytes']:.1f} MB")
+    say(f"  folder       {display_name(values['folder'])}")
     for key, value in bundle.description.items():
         shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        click.echo(f"  {key:12} {shown}")
+        say(f"  {key:12} {shown}")
     for kind, fingerprint in zip(values["priors"], values["fingerprints"], strict=True):
-        click.echo(f"  prior        {kind}, fingerprint {fingerprint}")
-    click.echo(f"  UNet         {'yes: decode --denoise works' if values['unet'] else 'no'}")
+        say(f"  prior        {kind}, fingerprint {fingerprint}")
+    if values["realism"] is not None:
+        say(f"  realism      {values['realism']:g} by default: decode --realism 0..1 works")
+    if bundle.configuration.get("reduced"):
+        say("  reduced      decode --scale 1/4 and 1/8 need a part of the decoder only")
+    say(f"  UNet         {'yes: decode --denoise works' if values['unet'] else 'no'}")
 
 
 @models.command(no_args_is_help=True)
@@ -123,8 +128,8 @@ def add(
         force=force,
     )
     row = _summary(bundle)
-    click.echo(f"{name}: {row['latents']}, {row['family']}, {row['megabytes']:.1f} MB, in {row['folder']}")
-    click.echo(f"licence of the weights: {row['licence']}")
+    say(f"{name}: {row['latents']}, {row['family']}, {row['megabytes']:.1f} MB, in {row['folder']}")
+    say(f"licence of the weights: {row['licence']}")
 
 
 @models.command()
@@ -144,7 +149,7 @@ def remove(name: str, yes: bool) -> None:
                 "standard input is not a terminal; give --yes to remove the model without confirmation."
             )
         click.confirm(f"Delete the model {name!r}?", abort=True)
-    click.echo(f"removed {click.format_filename(str(store.remove(name)))}")
+    say(f"removed {display_name(str(store.remove(name)))}")
 
 
 def _summary(bundle: Bundle) -> dict[str, Any]:
@@ -159,6 +164,7 @@ def _summary(bundle: Bundle) -> dict[str, Any]:
         "priors": [entry.kind for entry in bundle.priors],
         "fingerprints": [entry.fingerprint.hex()[:8] for entry in bundle.priors],
         "unet": bundle.denoiser is not None,
+        "realism": bundle.default_realism,
         "megabytes": sum(path.stat().st_size for path in files) / 1e6,
         "licence": bundle.description.get("licence", "not stated"),
         "folder": str(bundle.folder),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from sdcodec_cli.messages import printable, say
+
 
 @click.command(no_args_is_help=True)
 @click.argument("name")
@@ -73,10 +75,10 @@ def fit(
         config,
         device=device,
         only_if_better=not force,
-        say=(lambda _: None) if quiet else (lambda line: click.echo(line, err=True)),
+        say=(lambda _: None) if quiet else (lambda line: click.echo(printable(line), err=True)),
     )
     change = fitted.bits / fitted.bits_before - 1
-    click.echo(
+    say(
         f"{name}: {fitted.num_steps} steps on {fitted.pictures} photographs; {change:+.1%} bits on the validation "
         f"photographs; fingerprint {fitted.bundle.priors[0].fingerprint.hex()[:8]}"
     )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from sdcodec_cli.messages import say
+
 
 @click.command(no_args_is_help=True)
 @click.argument("recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -87,9 +89,9 @@ def train(
     from sdcodec.training.run import train as run
 
     if export:
-        click.echo(f"model in {export_run(recipe, overrides=overrides)}")
+        say(f"model in {export_run(recipe, overrides=overrides)}")
         return
-    click.echo(f"run in {run(recipe, resume=resume, overrides=overrides)}")
+    say(f"run in {run(recipe, resume=resume, overrides=overrides)}")
 
 
 def _settings(settings: tuple[str, ...]) -> dict[str, str]:

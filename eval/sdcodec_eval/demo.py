@@ -25,6 +25,8 @@ def main() -> None:
     options = parser.parse_args()
     comparison = compare(options.image, options.bytes, [parse(name) for name in CODECS])
     options.out.mkdir(parents=True, exist_ok=True)
+    for label, reason in comparison.left_out.items():
+        print(f"{label} is left out: {reason}")
     for result in comparison.results:
         if result.data is None or result.pixels is None:
             continue

@@ -12,12 +12,13 @@ def means_table(summary: Summary) -> str:
 
     The column `files` counts the images with a file; a star marks files that exceed the limit.
     """
-    header = f"{'codec':14} {'at':>8} {'bytes':>9} {'bpp':>7} {'files':>8}"
+    width = _width(summary)
+    header = f"{'codec':{width}} {'at':>8} {'bytes':>9} {'bpp':>7} {'files':>8}"
     lines = [header + "".join(f" {metric.title:>12}" for metric in summary.metrics)]
     pictures = len(summary.pictures)
     for label, points in summary.curves.items():
         for point in points:
-            lines.append(f"{label:14} {point.point.text:>8} {_figures(point, pictures, summary)}")
+            lines.append(f"{label:{width}} {point.point.text:>8} {_figures(point, pictures, summary)}")
     if any(point.pictures and point.unreachable and summary.plan.unreachable == "lowest" for point in _points(summary)):
         lines.append("* includes files of the lowest quality that exceed the limit")
     return "\n".join(lines)
@@ -35,8 +36,12 @@ def bd_rate_table(summary: Summary) -> str:
             cell = f"{title} {found.percent:+.1f}% (overlap {100 * found.overlap:.0f}%)"
         by_codec.setdefault(found.codec, []).append(cell)
     lines = [f"BD-rate against {summary.anchor}; negative: fewer bytes at equal quality"]
-    lines += [f"{codec:14} {'; '.join(cells)}" for codec, cells in by_codec.items()]
+    lines += [f"{codec:{_width(summary)}} {'; '.join(cells)}" for codec, cells in by_codec.items()]
     return "\n".join(lines)
+
+
+def _width(summary: Summary) -> int:
+    return max([14, *map(len, summary.curves)])
 
 
 def _points(summary: Summary) -> list[CurvePoint]:

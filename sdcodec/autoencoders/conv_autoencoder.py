@@ -45,7 +45,8 @@ class ConvAutoencoder:
         self.channels = config.latent_channels
         self.margin: int | None = receptive_margin(config)
         self.device, self.dtype = device, dtype
-        self.encoder, self.decoder = ConvEncoder(config), ConvDecoder(config)
+        # float32, whatever the default dtype is: weights are copied into it.
+        self.encoder, self.decoder = ConvEncoder(config).float(), ConvDecoder(config).float()
         parts = {"encoder": self.encoder, "decoder": self.decoder}
         shapes = {
             f"{part}.{name}": tuple(value.shape)
@@ -72,7 +73,7 @@ class ConvAutoencoder:
         Only for one whose `realism` is not None.
         """
         other = copy.copy(self)
-        other.realism = realism
+        other.realism = float(realism)
         return other
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ class Family(ABC):
     def scaling(self) -> tuple[Tensor, Tensor]:
         """Return offset and multiplier, float32 `[C]`."""
         config = self.network.config
-        zeros = torch.zeros(self.channels)
+        zeros = torch.zeros(self.channels, dtype=torch.float32)
         if config.get("latents_mean") is not None and config.get("latents_std") is not None:
             deviation = torch.tensor(config.latents_std, dtype=torch.float32)
             return torch.tensor(config.latents_mean, dtype=torch.float32), config.scaling_factor / deviation

@@ -68,7 +68,7 @@ def _squared_columns(autoencoder: DiffusersAutoencoder, latents: Tensor) -> Tens
     seen = latents.detach().requires_grad_()
     images = autoencoder.unclamped(seen)
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(images.shape, generator=generator).to(images.device)
+    noise = torch.randn(images.shape, generator=generator, dtype=torch.float32).to(images.device)
     (gradient,) = torch.autograd.grad((images * noise).sum(), seen)
     return gradient.float().square().mean((0, 2, 3))
 

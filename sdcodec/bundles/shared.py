@@ -6,6 +6,7 @@ They live as long as any user holds them.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -40,6 +41,16 @@ _lock = threading.RLock()  # held while anything is loaded
 _models: WeakValueDictionary[tuple[_Place, bytes, _Place | None], Model] = WeakValueDictionary()
 _autoencoders: WeakValueDictionary[_Place, Autoencoder] = WeakValueDictionary()
 _denoisers: WeakValueDictionary[_Place, _LoadOnce] = WeakValueDictionary()
+
+
+def _after_fork() -> None:
+    """Replace a lock that another thread may have held while this process was forked."""
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def load(bundle: Bundle, entry: PriorEntry, device: torch.device, dtype: torch.dtype, offload: bool = False) -> Model:

@@ -156,8 +156,10 @@ def find(model: str | os.PathLike[str]) -> Bundle:
 
     Raises BundleError with the names that are known.
     """
+    if not isinstance(model, (str, os.PathLike)):
+        raise BundleError(f"model {model!r} is not a name; give the name of a model, or its folder")
     text = os.fspath(model)
-    if os.sep in text or "/" in text or text in (".", "..") or (Path(text) / MANIFEST).is_file():
+    if os.sep in text or "/" in text or text in (".", "..") or os.path.isfile(os.path.join(text, MANIFEST)):
         return read_manifest(Path(text))
     for folder in _folders():
         if folder.name == text:

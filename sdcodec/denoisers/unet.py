@@ -160,7 +160,7 @@ def time_ids(configuration: Any, pooled_width: int) -> Tensor:
         configuration.projection_class_embeddings_input_dim - pooled_width
     ) // configuration.addition_time_embed_dim
     values = [side, side, 0.0, 0.0, AESTHETIC_SCORE] if count == 5 else [side, side, 0.0, 0.0, side, side]
-    return torch.tensor([values])
+    return torch.tensor([values], dtype=torch.float32)
 
 
 def largest_side(sample_size: int | list[int] | tuple[int, int]) -> int:

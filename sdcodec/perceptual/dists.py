@@ -34,8 +34,12 @@ class DISTS(nn.Module):
         self.widths = [3, *(layer.width for layer in VGG16 if layer.compared)]
         self.register_buffer("alpha", weights["alpha"] / total, persistent=False)
         self.register_buffer("beta", weights["beta"] / total, persistent=False)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor([0.485, 0.456, 0.406], dtype=torch.float32).view(1, 3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "deviation", torch.tensor([0.229, 0.224, 0.225], dtype=torch.float32).view(1, 3, 1, 1), persistent=False
+        )
 
     def distance(self, images: Tensor, references: Tensor) -> Tensor:
         """Return DISTS of each pair, `[B]`."""

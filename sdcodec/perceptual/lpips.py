@@ -41,8 +41,13 @@ class LPIPS(nn.Module):
         compared = [layer.width for layer in self.layers if layer.compared]
         self.calibration = nn.ParameterList([nn.Parameter(torch.zeros(width)) for width in compared])
         # LPIPS scales [-1, 1] inputs with these; written for [0, 1] inputs: (2x - 1 - shift) / scale.
-        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "shift", torch.tensor([-0.030, -0.088, -0.188], dtype=torch.float32).view(1, 3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "scale", torch.tensor([0.458, 0.448, 0.450], dtype=torch.float32).view(1, 3, 1, 1), persistent=False
+        )
+        self.float()  # whatever the default dtype is: weights are copied into it
         with as_file(files(__package__) / f"lpips_{network}.safetensors") as path:
             self.load_state_dict({**load_file(path), **(trunk or {})})
         self.requires_grad_(False).eval()

@@ -3,11 +3,10 @@
 from sdcodec.pixels.alpha import pack_alpha, smooth_hidden_colour, unpack_alpha
 from sdcodec.pixels.output import SAVE_FORMATS, WITHOUT_ALPHA, to_image_file, to_pil
 from sdcodec.pixels.picture import ImageSource, Picture, Pixels
-from sdcodec.pixels.source import DEFAULT_MAX_PIXELS, METADATA_KINDS, read_picture
+from sdcodec.pixels.source import DEFAULT_MAX_PIXELS, read_picture
 
 __all__ = [
     "DEFAULT_MAX_PIXELS",
-    "METADATA_KINDS",
     "SAVE_FORMATS",
     "WITHOUT_ALPHA",
     "ImageSource",

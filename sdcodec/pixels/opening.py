@@ -15,6 +15,7 @@ from PIL import Image
 
 from sdcodec.errors import ImageError, ImageTypeError, OptionError, SdcodecWarning, warn
 from sdcodec.pixels import boxes, jpeg, png, png_mending
+from sdcodec.sources import rewound, source_name
 
 BYTES_PER_PIXEL, FILL = 8, 1 << 16  # zeros behind a file that is cut: enough for uncompressed pixels
 SDC_MAGIC = b"\x89SDC"
@@ -48,22 +49,29 @@ def name_of(source: object) -> str:
         return os.fspath(getattr(source, "filename", "")) or f"{source.mode} image"
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
-    if isinstance(source, bytes):
-        return "image data"
-    if hasattr(source, "read"):
-        name = getattr(source, "name", "")
-        return name if isinstance(name, str) and name else "image data"
-    raise ImageTypeError(f"{type(source).__name__} is no image; give a PIL image, a path, bytes or a uint8 array")
+    if isinstance(source, (bytes, bytearray, memoryview)) or hasattr(source, "read"):
+        return source_name(source) or "image data"
+    raise ImageTypeError(
+        f"{type(source).__name__} is no image; give a PIL image, a path, bytes, a binary file or a uint8 array"
+    )
 
 
 @contextmanager
-def decoding(name: str) -> Iterator[None]:
-    """Turn the decoders' errors over a bad file into an ImageError with its name."""
+def decoding(name: str, max_pixels: int) -> Iterator[None]:
+    """Turn the decoders' errors over a bad file into an ImageError with its name.
+
+    max_pixels: limit of the reader, which is to be named if it is lower than Pillow's own.
+    """
     try:
         yield
     except (ImageError, OptionError, SdcodecWarning):
         raise
     except Image.DecompressionBombError as error:
+        pillow = Image.MAX_IMAGE_PIXELS  # images up to twice its value give a warning, larger ones this error
+        if pillow is None or max_pixels <= 2 * pillow:
+            raise ImageError(
+                f"{name}: the image is above the limit of {max_pixels} pixels; raise --max-pixels (max_pixels)"
+            ) from error
         raise ImageError(
             f"{name}: more pixels than Pillow allows; raise PIL.Image.MAX_IMAGE_PIXELS to read it"
         ) from error
@@ -76,7 +84,7 @@ def decoding(name: str) -> Iterator[None]:
 
 @contextmanager
 def opened(
-    source: Image.Image | str | os.PathLike[str] | bytes | BinaryIO,
+    source: Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO,
     name: str,
     *,
     allow_truncated: bool,
@@ -101,8 +109,18 @@ def opened(
         with file:
             yield from _identified(file, name, allow_truncated, max_pixels)
     else:
-        data = source if isinstance(source, bytes) else source.read()
+        data = bytes(source) if isinstance(source, (bytes, bytearray, memoryview)) else _file_bytes(source, name)
         yield from _identified(io.BytesIO(data), name, allow_truncated, max_pixels)
+
+
+def _file_bytes(file: BinaryIO, name: str) -> bytes:
+    try:
+        data = rewound(file)
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise ImageError(f"{name}: cannot be read ({error}); open it for binary reading") from error
+    if not isinstance(data, bytes):
+        raise ImageTypeError(f"{name}: gives {type(data).__name__}; open it for binary reading ('rb')")
+    return data
 
 
 def _identified(file: BinaryIO, name: str, allow_truncated: bool, max_pixels: int) -> Iterator[Opened]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Pixels = NDArray[np.uint8]
-ImageSource = Image.Image | str | os.PathLike[str] | bytes | BinaryIO | Pixels
+ImageSource = Image.Image | str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Pixels
 
 
 @dataclass(frozen=True, eq=False)

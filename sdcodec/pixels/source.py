@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from PIL import Image
 
 from sdcodec.errors import ImageError, OptionError, warn
+from sdcodec.options import check_integer, metadata_kinds
 from sdcodec.pixels.arrays import from_array, refuse_tensor
 from sdcodec.pixels.colour import coded_colour, from_coded, to_srgb
 from sdcodec.pixels.depth import Samples, samples_of
@@ -14,24 +17,24 @@ from sdcodec.pixels.opening import decoding, name_of, opened
 from sdcodec.pixels.picture import ImageSource, Picture
 
 DEFAULT_MAX_PIXELS = 2**28
-METADATA_KINDS = frozenset({"icc", "exif", "xmp"})
 
 
 def read_picture(
     source: ImageSource,
     *,
-    metadata: frozenset[str] = frozenset(),
+    metadata: str | Iterable[str] = (),
     max_pixels: int = DEFAULT_MAX_PIXELS,
     frame: int | None = None,
     allow_truncated: bool = False,
 ) -> Picture:
     """Read an image and convert it to upright 8-bit sRGB.
 
-    source: a PIL image, a path, the bytes of an image file, a binary file open at its beginning, or an array of
-        uint8, or uint16 with white at 65535, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Any Pillow mode but floating
-        point.
-    metadata: kinds to keep, out of "icc", "exif" and "xmp". With "icc" the values of an RGB image stay in its
-        profile; otherwise, and for CMYK and grey profiles always, they are converted to sRGB.
+    source: a PIL image, a path, the bytes of an image file (also as bytearray or memoryview), a file open for binary
+        reading, which is read from its beginning if it can be rewound, or an array of uint8, or uint16 with white at
+        65535, [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Any Pillow mode but floating point.
+    metadata: kinds to keep: "all", "none", or some of "icc", "exif" and "xmp", as a collection or with commas. With
+        "icc" the values of an RGB image stay in its profile; otherwise, and for CMYK and grey profiles always, they are
+        converted to sRGB.
     max_pixels: an image of more pixels is refused before any is decoded.
     frame: frame or page of the file, counted from 0. None: the one that the file opens with, with a warning if there
         are others.
@@ -41,30 +44,33 @@ def read_picture(
     and OptionError for unknown metadata or a frame that does not exist. Issues SdcodecWarning if the result may
     differ from the expected one. The source is not changed, except for the frame of a PIL image.
     """
-    if unknown := metadata - METADATA_KINDS:
-        raise OptionError(f"unknown metadata {', '.join(sorted(unknown))}; choose from icc, exif, xmp")
+    kept = metadata_kinds(metadata)
+    check_integer("frame", frame, "give a number from 0 up")
     refuse_tensor(source)
     if isinstance(source, np.ndarray):
         _check_frame(frame, 1, "array")
         _check_size(source.shape[1] if source.ndim > 1 else 1, len(source) if source.ndim else 1, max_pixels, "array")
         return from_array(source)
     name = name_of(source)
-    with decoding(name), opened(source, name, allow_truncated=allow_truncated, max_pixels=max_pixels) as file:
+    with (
+        decoding(name, max_pixels),
+        opened(source, name, allow_truncated=allow_truncated, max_pixels=max_pixels) as file,
+    ):
         image = file.image
         _check_size(image.width, image.height, max_pixels, name)
         if _selects_frame(image, frame, name):
             _check_size(image.width, image.height, max_pixels, name)
         image.load()
         samples = samples_of(image, file.data, name)
-        colour, icc = _in_srgb(image, samples, file.data, name, keep="icc" in metadata)
+        colour, icc = _in_srgb(image, samples, file.data, name, keep="icc" in kept)
         orientation = orientation_of(image, name)
         alpha = None if samples.alpha is None else upright(Image.fromarray(samples.alpha), orientation)
         return Picture(
             rgb=np.array(upright(colour, orientation)),
             alpha=None if alpha is None else np.array(alpha),
             icc=icc,
-            exif=kept_exif(image, name) if "exif" in metadata else None,
-            xmp=kept_xmp(image) if "xmp" in metadata else None,
+            exif=kept_exif(image, name) if "exif" in kept else None,
+            xmp=kept_xmp(image) if "xmp" in kept else None,
         )
 
 

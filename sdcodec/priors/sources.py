@@ -127,10 +127,11 @@ class Decoder:
     Damaged bytes raise FormatError.
     """
 
-    def __init__(
-        self, images: Sequence[Sequence[bytes | None]], tables: FrequencyTables, device: torch.device
-    ) -> None:
-        """Take the bytes of each image's blocks, in raster order; None for a lost one, whose symbols are all 0."""
+    def __init__(self, images: Sequence[Sequence[bytes | None]], tables: FrequencyTables, device: torch.device) -> None:
+        """Take the bytes of each image's blocks, in raster order.
+
+        None stands for a lost one, whose symbols are all 0.
+        """
         self._decoders = [
             [None if block is None else SymbolDecoder(block, tables) for block in blocks] for blocks in images
         ]

@@ -53,8 +53,8 @@ class TrainingConfig:
     stage: str = "codec"  # one of STAGES, or all
     realism_share: float = 0.35  # of a run of all stages
     realism_rate: float = 2e-4  # learning rate of the decoder in this stage
-    realism_dists: float = 2.0  # factor on the weight of DISTS at realism 1
-    adversarial: float = 0.25  # norm of the adversarial gradient over that of the distortion; 0: no discriminator
+    realism_dists: float = 5.0  # factor on the weight of DISTS at realism 1
+    adversarial: float = 0.4  # norm of the adversarial gradient over that of the distortion; 0: no discriminator
     discriminator_rate: float = 4e-4
     previews_share: float = 0.03  # of a run of all stages
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
@@ -90,7 +90,7 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TrainingError(f"{path}: not valid TOML: {error}") from error
     for key, text in (overrides or {}).items():
         *sections, name = key.split(".")

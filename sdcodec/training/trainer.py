@@ -35,6 +35,9 @@ CHECK_BATCH = 2 << 40  # number of a step that no training reaches
 LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
 CHECKPOINT_SECONDS = 120.0
 MOST_RETURNS = 2  # to a checkpoint, each with half the learning rate
+# Learning rates relative to the others': of what depends on quality, and on realism. The latter is few numbers, which
+# begin at 0 and alone make both ends of one decoder different.
+KNOTS_RATE, REALISM_RATE = 2.0, 10.0
 STAGES = {"codec": CodecStage, "realism": RealismStage, "previews": PreviewStage}
 
 
@@ -86,9 +89,10 @@ class Trainer:
         if config.optimiser == "adamw":
             matrices = []
         rest = [p for p in self.trained if all(p is not m for m in matrices)]
-        told = [p for p in rest if _is_told(names[id(p)])]
-        rest = [p for p in rest if not _is_told(names[id(p)])]
-        groups: list[dict[str, Any]] = [{"params": rest}, {"params": told, "lr": 2 * self.stage.rate}]
+        parts: dict[float, list[Tensor]] = {1.0: [], KNOTS_RATE: [], REALISM_RATE: []}
+        for parameter in rest:
+            parts[_relative_rate(names[id(parameter)])].append(parameter)
+        groups: list[dict[str, Any]] = [{"params": own, "lr": rate * self.stage.rate} for rate, own in parts.items()]
         return Optimisers(matrices, groups, self.stage.rate, config.weight_decay)
 
     def run(self) -> Path:
@@ -276,6 +280,8 @@ class Trainer:
         self.means.forget()
 
 
-def _is_told(name: str) -> bool:
-    """Return whether a parameter depends on quality or realism: twice the rate."""
-    return name.endswith(".values") or name.startswith("realism_")
+def _relative_rate(name: str) -> float:
+    """Return a parameter's learning rate relative to the others'."""
+    if name.startswith("realism_"):
+        return REALISM_RATE
+    return KNOTS_RATE if name.endswith(".values") else 1.0

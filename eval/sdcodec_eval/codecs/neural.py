@@ -11,11 +11,12 @@ import numpy as np
 from sdcodec import BudgetError, Codec, OptionError
 from sdcodec.bundles import store
 from sdcodec.hardware import dtype
+from sdcodec.options import check_realism
 from sdcodec_eval.codecs.protocol import Pixels, Setting
 
 RATE = {"quality", "target_bytes", "target_bpp"}  # set by the harness
-# Arguments without effect on pixels that are given as an array.
-NOT_OFFERED = RATE | {"metadata", "max_pixels", "frame", "allow_truncated"}
+# Arguments without effect on pixels that are given as an array, and one that changes their number.
+NOT_OFFERED = RATE | {"metadata", "max_pixels", "frame", "allow_truncated", "scale"}
 
 
 class Sdcodec:
@@ -37,6 +38,10 @@ class Sdcodec:
             known = ", ".join(sorted({"model", "device", "precision"} | encoding | decoding))
             raise OptionError(f"sdcodec has no option {', '.join(sorted(unknown))}; choose from {known}")
         self.codec = Codec(model, device=device, precision=precision)
+        default: Any = self.codec.default_realism
+        realism: Any = options.get("realism", default)
+        check_realism(realism, default)
+        self._realism = realism
         self._encoding: dict[str, Any] = {key: value for key, value in options.items() if key in encoding}
         self._decoding: dict[str, Any] = {key: value for key, value in options.items() if key in decoding}
         self.settings: dict[str, Setting] = {
@@ -44,6 +49,7 @@ class Sdcodec:
             "fingerprint": self.codec.fingerprint.hex(),
             "device": self.codec.device.type,
             "precision": str(dtype(precision, self.codec.device)).removeprefix("torch."),
+            **({} if realism is None else {"realism": realism}),
             **options,
         }
 
@@ -65,7 +71,7 @@ class Sdcodec:
 
     def round_trip(self, pixels: Pixels) -> Pixels:
         """Run the autoencoder without quantisation."""
-        return np.asarray(self.codec.round_trip(pixels))
+        return np.asarray(self.codec.round_trip(pixels, realism=self._realism))
 
 
 def _offered(method: Callable[..., Any]) -> set[str]:
