@@ -26,9 +26,9 @@ def verify(files: tuple[str, ...]) -> None:
 
 def _checked(name: str) -> str:
     from sdcodec.bundles.store import by_fingerprint
-    from sdcodec.container import Container
+    from sdcodec.container import MAGIC, Container
 
-    data = read_bytes(name)
+    data = read_bytes(name, MAGIC)
     header = Container.from_bytes(data).header
     model = by_fingerprint(header.fingerprint)
     known = (
