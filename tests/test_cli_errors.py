@@ -39,7 +39,7 @@ OS_ERRORS: list[Exception] = [
 ]
 OTHERS: list[Exception] = [
     MemoryError(),
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
     RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA\n"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
     NotImplementedError("Could not run 'aten::x' with arguments from the 'MPS' backend."),
