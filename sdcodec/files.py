@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from sdcodec.errors import OptionError, OutputError
 
@@ -78,16 +79,24 @@ def _identity(path: str) -> str:
     return real.casefold() if sys.platform == "darwin" else real
 
 
-def read_bytes(source: str) -> bytes:
-    """Read a file or, for `-`, standard input. Raises OSError."""
+def read_bytes(source: str, magic: bytes = b"") -> bytes:
+    """Read a file or, for `-`, standard input. Raises OSError.
+
+    Of a file that does not begin with `magic`, only the beginning is read: it may be huge, or a device without an end.
+    """
     if source == STANDARD_STREAM:
         if sys.stdin is None:
             raise OSError(errno.EBADF, "is closed; give a file", "standard input")
-        return sys.stdin.buffer.read()
+        return _read_after(magic, sys.stdin.buffer)
     if os.path.isdir(source):
         raise IsADirectoryError(errno.EISDIR, "is a folder; give the files in it", source)
     with open(source, "rb") as file:
-        return file.read()
+        return _read_after(magic, file)
+
+
+def _read_after(magic: bytes, file: BinaryIO) -> bytes:
+    head = file.read(len(magic))
+    return head + file.read() if head == magic else head
 
 
 def write_bytes(target: str, data: bytes, *, force: bool = False) -> None:

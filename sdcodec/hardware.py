@@ -14,11 +14,11 @@ from sdcodec.errors import NotEnoughMemoryError, OptionError
 
 P = ParamSpec("P")
 R = TypeVar("R")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
 # The threads of OpenMP do not survive a fork: a forked process would wait for them without an end.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def device(name: str = "auto") -> torch.device:

@@ -36,7 +36,7 @@ def budget_of(target_bytes: int | None, target_bpp: float | None, pixels: int) -
     It is 0 if `target_bpp` amounts to less than a byte.
     """
     if target_bpp is not None:
-        return math.floor(min(float(target_bpp) * pixels / 8, MOST_BYTES))
+        return math.floor(min(float(min(target_bpp, MOST_BYTES)) * pixels / 8, MOST_BYTES))
     return None if target_bytes is None else min(int(target_bytes), MOST_BYTES)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import BinaryIO, ParamSpec, SupportsBytes, TypeVar, cast
 
+from sdcodec.container import MAGIC
 from sdcodec.errors import FormatError, FormatTypeError, OptionError, SdcodecError
 
 SdcSource = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO | SupportsBytes
@@ -52,8 +53,9 @@ def _bytes_of_path(path: str | os.PathLike[str]) -> bytes:
     try:
         if os.path.isdir(path):
             raise FormatError(f"{name}: is a folder; give a file in it")
-        with open(path, "rb") as file:
-            return file.read()
+        with open(path, "rb") as file:  # another file may be huge, or a device without an end
+            head = file.read(len(MAGIC))
+            return head + file.read() if head == MAGIC else head
     except FileNotFoundError as error:
         raise FormatError(f"{name}: no such file; check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a null character

@@ -39,7 +39,7 @@ OS_ERRORS: list[Exception] = [
 ]
 OTHERS: list[Exception] = [
     MemoryError(),
-    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
     RuntimeError("CUDA error: device-side assert triggered\nCompile with TORCH_USE_CUDA_DSA\n"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
     NotImplementedError("Could not run 'aten::x' with arguments from the 'MPS' backend."),
@@ -192,6 +192,31 @@ def test_a_wrong_option_of_one_file_does_not_end_the_batch(folder: Path, run: Ru
     _, printed = run("encode", "a.png", "two.tif", "b.png", "-o", "out", "--frame", "1", *OPTIONS, status=2)
     assert os.listdir("out") == ["two.sdc"]
     assert printed.count("frame 1 does not exist") == 2 and "2 of 3 files failed" in printed
+
+
+def test_inputs_that_are_no_files_of_the_expected_kind(folder: Path, run: Run) -> None:
+    (folder / "binary.toml").write_bytes(b"\xff\xfe")
+    device = os.devnull
+    for arguments, message in (
+        (("train", "binary.toml", "--steps", "1"), "binary.toml: not valid TOML"),
+        (("models", "add", "new", "--from", "-"), "-: no such folder, and no name on the hub"),
+        (("eval", device, "--out", "results", "--codecs", "jpeg"), f"{device}: is a device or a pipe"),
+        (("encode", device, "-o", "x.sdc", *OPTIONS), f"{device}: the file is empty"),
+        (("decode", device, "-o", "x.png"), f"{device}: not an .sdc file"),
+        (("compare", device, "-o", "x.png", "--codecs", "jpeg"), f"{device}: the file is empty"),
+    ):
+        _, printed = run(*arguments, status=2 if arguments[0] == "eval" else 1)
+        assert is_one_line(printed) and message in printed
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+def test_an_input_without_an_end_is_refused_at_its_beginning(folder: Path) -> None:
+    for arguments in (("decode", "/dev/zero", "-o", "x.png"), ("info", "/dev/zero"), ("verify", "/dev/zero")):
+        words = [sys.executable, "-m", "sdcodec_cli", *arguments]
+        done = subprocess.run(words, capture_output=True, check=False, timeout=60)
+        assert done.returncode == 1 and b"/dev/zero: not an .sdc file" in done.stderr
+    with pytest.raises(errors.FormatError, match=r"not an \.sdc file"):
+        sdcodec.decode("/dev/zero")
 
 
 def test_the_traceback_can_be_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,7 +166,7 @@ def test_budgets_of_numpy(codec: Codec, budget: dict[str, Any]) -> None:
     assert len(codec.encode(PIXELS, **budget).data) <= 900
 
 
-@pytest.mark.parametrize("budget", [{"target_bytes": 10**400}, {"target_bpp": 1e308}])
+@pytest.mark.parametrize("budget", [{"target_bytes": 10**400}, {"target_bpp": 1e308}, {"target_bpp": 10**400}])
 @pytest.mark.parametrize("options", [{"effort": 4}, {"mode": "palette"}])
 def test_boundless_budgets(codec: Codec, budget: dict[str, Any], options: dict[str, Any]) -> None:
     assert codec.encode(PIXELS, **budget, **options).data

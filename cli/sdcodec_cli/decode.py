@@ -144,7 +144,7 @@ def decode(
     jobs = plan_or_usage_error(inputs, output, extension)
 
     from sdcodec.bundles import store
-    from sdcodec.container import Container, read_header
+    from sdcodec.container import MAGIC, Container, read_header
     from sdcodec.pixels import to_image_file
 
     loaded: dict[Path, Codec] = {}  # holds one codec: neighbouring files mostly share a model
@@ -159,7 +159,7 @@ def decode(
         return loaded[folder]
 
     def work(job: Job) -> str:
-        data = read_bytes(job.source)
+        data = read_bytes(job.source, MAGIC)
         start = time.perf_counter()
         codec = codec_for(data)
         image = codec.decode(

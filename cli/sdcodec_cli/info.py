@@ -32,9 +32,9 @@ def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:
 
 def _describe(name: str, symbols: bool) -> dict[str, Any]:
     from sdcodec.bundles.store import COMPLEXITY, by_fingerprint
-    from sdcodec.container import Container
+    from sdcodec.container import MAGIC, Container
 
-    data = read_bytes(name)
+    data = read_bytes(name, MAGIC)
     container = Container.from_bytes(data)
     header = container.header
     if container.trailing:

@@ -27,9 +27,9 @@ def verify(files: tuple[str, ...]) -> None:
 
 def _checked(name: str) -> str:
     from sdcodec.bundles.store import by_fingerprint
-    from sdcodec.container import Container
+    from sdcodec.container import MAGIC, Container
 
-    data = read_bytes(name)
+    data = read_bytes(name, MAGIC)
     container = Container.from_bytes(data)
     header = container.header
     if container.trailing:

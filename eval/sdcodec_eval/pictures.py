@@ -37,8 +37,10 @@ def collect(inputs: Sequence[Path], *, apart_from: Path | None = None) -> list[S
             if not found:
                 raise OptionError(f"{given}: contains no images; give a folder with image files")
             paths += found
-        elif given.exists():
+        elif given.is_file():
             paths.append(given)
+        elif given.exists():
+            raise OptionError(f"{given}: is a device or a pipe; give an image file or a folder")
         else:
             raise OptionError(f"{given}: does not exist; give an image file or a folder")
     sources: dict[str, Source] = {}

@@ -121,6 +121,8 @@ def _fetched(name: str, revision: str | None, unet: bool, half: bool) -> Path:
         raise BundleError(f"{name}: no revision {revision!r}; give a branch, a tag or a commit") from error
     except errors.RepositoryNotFoundError as error:
         raise BundleError(f"{name}: no such folder, and no such repository on the hub (or a private one)") from error
+    except errors.HFValidationError as error:
+        raise BundleError(f"{name}: no such folder, and no name on the hub; give a folder, or OWNER/NAME") from error
     except Exception as error:
         if not _is_no_connection(error):
             raise

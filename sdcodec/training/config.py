@@ -90,8 +90,8 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TrainingError(f"{path}: not valid TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # of TOML, or of UTF-8
+        raise TrainingError(f"{path}: not valid TOML ({error}); correct it, see docs/training.md") from error
     for key, text in (overrides or {}).items():
         *sections, name = key.split(".")
         target = values
