@@ -186,7 +186,7 @@ class AdaptivePrior:
         sample = scaled[:, :, :REGIME_SAMPLE, :REGIME_SAMPLE]
         # Without neighbours, the first lattice's weight is the expected size of a symbol.
         size = float((sample - centre[:, :, None, None]).abs().mean()) * (1 << SIZE_BITS)
-        away = (self._size_weights[:, 0, 0].clamp(min=1) / max(size, 1.0)).log().abs().tolist()
+        away = (self._size_weights[:, 0, 0].clamp(min=1).float() / max(size, 1.0)).log().abs().tolist()
         likely = [r for r in range(self.regimes) if away[r] <= max(REGIME_RANGE, min(away))]
         bits = [self._offsets(sample, regime, centre)[0] for regime in likely]
         return likely[bits.index(min(bits))]
