@@ -41,7 +41,10 @@ class IntegerLayer:
         """
         row = self.bias[quality_index if self.bias.shape[0] > 1 else 0]
         if self.in_int8:
-            products = torch.stack([torch._int_mm(self.weight, own) for own in columns])
+            shape = columns.shape[0], self.weight.shape[0], columns.shape[2]
+            products = torch.empty(shape, dtype=torch.int32, device=columns.device)
+            for own, result in zip(columns, products, strict=True):
+                torch._int_mm(self.weight, own, out=result)
         else:
             products = torch.matmul(self.weight, columns.float())
         return products.add_(row[:, None])
