@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conftest import SMALL
-from sdcodec.autoencoders.conv import ConvConfig, ConvDecoder, Realism, realism_bias
+from sdcodec.autoencoders.conv import ConvConfig, ConvDecoder, between
 from sdcodec.autoencoders.conv_autoencoder import ConvAutoencoder
 from sdcodec.bundles import loading, shared, store
 from sdcodec.bundles.writing import set_default_realism
@@ -29,70 +29,58 @@ def autoencoder(folder: Path, dtype: torch.dtype = torch.float32) -> ConvAutoenc
     return found
 
 
-def decoder_inputs(batch: int = 2) -> tuple[Tensor, Tensor, Realism]:
-    """Latents, bias for the quality, and biases for realism, all random."""
+def decoder_inputs(batch: int = 2) -> tuple[Tensor, Tensor]:
+    """Latents and bias for the quality, random."""
     torch.manual_seed(3)
-    latents = torch.randn(batch, SMALL.latent_channels, 4, 5)
-    at_8, at_4 = (torch.randn(batch, *shape[1:]) for shape in VIVID.realism_shapes.values())
-    return latents, torch.randn(batch, SMALL.decoder_width_8), (at_8, at_4)
+    return torch.randn(batch, SMALL.latent_channels, 4, 5), torch.randn(batch, SMALL.decoder_width_8)
 
 
-def test_realism_is_linear_between_two_tables() -> None:
-    table = torch.randn(2, 3, 4)
-    found = realism_bias(table, torch.tensor([0.0, 0.25, 1.0]))
-    assert torch.allclose(found, torch.stack([table[0], 0.75 * table[0] + 0.25 * table[1], table[1]]), atol=1e-6)
+def test_weights_are_linear_between_two_decoders() -> None:
+    faithful, vivid = torch.randn(2, 3, 4)
+    assert torch.equal(between(faithful, vivid, 0.0), faithful)
+    assert torch.equal(between(faithful, vivid, 1.0), vivid)
+    assert torch.allclose(between(faithful, vivid, 0.25), 0.75 * faithful + 0.25 * vivid, atol=1e-6)
 
 
-def test_biases_belong_to_the_first_convolution_of_each_block() -> None:
-    torch.manual_seed(1)
-    decoder = ConvDecoder(replace(SMALL, decoder_blocks_8=2)).eval()
-    latents, quality_bias, (at_8, at_4) = decoder_inputs(1)
-    at_8 = torch.cat([at_8, -at_8], 1)
-    found = decoder(latents, quality_bias, (at_8, at_4))
-    with torch.no_grad():
-        for blocks, biases in ((decoder.blocks_8, at_8), (decoder.blocks_4, at_4)):
-            for block, bias in zip(blocks, biases[0], strict=True):
-                block.first.bias += bias
-        assert torch.allclose(decoder(latents, quality_bias), found, atol=1e-5)
+def test_a_realism_is_a_decoder_of_weights_between(vivid_bundle: Path) -> None:
+    found, latents = autoencoder(vivid_bundle), decoder_inputs()[0]
+    own = ConvDecoder(SMALL)
+    faithful, vivid = found.decoder.state_dict(), found.vivid.state_dict()  # type: ignore[union-attr]
+    own.load_state_dict({name: 0.7 * faithful[name] + 0.3 * value for name, value in vivid.items()})
+    bias = found.quality_bias[100].expand(len(latents), -1)
+    expected = own(latents, bias).clamp(0, 1)
+    assert torch.allclose(found.with_realism(0.3).decode(latents, 100), expected, atol=1e-5)
 
 
-def test_zero_biases_change_nothing() -> None:
-    decoder = ConvDecoder(SMALL).eval()
-    latents, quality_bias, (at_8, at_4) = decoder_inputs()
-    zeros = torch.zeros_like(at_8), torch.zeros_like(at_4)
-    assert torch.equal(decoder(latents, quality_bias, zeros), decoder(latents, quality_bias))
-
-
-def test_gradients_reach_the_biases_of_every_block() -> None:
-    decoder = ConvDecoder(SMALL)
-    latents, quality_bias, biases = decoder_inputs()
-    leaves = [bias.requires_grad_() for bias in biases]
-    decoder(latents, quality_bias, biases).sum().backward()
-    assert all(leaf.grad is not None and bool((leaf.grad.abs().amax(2) > 0).all()) for leaf in leaves)
+def test_a_realism_of_a_realism_is_that_of_the_model(vivid_bundle: Path) -> None:
+    found, latents = autoencoder(vivid_bundle), decoder_inputs()[0]
+    again = found.with_realism(0.3).with_realism(1).with_realism(0.6)
+    assert torch.equal(again.decode(latents, 100), found.with_realism(0.6).decode(latents, 100))
 
 
 @pytest.mark.parametrize("scale", [8, 4])
 def test_reduced_images_begin_as_the_mean_of_the_linear_path(scale: int) -> None:
     decoder = ConvDecoder(VIVID).eval()
-    latents, quality_bias, biases = decoder_inputs()
+    latents, quality_bias = decoder_inputs()
     with torch.no_grad():
         for layer in (decoder.exit, decoder.up_2):  # the whole image is then the linear path's
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        whole = decoder(latents, quality_bias, biases)
-        reduced = decoder.reduced(latents, quality_bias, scale, biases)
+        whole = decoder(latents, quality_bias)
+        reduced = decoder.reduced(latents, quality_bias, scale)
     assert reduced.shape == (2, 3, 8 * 4 // scale, 8 * 5 // scale)
     assert torch.allclose(reduced, F.avg_pool2d(whole, scale), atol=1e-6)
 
 
-def test_reduced_heads_see_features_and_realism() -> None:
+def test_reduced_heads_see_features() -> None:
     decoder = ConvDecoder(VIVID)
-    latents, quality_bias, biases = decoder_inputs()
-    nn.init.normal_(decoder.head_4.weight)
-    one = decoder.reduced(latents, quality_bias, 4, biases)
-    assert not torch.allclose(one, decoder.reduced(latents, quality_bias, 4))
-    decoder.reduced(latents, quality_bias, 8, biases).square().sum().backward()
+    decoder.reduced(*decoder_inputs(), 8).square().sum().backward()
     assert decoder.head_8.weight.grad is not None and bool((decoder.head_8.weight.grad != 0).any())
+
+
+def test_reduced_images_are_faithful(vivid_bundle: Path) -> None:
+    found, latents = autoencoder(vivid_bundle), decoder_inputs()[0]
+    assert torch.equal(found.with_realism(1).decode_reduced(latents, 50, 4), found.decode_reduced(latents, 50, 4))
 
 
 def test_configuration_refuses_other_numbers() -> None:
@@ -149,11 +137,11 @@ def test_default_realism_is_checked(vivid_bundle: Path, random_bundle: Path, tmp
         store.read_manifest(plain)
 
 
-def test_missing_tables_are_named(random_bundle: Path, tmp_path: Path) -> None:
+def test_missing_weights_are_named(random_bundle: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(random_bundle, tmp_path / "copy"))
     change(folder, "autoencoder", "configuration", realism=1)
     change(folder, "autoencoder", default_realism=0.5)
-    with pytest.raises(BundleError, match=r"autoencoder\.safetensors: .*'realism_8' is missing"):
+    with pytest.raises(BundleError, match=r"autoencoder\.safetensors: .*'vivid\.[a-z0-9_.]+' is missing"):
         autoencoder(folder)
     change(folder, "autoencoder", "configuration", realism=2)
     with pytest.raises(BundleError, match="realism is 2, not 0 or 1"):

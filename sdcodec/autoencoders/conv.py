@@ -17,15 +17,13 @@ PIXELS = 3 * FACTOR**2  # samples of the 8x8 pixels of a latent
 DIRECT_UNIT = 1 / 16  # unit of the linear path's output, in -1..1: its weights become as large as others
 REDUCED_SCALES = (8, 4)  # divisors of the image's sides that the reduced heads have
 
-Realism = tuple[Tensor, Tensor]  # biases of the decoder's blocks at 1/8 and 1/4, each `[B, blocks, width]`
-
 
 @dataclass(frozen=True)
 class ConvConfig:
     """Widths and numbers of residual blocks at 1/2, 1/4 and 1/8 of the image's size.
 
-    The defaults are those of `base`. realism: 1 if the decoder's blocks have biases for realism. reduced: 1 if the
-    decoder has heads for images at 1/8 and 1/4 of the size. Raises ValueError for another number.
+    The defaults are those of `base`. realism: 1 if there is a second, vivid decoder. reduced: 1 if the decoder
+    has heads for images at 1/8 and 1/4 of the size. Raises ValueError for another number.
     """
 
     latent_channels: int = 64
@@ -51,23 +49,6 @@ class ConvConfig:
         values = asdict(self)
         return {name: value for name, value in values.items() if value or name not in ("realism", "reduced")}
 
-    @property
-    def realism_shapes(self) -> dict[str, tuple[int, int, int]]:
-        """Shapes of the tables for realism 0 and 1, `[2, blocks, width]`, by name."""
-        return {
-            "realism_8": (2, self.decoder_blocks_8, self.decoder_width_8),
-            "realism_4": (2, self.decoder_blocks_4, self.decoder_width_4),
-        }
-
-
-def realism_bias(table: Tensor, realism: Tensor) -> Tensor:
-    """Interpolate a table `[2, blocks, width]` at realism `[B]`, 0..1, linearly.
-
-    Returns `[B, blocks, width]`. One decoder for all points between fidelity and realism is that of Agustsson et al.
-    (CVPR 2023), whose β is the realism here.
-    """
-    return torch.lerp(table[0], table[1], realism[:, None, None])
-
 
 def _cast(x: Tensor, layer: nn.Conv2d) -> Tensor:
     """Cast to the precision of a layer's weights.
@@ -90,7 +71,7 @@ class PreciseConv2d(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(SiLU(conv(SiLU(x)) + bias)), 3x3."""
+    """x + conv(SiLU(conv(SiLU(x)))), 3x3."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -99,23 +80,14 @@ class ResidualBlock(nn.Module):
         with torch.no_grad():
             self.second.weight.mul_(0.2)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Add the residual; `bias` is `[B, width]`."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the residual."""
         hidden = self.first(_cast(F.silu(x), self.first))
-        if bias is not None:
-            hidden = hidden + bias[:, :, None, None].to(hidden.dtype)
         return x + self.second(F.silu(hidden))
 
 
 def _blocks(width: int, count: int) -> nn.Sequential:
     return nn.Sequential(*[ResidualBlock(width) for _ in range(count)])
-
-
-def _run(blocks: nn.Sequential, x: Tensor, biases: Tensor | None) -> Tensor:
-    """Apply residual blocks with their biases `[B, blocks, width]`."""
-    for index, block in enumerate(blocks):
-        x = block(x, None if biases is None else biases[:, index])
-    return x
 
 
 class ConvEncoder(nn.Module):
@@ -163,30 +135,29 @@ class ConvDecoder(nn.Module):
                 nn.init.zeros_(head.weight)
                 nn.init.zeros_(head.bias)
 
-    def forward(self, latents: Tensor, quality_bias: Tensor, realism: Realism | None = None) -> Tensor:
+    def forward(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
         """Decode; `quality_bias` `[B, decoder_width_8]` tells the network the rate."""
-        at_8, at_4 = realism or (None, None)
-        x = self._features(latents, quality_bias, at_8)
+        x = self._features(latents, quality_bias)
         x = F.pixel_shuffle(self.up_4(_cast(x, self.up_4)), 2).float()
-        x = F.pixel_shuffle(self.up_2(_cast(F.silu(_run(self.blocks_4, x, at_4)), self.up_2)), 2).float()
+        x = F.pixel_shuffle(self.up_2(_cast(F.silu(self.blocks_4(x)), self.up_2)), 2).float()
         images = F.pixel_shuffle(self.exit(F.silu(x)), 2)
         images = images + DIRECT_UNIT * F.pixel_shuffle(self.direct(latents), FACTOR)
         return images * 0.5 + 0.5
 
-    def reduced(self, latents: Tensor, quality_bias: Tensor, scale: int, realism: Realism | None = None) -> Tensor:
+    def reduced(self, latents: Tensor, quality_bias: Tensor, scale: int) -> Tensor:
         """Decode to 1/`scale` of the size, 8 or 4, by a head on the features at 1/8.
 
         Returns images `[B, 3, h, w]` or `[B, 3, 2h, 2w]`, not clamped. The configuration must have `reduced`.
         """
         side = FACTOR // scale
-        x = self._features(latents, quality_bias, realism and realism[0])
+        x = self._features(latents, quality_bias)
         images = (self.head_8 if scale == 8 else self.head_4)(x) + DIRECT_UNIT * self._direct_means(latents, side)
         return F.pixel_shuffle(images, side) * 0.5 + 0.5
 
-    def _features(self, latents: Tensor, quality_bias: Tensor, biases: Tensor | None) -> Tensor:
+    def _features(self, latents: Tensor, quality_bias: Tensor) -> Tensor:
         """Return the activations at 1/8 of the size, float32 `[B, decoder_width_8, h, w]`."""
         x = self.entry(latents).float() + quality_bias[:, :, None, None]
-        return F.silu(_run(self.blocks_8, x, biases))
+        return F.silu(self.blocks_8(x))
 
     def _direct_means(self, latents: Tensor, side: int) -> Tensor:
         """Return means of the linear path, before the shuffle.
@@ -199,6 +170,14 @@ class ConvDecoder(nn.Module):
         weight = pixels.mean((2, 4)).flatten(0, 2)[:, :, None, None]
         with torch.autocast(latents.device.type, enabled=False):
             return F.conv2d(latents.to(weight.dtype), weight)
+
+
+def between(faithful: Tensor, vivid: Tensor, realism: float) -> Tensor:
+    """Return a weight of the decoder at a realism, 0..1.
+
+    Linear between two trained decoders, as Wang et al. (ESRGAN, 2018) do between a faithful and an adversarial network.
+    """
+    return torch.lerp(faithful, vivid, realism)
 
 
 def receptive_margin(config: ConvConfig) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdcodec.autoencoders.conv import (
     FACTOR,
@@ -15,8 +16,7 @@ from sdcodec.autoencoders.conv import (
     ConvDecoder,
     ConvEncoder,
     PreciseConv2d,
-    Realism,
-    realism_bias,
+    between,
     receptive_margin,
 )
 from sdcodec.constants import QUALITY_LEVELS
@@ -27,7 +27,7 @@ class ConvAutoencoder:
     """Encoder and decoder, ready to run in the chosen precision.
 
     The last layers and the linear paths compute in float32. `realism` is the one that it decodes with, 0..1, or None
-    if the decoder has no biases for it.
+    if there is no vivid decoder. Reduced images are always the faithful decoder's.
     """
 
     factor = FACTOR
@@ -47,33 +47,43 @@ class ConvAutoencoder:
         self.device, self.dtype = device, dtype
         # float32, whatever the default dtype is: weights are copied into it.
         self.encoder, self.decoder = ConvEncoder(config).float(), ConvDecoder(config).float()
-        parts = {"encoder": self.encoder, "decoder": self.decoder}
+        self.vivid = ConvDecoder(replace(config, reduced=0)).float() if config.realism else None
+        parts: dict[str, nn.Module] = {"encoder": self.encoder, "decoder": self.decoder}
+        if self.vivid is not None:
+            parts["vivid"] = self.vivid
         shapes = {
             f"{part}.{name}": tuple(value.shape)
             for part, module in parts.items()
             for name, value in module.state_dict().items()
         }
-        tables = config.realism_shapes if config.realism else {}
-        biases = {"decoder_bias": (QUALITY_LEVELS, config.decoder_width_8)} | tables
-        check_shapes("autoencoder", shapes | biases, tensors)
+        shapes["decoder_bias"] = QUALITY_LEVELS, config.decoder_width_8
+        check_shapes("autoencoder", shapes, tensors)
         self.quality_bias = tensors["decoder_bias"].to(device).float()
         self.realism: float | None = 0.0 if config.realism else None
         self.scales: tuple[int, ...] = REDUCED_SCALES if config.reduced else ()
-        self._tables = [tensors[name].to(device).float() for name in tables]
         for part, module in parts.items():
             module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
             module.requires_grad_(False).eval().to(device, dtype, memory_format=torch.channels_last)
             for layer in module.modules():
                 if isinstance(layer, PreciseConv2d):
                     layer.float()
+        self._shown = self.decoder
 
     def with_realism(self, realism: float) -> ConvAutoencoder:
         """Return the same networks, decoding with another realism, 0..1.
 
         Only for one whose `realism` is not None.
         """
+        assert self.vivid is not None
         other = copy.copy(self)
         other.realism = float(realism)
+        if realism in (0, 1):
+            other._shown = self.vivid if realism else self.decoder
+            return other
+        other._shown = copy.deepcopy(self.vivid)
+        faithful = dict(self.decoder.named_parameters())
+        for name, parameter in other._shown.named_parameters():
+            parameter.copy_(between(faithful[name], parameter, realism))
         return other
 
     @torch.no_grad()
@@ -93,7 +103,7 @@ class ConvAutoencoder:
     def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """Decode as `decode`, differentiable in the latents."""
         with torch.autocast(self.device.type, enabled=False):
-            return self.decoder(*self._entering(latents, quality_index), self._biases(len(latents))).clamp(0, 1)
+            return self._shown(*self._entering(latents, quality_index)).clamp(0, 1)
 
     @torch.no_grad()
     def decode_reduced(self, latents: Tensor, quality_index: int, scale: int) -> Tensor:
@@ -102,18 +112,9 @@ class ConvAutoencoder:
         Returns float32 `[B, 3, 8h/scale, 8w/scale]` in [0, 1].
         """
         with torch.autocast(self.device.type, enabled=False):
-            entering = self._entering(latents, quality_index)
-            return self.decoder.reduced(*entering, scale, self._biases(len(latents))).clamp(0, 1)
+            return self.decoder.reduced(*self._entering(latents, quality_index), scale).clamp(0, 1)
 
     def _entering(self, latents: Tensor, quality_index: int) -> tuple[Tensor, Tensor]:
         """Return latents and bias as the decoder takes them."""
         bias = self.quality_bias[quality_index].expand(latents.shape[0], -1)
         return latents.to(self.device, memory_format=torch.channels_last), bias
-
-    def _biases(self, batch: int) -> Realism | None:
-        """Return the biases for realism."""
-        if self.realism is None:
-            return None
-        realism = torch.full((batch,), self.realism, device=self.device)
-        at_8, at_4 = (realism_bias(table, realism) for table in self._tables)
-        return at_8, at_4

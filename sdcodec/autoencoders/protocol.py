@@ -56,7 +56,7 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
 class RealismAutoencoder(Autoencoder, Protocol):
     """An autoencoder whose decoder can be told a realism.
 
-    realism: the one that it decodes with, from 0 (faithful) to 1 (vivid); None if this one has no biases for it.
+    realism: the one that it decodes with, from 0 (faithful) to 1 (vivid); None if it has no vivid decoder.
     """
 
     realism: float | None

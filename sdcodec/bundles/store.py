@@ -54,8 +54,8 @@ class DenoiserEntry:
 class Bundle:
     """A model's manifest.
 
-    `priors[0]` encodes; the others decode earlier files. `default_realism`, 0..1, is that of its decoder; None if the
-    decoder has no biases for realism.
+    `priors[0]` encodes; the others decode earlier files. `default_realism`, 0..1, is that of its decoder; None
+    without a vivid decoder.
     """
 
     folder: Path

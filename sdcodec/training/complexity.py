@@ -35,7 +35,7 @@ def kmac_per_pixel(model: TrainingModel) -> dict[str, float]:
         total = count("encoder", 0)
         model.prior(latents, quality)
         total = count("prior", total)
-        model.decoder(latents, model.decoder_bias(quality), model.realism_biases(torch.zeros_like(quality)))
+        model.decoder(latents, model.decoder_bias(quality))
         count("decoder", total)
     model.train(was_training)
     return {name: counts[name] for name in ("encoder", "decoder", "prior")}

@@ -245,12 +245,10 @@ def _written(
 def _autoencoder_tensors(model: TrainingModel) -> dict[str, Tensor]:
     tensors = {
         f"{part}.{key}": value.detach().half().contiguous()
-        for part in ("encoder", "decoder")
+        for part in ("encoder", "decoder", *(["vivid"] if model.autoencoder.realism else []))
         for key, value in getattr(model, part).state_dict().items()
     }
     tensors["decoder_bias"] = quality_rows(model.decoder_bias).half()
-    for name in model.autoencoder.realism_shapes if model.autoencoder.realism else ():
-        tensors[name] = getattr(model, name).detach().half().contiguous()
     _check_finite(tensors)
     return tensors
 

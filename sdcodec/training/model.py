@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from sdcodec.autoencoders.conv import ConvConfig, ConvDecoder, ConvEncoder, Realism, realism_bias
+from sdcodec.autoencoders.conv import ConvConfig, ConvDecoder, ConvEncoder, between
 from sdcodec.priors.config import PriorConfig
 from sdcodec.training.knots import Knots
 from sdcodec.training.prior_network import Coded, PriorNetwork
@@ -47,35 +48,32 @@ class TrainingModel(nn.Module):
         self.inverse_gain = Knots(channels, start=-math.log(8.0), slope=-GAIN_SLOPE)
         self.decoder_bias = Knots(autoencoder.decoder_width_8)
         if autoencoder.realism:
-            for name, shape in autoencoder.realism_shapes.items():
-                self.register_parameter(name, nn.Parameter(torch.zeros(shape)))
-
-    def realism_biases(self, realism: Tensor | None) -> Realism | None:
-        """Return the biases of the decoder's blocks for realisms `[B]`, 0..1.
-
-        None if the decoder has none.
-        """
-        if not self.autoencoder.realism:
-            return None
-        assert realism is not None
-        return realism_bias(self.realism_8, realism), realism_bias(self.realism_4, realism)
+            self.vivid = ConvDecoder(replace(autoencoder, reduced=0))
 
     def scaled_latents(self, images: Tensor, quality: Tensor) -> Tensor:
         """Return latents in quantiser steps, not rounded, `[B, C, H/8, W/8]`."""
         latents: Tensor = self.encoder(images).float()
         return latents * self.gain(quality).exp()[:, :, None, None]
 
-    def forward(self, images: Tensor, quality: Tensor, realism: Tensor | None = None) -> Reconstruction:
+    def forward(self, images: Tensor, quality: Tensor, realism: float = 0.0) -> Reconstruction:
         """Encode, quantise and decode images `[B, 3, H, W]` in [0, 1].
 
-        H and W are multiples of 32; `quality` and `realism` are `[B]`. Without a realism, a decoder that can be told
-        one decodes as faithfully as it can.
+        H and W are multiples of 32; `quality` is `[B]`; `realism` 0..1.
         """
         coded = self.coded(images, quality)
-        if realism is None:
-            realism = torch.zeros_like(quality)
-        latents = self.unscaled(coded.decoded, quality)
-        return Reconstruction(self.decoder(latents, self.decoder_bias(quality), self.realism_biases(realism)), coded)
+        return Reconstruction(self.decode(self.unscaled(coded.decoded, quality), quality, realism), coded)
+
+    def decode(self, latents: Tensor, quality: Tensor, realism: float = 0.0) -> Tensor:
+        """Decode latents `[B, C, h, w]` at qualities `[B]` to images, not clamped."""
+        told = latents, self.decoder_bias(quality)
+        images: Tensor
+        if realism in (0, 1):
+            images = (self.vivid if realism else self.decoder)(*told)
+            return images
+        faithful = dict(self.decoder.named_parameters())
+        weights = {name: between(faithful[name], value, realism) for name, value in self.vivid.named_parameters()}
+        images = functional_call(self.vivid, weights, told)
+        return images
 
     def coded(self, images: Tensor, quality: Tensor) -> Coded:
         """Encode and quantise images; see `forward`."""

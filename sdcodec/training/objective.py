@@ -40,7 +40,7 @@ class RateDistortion:
         self.vgg_terms = {name: (weight, term.to(device)) for name, (weight, term) in _vgg_terms(config).items()}
 
     def __call__(
-        self, model: TrainingModel, images: Tensor, quality: Tensor, realism: Tensor | None = None
+        self, model: TrainingModel, images: Tensor, quality: Tensor, realism: float = 0.0
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the means of its parts; inputs as for `TrainingModel`."""
         with self.low_precision():
@@ -58,11 +58,11 @@ class RateDistortion:
         quality: Tensor,
         *,
         training: bool,
-        further: dict[str, Tensor] | None = None,
+        further: dict[str, float] | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the distortion of each image, `[B]`, and its parts.
 
-        further: factors `[B]` on the weights of parts, by name.
+        further: factors on the weights of parts, by name.
         """
         config, further = self.config, further or {}
         reconstructed = reconstructed.float()

@@ -45,8 +45,11 @@ def restore(bundle: Bundle) -> Restored:
     autoencoder = read_tensors(bundle.folder / bundle.autoencoder_file)
     stored = read_tensors(bundle.folder / bundle.priors[0].file)
     tensors, _ = prior_parts(stored)
-    weights = {name: value.float() for name, value in autoencoder.items() if name.startswith(("encoder.", "decoder."))}
-    weights |= {name: value.float() for name, value in autoencoder.items() if name.startswith("realism_")}
+    weights = {
+        name: value.float()
+        for name, value in autoencoder.items()
+        if name.startswith(("encoder.", "decoder.", "vivid."))
+    }
     weights["decoder_bias.values"] = _knots(autoencoder["decoder_bias"])
     weights["gain.values"] = _knots(stored["gain"]).log()
     weights["inverse_gain.values"] = _knots(stored["inverse_gain"]).log()

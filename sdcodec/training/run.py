@@ -28,6 +28,7 @@ from sdcodec.training.validation import VALIDATION_SIZE
 
 START_BATCH = 1 << 40  # number of a step that no training reaches
 START_CROPS = 128
+ADDED = ("vivid.", "decoder.head_")  # parameters that a stage adds
 
 
 def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] | None = None) -> Path:
@@ -132,6 +133,7 @@ def prepare(config: TrainingConfig, *, resume: bool = False, photographs: Photog
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     source, weights = None, None
+    config = replace(config, autoencoder=_with_parts(config.autoencoder, config.stage))
     if config.start_from.endswith(".pt"):
         weights = load_weights(Path(config.start_from))
     elif config.start_from:
@@ -139,6 +141,8 @@ def prepare(config: TrainingConfig, *, resume: bool = False, photographs: Photog
         restored = restore(source)
         config = replace(config, autoencoder=_with_parts(restored.autoencoder, config.stage), prior=restored.prior)
         weights = restored.weights
+        if not config.autoencoder.realism:
+            weights = {name: value for name, value in weights.items() if not name.startswith("vivid.")}
     model = _model(config, weights).to(device, memory_format=torch.channels_last)
     split = find_images(folders)
     photographs = photographs or _photographs(config, split.training, device)
@@ -180,9 +184,12 @@ def _device(name: str) -> torch.device:
 
 
 def _with_parts(autoencoder: ConvConfig, stage: str) -> ConvConfig:
-    """Return the configuration with the parts that a stage adds to the decoder."""
-    added = {"realism": {"realism": 1}, "previews": {"reduced": 1}}
-    return replace(autoencoder, **added.get(stage, {}))
+    """Return the configuration with the parts that a stage adds to the decoder.
+
+    Another codec has no vivid decoder until one is trained for it.
+    """
+    changed = {"codec": {"realism": 0}, "realism": {"realism": 1}, "previews": {"reduced": 1}}
+    return replace(autoencoder, **changed[stage])
 
 
 def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> TrainingModel:
@@ -191,12 +198,13 @@ def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> Trainin
     if weights is not None:
         shapes = model.state_dict()
         differing = [name for name, value in weights.items() if name not in shapes or value.shape != shapes[name].shape]
-        # Those that a stage adds begin with zeros.
-        added = [name for name in shapes if name.startswith(("realism_", "decoder.head_"))]
-        if wrong := [*differing, *(name for name in shapes if name not in weights and name not in added)]:
+        missing = [name for name in shapes if name not in weights and not name.startswith(ADDED)]
+        if wrong := [*differing, *missing]:
             raise TrainingError(
                 f"{config.start_from}: weights of another model ({', '.join(wrong[:3])}); "
                 "give [autoencoder] and [prior] as its run had them"
             )
         model.load_state_dict(weights, strict=False)
+        if config.autoencoder.realism and not any(name.startswith("vivid.") for name in weights):
+            model.vivid.load_state_dict(model.decoder.state_dict(), strict=False)
     return model

@@ -23,6 +23,7 @@ REDUCED = (8, 4)  # divisors of the sides of reduced images
 class CodecStage:
     """The whole model, or its decoder, by rate and distortion."""
 
+    realism = 0.0  # of the decoder that is trained
     trains_blocks = True  # whether gradients reach residual blocks, so that compiling them can be checked
 
     def __init__(self, config: TrainingConfig, model: TrainingModel, device: torch.device) -> None:
@@ -85,30 +86,26 @@ class PreviewStage(CodecStage):
         """See CodecStage."""
         return name.startswith("decoder.head_")
 
-    def inputs(self, batch: int) -> Tensor:
-        """Qualities and realisms."""
-        return torch.cat([super().inputs(batch), torch.rand(1, batch)])
-
     def backward(self, images: Tensor, inputs: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """See CodecStage."""
-        quality, realism = inputs
-        errors = self._errors(images, quality, realism)
+        [quality] = inputs
+        errors = self._errors(images, quality)
         distortion = torch.stack(list(errors.values())).sum(0) / ERROR_UNIT
         loss = (beta_of(quality) * distortion * self.objective.balance(quality)).mean()
         loss.backward()
         means = {name: value.detach().mean() for name, value in errors.items()}
         return means | {"loss": loss.detach()}, torch.ones((), dtype=torch.bool, device=self.device)
 
-    def _errors(self, images: Tensor, quality: Tensor, realism: Tensor) -> dict[str, Tensor]:
+    def _errors(self, images: Tensor, quality: Tensor) -> dict[str, Tensor]:
         """Return squared errors of reduced images, `[B]`, against originals' means."""
         model = self.model
         with torch.no_grad(), self.objective.low_precision():
             latents = model.unscaled(model.coded(images, quality).decoded, quality)
-            told = model.decoder_bias(quality), model.realism_biases(realism)
+            bias = model.decoder_bias(quality)
         found = {}
         for scale in REDUCED:
             with self.objective.low_precision():
-                reduced = model.decoder.reduced(latents, told[0], scale, told[1]).float()
+                reduced = model.decoder.reduced(latents, bias, scale).float()
             found[f"mse_{scale}"] = losses.squared(255 * (reduced - F.avg_pool2d(images, scale)))
         return found
 
@@ -120,7 +117,7 @@ class PreviewStage(CodecStage):
         for number, image in enumerate(images):
             batch = torch.from_numpy(image)[None].to(self.device).permute(0, 3, 1, 2).float() / 255
             quality = torch.full((1,), 100.0 * (number + 0.5) / len(images), device=self.device)
-            found = self._errors(batch, quality, torch.zeros_like(quality))
+            found = self._errors(batch, quality)
             whole = self.model(batch, quality).images
             for scale in REDUCED:
                 error = 255 * (F.avg_pool2d(whole, scale) - F.avg_pool2d(batch, scale))

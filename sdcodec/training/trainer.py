@@ -35,9 +35,7 @@ CHECK_BATCH = 2 << 40  # number of a step that no training reaches
 LOG_STEPS, LOG_SECONDS = 50, 30.0  # between two lines of the log, at most
 CHECKPOINT_SECONDS = 120.0
 MOST_RETURNS = 2  # to a checkpoint, each with half the learning rate
-# Learning rates relative to the others': of what depends on quality, and on realism. The latter is few numbers, which
-# begin at 0 and alone make both ends of one decoder different.
-KNOTS_RATE, REALISM_RATE = 2.0, 10.0
+KNOTS_RATE = 2.0  # of what depends on quality, relative to the others' learning rate
 STAGES = {"codec": CodecStage, "realism": RealismStage, "previews": PreviewStage}
 
 
@@ -89,7 +87,7 @@ class Trainer:
         if config.optimiser == "adamw":
             matrices = []
         rest = [p for p in self.trained if all(p is not m for m in matrices)]
-        parts: dict[float, list[Tensor]] = {1.0: [], KNOTS_RATE: [], REALISM_RATE: []}
+        parts: dict[float, list[Tensor]] = {1.0: [], KNOTS_RATE: []}
         for parameter in rest:
             parts[_relative_rate(names[id(parameter)])].append(parameter)
         groups: list[dict[str, Any]] = [{"params": own, "lr": rate * self.stage.rate} for rate, own in parts.items()]
@@ -180,7 +178,7 @@ class Trainer:
 
         def loss() -> Tensor:
             torch.manual_seed(config.seed)
-            return self.stage.objective(self.model, images, quality)[0]
+            return self.stage.objective(self.model, images, quality, self.stage.realism)[0]
 
         self.model.train()
         use_compiled_blocks(self.model, loss, lambda text: print(text, flush=True))
@@ -282,6 +280,4 @@ class Trainer:
 
 def _relative_rate(name: str) -> float:
     """Return a parameter's learning rate relative to the others'."""
-    if name.startswith("realism_"):
-        return REALISM_RATE
     return KNOTS_RATE if name.endswith(".values") else 1.0

@@ -36,8 +36,7 @@ def validate(
             for start in range(0, len(images), VALIDATION_BATCH):
                 part = torch.from_numpy(images[start : start + VALIDATION_BATCH])
                 batch = part.to(device).permute(0, 3, 1, 2).float() / 255
-                told = (torch.full((len(batch),), value, device=device) for value in (level, realism))
-                loss, parts = objective(model, batch, *told)
+                loss, parts = objective(model, batch, torch.full((len(batch),), level, device=device), realism)
                 rows += [_floats(parts | {"loss": loss})] * len(batch)
             mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
             total += mean.pop("loss") / len(VALIDATION_QUALITIES)
