@@ -83,7 +83,7 @@ def encode(
     quality: float | None = None,
     target_bytes: int | None = None,
     target_bpp: float | None = None,
-    effort: int | None = None,
+    effort: int = 0,
     mode: str = "latents",
     model: str | os.PathLike[str] = store.DEFAULT,
     device: str = "auto",

@@ -14,7 +14,7 @@ from torch import Tensor
 from sdcodec import hardware, ratecontrol, rendering, tiling, windowed
 from sdcodec.constants import HIGHEST_QUALITY_INDEX
 from sdcodec.container import Container, Header, padded_size
-from sdcodec.effort import check_effort, effort_of
+from sdcodec.effort import effort_of
 from sdcodec.encoded import Encoded
 from sdcodec.loaded import DECODED_MAX_PIXELS, SMALLER, LoadedBundle, file_method
 from sdcodec.modes.latents import LatentMode
@@ -52,7 +52,7 @@ class Codec(LoadedBundle):
         quality: float | None = None,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
-        effort: int | None = None,
+        effort: int = 0,
         mode: str = "latents",
         metadata: str | Iterable[str] = (),
         max_pixels: int | None = None,
@@ -67,8 +67,7 @@ class Codec(LoadedBundle):
             size; below the size of quality 0, more latents are rounded to zero. Or target_bpp: the same in bits per
             pixel.
         effort: 0..9, the time spent on a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by
-            gradient descent, with twice the steps a level. Default: 6 with `base` up to 2**19 pixels, 4 up to 2**20,
-            else 0.
+            gradient descent, with twice the steps a level.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with
             target_bytes or target_bpp as many as fit; it has no quality and no effort.
         metadata: kinds to keep: "all", "none", or some of "icc", "exif" and "xmp", as a collection or with commas.
@@ -80,7 +79,7 @@ class Codec(LoadedBundle):
         """
         check_rate(quality, target_bytes, target_bpp)
         check_mode(mode, quality, effort)
-        check_effort(effort)
+        plan = effort_of(effort)
         picture = read_picture(
             image,
             metadata=metadata,
@@ -92,7 +91,7 @@ class Codec(LoadedBundle):
         request = Request(
             quality_index=_quality_index(quality),
             budget=budget_of(target_bytes, target_bpp, width * height),
-            effort=effort_of(effort, self._model.autoencoder, width * height),
+            effort=plan,
         )
         [latents] = self._latents([picture])
         source, envelope = self._source(picture, latents), self._envelope(picture)
@@ -142,20 +141,18 @@ class Codec(LoadedBundle):
 
     @hardware.undisturbed
     def encode_batch(
-        self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int | None = None
+        self, images: Sequence[ImageSource], *, quality: float | None = None, effort: int = 0
     ) -> list[Encoded]:
         """Encode several images at one quality.
 
         Images of one size go through the networks together; refinement takes them one by one. Raises as `encode`.
         """
         check_rate(quality, None, None)
-        check_effort(effort)
+        plan = effort_of(effort)
         pictures = [read_picture(image) for image in sequence_of(images, "images")]
         encoded: dict[int, Encoded] = {}
         for group in tiling.alike(picture.rgb.shape[:2] for picture in pictures):
             chosen = [pictures[i] for i in group]
-            height, width = chosen[0].rgb.shape[:2]
-            plan = effort_of(effort, self._model.autoencoder, width * height)
             sources = [self._source(own, latents) for own, latents in zip(chosen, self._latents(chosen), strict=True)]
             envelopes = [self._envelope(own) for own in chosen]
             request = Request(_quality_index(quality), None, plan)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sdcodec.autoencoders.protocol import Autoencoder, DifferentiableAutoencoder
 from sdcodec.errors import OptionError
 from sdcodec.options import check_integer
 from sdcodec.priors.rounding import PLAIN, Rounding
@@ -34,25 +33,11 @@ EFFORTS = (
     *(Effort(iterations=2**k) for k in range(1, 7)),
 )
 HIGHEST = len(EFFORTS) - 1
-# Default levels up to a number of pixels: refining takes seconds then, like starting PyTorch.
-UNNAMED = ((1 << 19, 6), (1 << 20, 4))
 
 
-def check_effort(level: int | None) -> None:
-    """Check that a level is one of 0..9, or None. Raises OptionError."""
-    check_integer("effort", level, f"choose one from 0 to {HIGHEST}")
-    if level is not None and level not in range(len(EFFORTS)):
+def effort_of(level: int) -> Effort:
+    """Return the settings of an effort level, 0..9. Raises OptionError for another."""
+    check_integer("effort", level, f"choose one from 0 to {HIGHEST}", optional=False)
+    if level not in range(len(EFFORTS)):
         raise OptionError(f"effort {level} is unknown; choose a whole number from 0 to {HIGHEST}")
-
-
-def effort_of(level: int | None, autoencoder: Autoencoder, pixels: int) -> Effort:
-    """Return the settings of an effort level; None selects the default.
-
-    The default is that of UNNAMED for an image of `pixels` pixels if the model is quick to refine through, otherwise
-    0.
-    """
-    check_effort(level)
-    if level is None:
-        quick = isinstance(autoencoder, DifferentiableAutoencoder) and autoencoder.quick_to_refine
-        level = next((own for most, own in UNNAMED if quick and pixels <= most), 0)
     return EFFORTS[level]

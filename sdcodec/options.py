@@ -40,7 +40,7 @@ def budget_of(target_bytes: int | None, target_bpp: float | None, pixels: int) -
     return None if target_bytes is None else min(int(target_bytes), MOST_BYTES)
 
 
-def check_mode(mode: str, quality: float | None, effort: int | None) -> None:
+def check_mode(mode: str, quality: float | None, effort: int) -> None:
     """Check a mode; a palette has neither quality nor effort. Raises OptionError."""
     if mode not in MODES:
         raise OptionError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")

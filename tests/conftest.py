@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sdcodec import effort
 from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.bundles.store import MANIFEST, read_manifest
 from sdcodec.bundles.writing import adaptive_prior, add_prior
@@ -61,14 +60,6 @@ def save_photographs(folder: Path, count: int, side: int = 96) -> None:
     folder.mkdir()
     for seed in range(count):
         Image.fromarray(photograph(side, side, seed)).save(folder / f"{seed:02}.png")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_effort_unasked() -> Iterator[None]:
-    """Switch default refinement off: it takes ten times as long as everything else."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(effort, "UNNAMED", ())
-        yield
 
 
 @pytest.fixture(scope="session")

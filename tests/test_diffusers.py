@@ -21,7 +21,7 @@ import pipelines
 import reference_decoder
 import sdcodec
 from conftest import photograph
-from sdcodec import effort, windowed
+from sdcodec import windowed
 from sdcodec.autoencoders.diffusers import running_dtype
 from sdcodec.bundles import calibration, importing, store
 from sdcodec.constants import QUALITY_LEVELS
@@ -71,13 +71,6 @@ def test_files_there_and_back(codecs, home, family, monkeypatch):
     image = sdcodec.decode(encoded.data, device="cpu", precision="float32")  # the model is found by the fingerprint
     assert image.size == (90, 70)
     assert np.array_equal(np.asarray(image), np.asarray(codec.decode(encoded.data)))
-
-
-@families
-def test_refines_where_it_is_asked_to_only(codecs, family, monkeypatch):
-    monkeypatch.setattr(effort, "UNNAMED", ((64 * 64, 4),))
-    pixels = photograph(64, 64)
-    assert codecs[family].encode(pixels).data == codecs[family].encode(pixels, effort=0).data
 
 
 @families

@@ -12,7 +12,6 @@ from PIL import Image
 import reference_decoder
 import sdcodec
 from conftest import photograph
-from sdcodec import effort as effort_levels
 from sdcodec import refinement
 from sdcodec.bundles import store
 from sdcodec.coding.tables import FrequencyTables, gaussian_tables
@@ -68,14 +67,11 @@ def test_files_of_every_effort_are_ordinary(base, crop, effort):
     assert base.decode(data).size == (65, 64)
 
 
-def test_small_pictures_are_refined_where_no_effort_is_named(codec, monkeypatch):
-    monkeypatch.setattr(effort_levels, "UNNAMED", ((64 * 63, 5), (64 * 64, 4)))
-    pictures = [photograph(64, side) for side in (63, 64, 65)]
-    files = [codec.encode(pixels).data for pixels in pictures]
-    asked = [[codec.encode(pixels, effort=effort).data for pixels in pictures] for effort in (5, 4, 0)]
-    assert files == [asked[i][i] for i in range(3)]
-    assert all(len({row[i] for row in asked}) == 3 for i in range(3))
-    assert [encoded.data for encoded in codec.encode_batch(pictures[::-1])] == files[::-1]
+def test_nothing_is_refined_unasked(codec):
+    pixels = photograph(64, 64)
+    plain = codec.encode(pixels, effort=0).data
+    assert codec.encode(pixels).data == codec.encode_batch([pixels])[0].data == plain
+    assert plain not in (codec.encode(pixels, effort=own).data for own in (3, 4))
 
 
 def test_no_effort_rounds_to_the_nearest():

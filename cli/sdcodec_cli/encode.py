@@ -74,9 +74,10 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
 @click.option(
     "--effort",
     type=click.IntRange(0, 9),
+    default=0,
+    show_default=True,
     metavar="0..9",
-    help="Encoding effort: 0 rounds, 1-3 optimise the rounding for rate, 4-9 refine by gradient descent, 2 to 64 steps."
-    "  [default with the embedded model: 6 up to 0.5 megapixels, 4 up to 1, else 0]",
+    help="Encoding effort: 0 rounds, 1-3 optimise the rounding for rate, 4-9 refine by gradient descent, 2 to 64 steps.",
 )
 @click.option(
     "--mode",
@@ -112,7 +113,7 @@ def encode(
     quality: float | None,
     target_bytes: int | None,
     target_bpp: float | None,
-    effort: int | None,
+    effort: int,
     mode: str,
     model: str,
     metadata: frozenset[str],

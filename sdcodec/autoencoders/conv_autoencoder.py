@@ -33,7 +33,6 @@ class ConvAutoencoder:
     factor = FACTOR
     refinement_reach = 0.1
     refinement_lpips = 8.0
-    quick_to_refine = True
 
     def __init__(
         self, config: ConvConfig, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype

@@ -140,7 +140,6 @@ class DiffusersAutoencoder:
 
     refinement_reach = math.inf  # the encoder was trained without a quantiser
     refinement_lpips = 1.0  # with more, PSNR would fall: latents move without a limit
-    quick_to_refine = False  # a full-size decoder takes minutes
 
     def __init__(self, family: Family, device: torch.device, dtype: torch.dtype, force_upcast: bool = False) -> None:
         """Prepare the network; its precision is that of `running_dtype`."""

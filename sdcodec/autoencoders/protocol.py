@@ -40,12 +40,10 @@ class DifferentiableAutoencoder(Autoencoder, Protocol):
     refinement_reach: limit of a latent's move, in quantiser steps. It is small if the encoder was trained with
         quantiser and prior: the best latents are near, and farther away only the metric improves. Otherwise infinite.
     refinement_lpips: weight of LPIPS beside squared error / 400.
-    quick_to_refine: whether small images take seconds, so that they are refined by default (`sdcodec.effort`).
     """
 
     refinement_reach: float
     refinement_lpips: float
-    quick_to_refine: bool
 
     def decode_with_gradient(self, latents: Tensor, quality_index: int) -> Tensor:
         """Decode as `decode`, differentiable in the latents."""
