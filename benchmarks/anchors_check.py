@@ -23,8 +23,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from sdcodec.measures import lpips, psnr
 from sdcodec_eval.codecs.registry import build, parse
-from sdcodec_eval.metrics import lpips, psnr
 from sdcodec_eval.pictures import centre_crop, collect, read
 
 TABLE = Path(__file__).with_name("anchors.csv")

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from effort import Distance, bd_rate, crops, goodness, measured_by
 from sdcodec import Codec
+from sdcodec.measures import ssimulacra2
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.training.losses import cast, grid
-from sdcodec_eval.metrics import ssimulacra2
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def _point(
     """
     scores, energies, similarities = [], [], []
     for pixels in pictures:
-        data = codec.encode(pixels, quality=quality, effort=0).data
+        data = codec.encode(pixels, quality=quality).data
         decoded = np.asarray(codec.decode(data))
         error = torch.from_numpy(decoded.astype(np.float32) - pixels).permute(2, 0, 1)[None]
         scores.append([np.log2(len(data)), *goodness(pixels, decoded, lpips, others)])

@@ -29,11 +29,11 @@ import taef2_model
 from sdcodec import Codec
 from sdcodec.bundles import store
 from sdcodec.effort import EFFORTS
+from sdcodec.measures import psnr
 from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import read_vgg16
 from sdcodec.training.data import find_images, load_pixels
-from sdcodec_eval.metrics import psnr
 
 MEASURES = ["PSNR", "LPIPS", "LPIPS over phases"]
 VGG_MEASURES = ["LPIPS-VGG", "DISTS"]

@@ -44,6 +44,7 @@ from sdcodec import Codec, grid
 from sdcodec.bundles import calibration, loading, store
 from sdcodec.bundles.writing import adaptive_prior, write_bundle
 from sdcodec.coding.tables import gaussian_tables, scales
+from sdcodec.measures import lpips, psnr
 from sdcodec.modes.latents import filed
 from sdcodec.pixels import read_picture
 from sdcodec.priors.adaptive import AdaptivePrior
@@ -55,7 +56,6 @@ from sdcodec.priors.sources import Coder, Decoder
 from sdcodec.training.export import prior_tensors
 from sdcodec.training.prior_fit import FitConfig, fit_prior, prior_config
 from sdcodec.training.prior_network import PriorNetwork
-from sdcodec_eval.metrics import lpips, psnr
 from sdcodec_eval.pictures import Source, centre_crop, collect, read
 
 COLUMNS = ("image", "quality", "codec", "bytes", "error", "psnr", "lpips")

@@ -58,8 +58,8 @@ def _files(codec: Codec, side: int, rounds: int) -> tuple[float, float, int]:
     """Return milliseconds of encoding and decoding a file, and its bytes."""
     noise = np.random.default_rng(0).integers(0, 256, (side // 16, side // 16, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((side, side), Image.Resampling.BICUBIC)
-    data = codec.encode(image, quality=QUALITY, effort=0).data
-    encode = _median(lambda: codec.encode(image, quality=QUALITY, effort=0), codec.device, rounds)
+    data = codec.encode(image, quality=QUALITY).data
+    encode = _median(lambda: codec.encode(image, quality=QUALITY), codec.device, rounds)
     return encode, _median(lambda: codec.decode(data), codec.device, rounds), len(data)
 
 

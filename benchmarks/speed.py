@@ -25,8 +25,8 @@ from sdcodec.bundles import store
 from sdcodec_eval.pictures import centre_crop, collect, read
 
 QUALITY = 45.0
-BUDGET = 5000
-QUICKLY = "sdcodec encode --effort 0"
+BUDGET, LPIPS = 5000, 0.1
+ENCODE = "sdcodec encode"
 
 
 def main() -> None:
@@ -40,12 +40,12 @@ def main() -> None:
     times: dict[str, list[float]] = {}
     pictures = [Image.fromarray(centre_crop(read(source), 512)) for source in collect(options.images)]
     for image in pictures:
-        data = codec.encode(image, quality=QUALITY, effort=0).data
+        data = codec.encode(image, quality=QUALITY).data
         tasks: dict[str, Callable[[], object]] = {
-            QUICKLY: lambda image=image: codec.encode(image, quality=QUALITY, effort=0),
-            f"{QUICKLY} --bytes": lambda image=image: codec.encode(image, target_bytes=BUDGET, effort=0),
-            "sdcodec encode": lambda image=image: codec.encode(image, quality=QUALITY),
-            "sdcodec encode --bytes": lambda image=image: codec.encode(image, target_bytes=BUDGET),
+            ENCODE: lambda image=image: codec.encode(image, quality=QUALITY),
+            f"{ENCODE} --bytes": lambda image=image: codec.encode(image, target_bytes=BUDGET),
+            f"{ENCODE} --target-lpips": lambda image=image: codec.encode(image, target_lpips=LPIPS),
+            f"{ENCODE} --effort 6": lambda image=image: codec.encode(image, quality=QUALITY, effort=6),
             "sdcodec decode": lambda data=data: codec.decode(data),
             "WebP encode": lambda image=image: _saved(image, "WEBP", quality=30, method=6),
             "AVIF encode": lambda image=image: _saved(image, "AVIF", quality=30, speed=4),
@@ -62,11 +62,9 @@ def main() -> None:
     for name, seconds in medians.items():
         webp, avif = seconds / medians["WebP encode"], seconds / medians["AVIF encode"]
         print(f"{name:33} {1000 * seconds:8.1f} {512 * 512 / 1e6 / seconds:7.2f} {webp:7.2f} {avif:7.2f}")
-    search = medians[f"{QUICKLY} --bytes"] / medians[QUICKLY]
-    print(
-        f"a search for {BUDGET} bytes takes {search:.2f} times as long as an encode at a fixed quality, both at effort 0"
-    )
-    _command(codec, options.model, pictures[0], options.rounds)
+    search = medians[f"{ENCODE} --bytes"] / medians[ENCODE]
+    print(f"a search for {BUDGET} bytes takes {search:.2f} times as long as an encode at a fixed quality")
+    _commands(options.model, pictures[0], options.rounds)
 
 
 def _saved(image: Image.Image, kind: str, **settings: int) -> bytes:
@@ -75,34 +73,42 @@ def _saved(image: Image.Image, kind: str, **settings: int) -> bytes:
     return buffer.getvalue()
 
 
-def _command(codec: Codec, model: str, image: Image.Image, rounds: int) -> None:
-    """Time the `decode` command, started anew, against Python and importing PyTorch."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "picture.sdc")
-        file.write_bytes(codec.encode(image, quality=QUALITY, effort=0).data)
+def _commands(model: str, image: Image.Image, rounds: int) -> None:
+    """Time commands, started anew: alone, and two of them side by side."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        image.save(folder / "a.png")
+        sdcodec = [sys.executable, "-m", "sdcodec_cli"]
+        chosen = ["--force", "--quiet"]
+        encode = [*sdcodec, "encode", "a.png", "-q", str(QUALITY), "--model", model, *chosen, "-o"]
         commands = {
-            "import torch": ["-c", "import torch"],
-            "decode command": [
-                "-m",
-                "sdcodec_cli",
-                "decode",
-                str(file),
-                "-o",
-                str(file) + ".png",
-                "--model",
-                model,
-                "--force",
-                "--quiet",
-            ],
+            "import torch": [sys.executable, "-c", "import torch"],
+            "encode": [*encode, "a.sdc"],
+            "decode": [*sdcodec, "decode", "a.sdc", "-o", "b.png", "--model", model, *chosen],
+            "info": [*sdcodec, "info", "a.sdc"],
+            "--help": [*sdcodec, "--help"],
+            "--version": [*sdcodec, "--version"],
         }
-        times: dict[str, list[float]] = {name: [] for name in commands}
+        times: dict[str, list[float]] = {name: [] for name in (*commands, "two encodes side by side")}
         for _ in range(rounds):
-            for name, arguments in commands.items():
-                start = time.perf_counter()
-                subprocess.run([sys.executable, *arguments], check=True)
-                times[name].append(time.perf_counter() - start)
-    torch_alone, decode = (statistics.median(values) for values in times.values())
-    print(f"decode command {decode:.2f} s, import torch {torch_alone:.2f} s: {decode / torch_alone:.2f} times")
+            for label, command in commands.items():
+                times[label].append(_seconds(folder, command))
+            times["two encodes side by side"].append(_seconds(folder, commands["encode"], [*encode, "b.sdc"]))
+    medians = {label: statistics.median(own) for label, own in times.items()}
+    print("\n".join(f"{label:33} {seconds:8.2f} s" for label, seconds in medians.items()))
+    print(
+        f"encode takes {medians['encode'] - medians['import torch']:.2f} s more than import torch, two side by side "
+        f"{medians['two encodes side by side'] / medians['encode']:.2f} times as long as one"
+    )
+
+
+def _seconds(folder: Path, *commands: list[str]) -> float:
+    """Return the time until commands that are started together have ended."""
+    start = time.perf_counter()
+    running = [subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL) for command in commands]
+    if sum(process.wait() for process in running):
+        raise SystemExit(f"{commands}: failed")
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

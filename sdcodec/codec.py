@@ -32,6 +32,7 @@ from sdcodec.pixels import (
 )
 from sdcodec.rendering import WHOLE, Rendering
 from sdcodec.sources import SdcSource, sequence_of
+from sdcodec.targets import Target
 
 DEFAULT_QUALITY = 50.0
 LATENTS = LatentMode()
@@ -52,6 +53,9 @@ class Codec(LoadedBundle):
         quality: float | None = None,
         target_bytes: int | None = None,
         target_bpp: float | None = None,
+        target_lpips: float | None = None,
+        target_psnr: float | None = None,
+        target_ssimulacra2: float | None = None,
         effort: int = 0,
         mode: str = "latents",
         metadata: str | Iterable[str] = (),
@@ -66,6 +70,8 @@ class Codec(LoadedBundle):
         quality: 0..100 in steps of 0.5 (default 50). Or target_bytes: the highest quality whose file has at most that
             size; below the size of quality 0, more latents are rounded to zero. Or target_bpp: the same in bits per
             pixel.
+        target_lpips (LPIPS 0.1 with AlexNet), target_psnr (dB), target_ssimulacra2 (its package must be installed): the
+            lowest quality whose decoded image reaches the value, seen over white.
         effort: 0..9, the time spent on a better file: 1 to 3 weigh bits while rounding, 4 to 9 refine the latents by
             gradient descent, with twice the steps a level.
         mode: "latents", or "palette" for the experiment of 2022 (`sdcodec.palette`): 256 colours, or with
@@ -74,11 +80,12 @@ class Codec(LoadedBundle):
         frame: frame or page of the file, counted from 0 (default: the first, with a warning if there are others).
         allow_truncated: encode a file that is cut short; its missing part is grey, black or transparent.
 
-        Raises ImageError for unreadable images, BudgetError for a budget that cannot be met, OptionError,
-        NotEnoughMemoryError.
+        Raises ImageError for unreadable images, BudgetError for a budget that cannot be met, TargetError for a target
+        beyond the highest quality, OptionError, NotEnoughMemoryError.
         """
-        check_rate(quality, target_bytes, target_bpp)
-        check_mode(mode, quality, effort)
+        targets = {"lpips": target_lpips, "psnr": target_psnr, "ssimulacra2": target_ssimulacra2}
+        check_rate(quality, target_bytes, target_bpp, targets)
+        check_mode(mode, quality, effort, targets)
         plan = effort_of(effort)
         picture = read_picture(
             image,
@@ -92,6 +99,7 @@ class Codec(LoadedBundle):
             quality_index=_quality_index(quality),
             budget=budget_of(target_bytes, target_bpp, width * height),
             effort=plan,
+            target=next((Target(name, value, picture) for name, value in targets.items() if value is not None), None),
         )
         [latents] = self._latents([picture])
         source, envelope = self._source(picture, latents), self._envelope(picture)
@@ -147,7 +155,7 @@ class Codec(LoadedBundle):
 
         Images of one size go through the networks together; refinement takes them one by one. Raises as `encode`.
         """
-        check_rate(quality, None, None)
+        check_rate(quality)
         plan = effort_of(effort)
         pictures = [read_picture(image) for image in sequence_of(images, "images")]
         encoded: dict[int, Encoded] = {}

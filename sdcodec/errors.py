@@ -51,6 +51,21 @@ class BudgetError(SdcodecError):
         return str(self.args[0])
 
 
+class TargetError(SdcodecError):
+    """No quality of this model reaches the target of a metric.
+
+    target: its value; best: that of the highest quality.
+    """
+
+    def __init__(self, message: str, target: float = 0.0, best: float = 0.0) -> None:
+        super().__init__(message, target, best)
+        self.target = target
+        self.best = best
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class NotEnoughMemoryError(SdcodecError):
     """The networks need more memory than the device has."""
 

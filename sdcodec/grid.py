@@ -25,10 +25,12 @@ from sdcodec.priors.sources import Coder, CostEstimator, Decoder, Recorder
 class CodedLatents:
     """An image's entropy-coded blocks in raster order.
 
-    `squared_error` `[C]` is the mean squared error of its latents, if it is measured.
+    `values` int32 `[C, h, w]` are the integers that a decoder will find; `squared_error` `[C]` is the mean squared error
+    of its latents, if it is measured.
     """
 
     blocks: tuple[bytes, ...]
+    values: Tensor
     squared_error: Tensor | None
 
 
@@ -42,7 +44,7 @@ def code(model: Model, latents: Tensor, quality_index: int, rounding: Rounding) 
         # Measured in the decoder's latents: with rounding against without.
         wrong = model.quantiser.unscaled(values.float().div_(MEAN_ONE).sub_(scaled), quality_index)
         errors = list(wrong.square_().double().mean((2, 3)).cpu())
-    return [CodedLatents(blocks, error) for blocks, error in zip(coder.finish(), errors, strict=True)]
+    return [CodedLatents(*each) for each in zip(coder.finish(), values, errors, strict=True)]
 
 
 def estimated_bytes(model: Model, latents: Tensor, quality_index: int, rounding: Rounding) -> float:

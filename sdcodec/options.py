@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from sdcodec.errors import OptionError
@@ -15,10 +16,19 @@ MOST_BYTES = 1 << 62  # a larger budget is no tighter limit, and leaves the rang
 DIVISORS = {Fraction(1, divisor): divisor for divisor in (1, 2, 4, 8)}  # of the sides, by the scale of an image
 
 
-def check_rate(quality: float | None, target_bytes: int | None, target_bpp: float | None) -> None:
-    """Check that at most one is given, within its range. Raises OptionError."""
-    if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
-        raise OptionError("quality, target_bytes and target_bpp exclude each other; give one of them")
+def check_rate(
+    quality: float | None,
+    target_bytes: int | None = None,
+    target_bpp: float | None = None,
+    targets: Mapping[str, float | None] | None = None,
+) -> None:
+    """Check that at most one is given, within its range.
+
+    targets: values of metrics by their names in `sdcodec.targets`. Raises OptionError.
+    """
+    targets = targets or {}
+    if sum(value is not None for value in (quality, target_bytes, target_bpp, *targets.values())) > 1:
+        raise OptionError("quality and the target_... options exclude each other; give one of them")
     check_number("quality", quality, "give 0 to 100")
     check_integer("target_bytes", target_bytes, "give a number of bytes")
     check_number("target_bpp", target_bpp, "give bits per pixel")
@@ -28,6 +38,17 @@ def check_rate(quality: float | None, target_bytes: int | None, target_bpp: floa
         raise OptionError(f"target_bytes {target_bytes} is not positive; give 1 or more")
     if target_bpp is not None and not 0 < target_bpp < math.inf:
         raise OptionError(f"target_bpp {target_bpp} is not positive and finite; give bits per pixel, such as 0.5")
+    for name, value in targets.items():
+        check_number(f"target_{name}", value, "give a value of the metric")
+        if value is not None and not (math.isfinite(value) and (value > 0 or name == "ssimulacra2")):
+            raise OptionError(f"target_{name} {value} is no value to reach; give a positive, finite one")
+        if value is not None and name == "ssimulacra2" and not installed(name):
+            raise OptionError("target_ssimulacra2 needs the package ssimulacra2; install sdcodec[ssimulacra2]")
+
+
+def installed(module: str) -> bool:
+    """Return whether a module can be imported."""
+    return importlib.util.find_spec(module) is not None
 
 
 def budget_of(target_bytes: int | None, target_bpp: float | None, pixels: int) -> int | None:
@@ -40,11 +61,15 @@ def budget_of(target_bytes: int | None, target_bpp: float | None, pixels: int) -
     return None if target_bytes is None else min(int(target_bytes), MOST_BYTES)
 
 
-def check_mode(mode: str, quality: float | None, effort: int) -> None:
-    """Check a mode; a palette has neither quality nor effort. Raises OptionError."""
+def check_mode(mode: str, quality: float | None, effort: int, targets: Mapping[str, float | None]) -> None:
+    """Check a mode.
+
+    A palette has neither quality nor targets of metrics nor effort. Raises OptionError.
+    """
     if mode not in MODES:
         raise OptionError(f"mode {mode!r} is unknown; choose {' or '.join(MODES)}")
-    if mode == "palette" and (quality is not None or effort):
+    wanted = [quality, *targets.values()]
+    if mode == "palette" and (effort or any(value is not None for value in wanted)):
         raise OptionError("a palette has no quality and no effort; give target_bytes or target_bpp for fewer colours")
 
 

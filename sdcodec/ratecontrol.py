@@ -15,6 +15,9 @@ from sdcodec.priors.rounding import Rounding
 
 TYPICAL_SLOPE = 0.016  # growth of log(bytes) per quality index, on photographs
 FIRST_GUESS = (-4.6, 0.016)  # log(bytes per pixel) at quality 0, and its growth per quality index
+TARGET_GUESS = 90  # first quality index that is tried for a target
+ALMOST_NOTHING = 1e-12
+MOST_SECANTS = 5  # then the search for a target goes by halves
 GROWTH_BY_THRESHOLD = 2.5  # of log(bytes), for a rounding threshold lower by 1; on the validation pictures
 # Largest raise of the thresholds at quality 0. At 1, files are half as long and the
 # images a blur; a larger raise saves nothing.
@@ -97,28 +100,53 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float], n
     is given.
     """
     target = math.log(max(budget, 1))  # no file fits 0 bytes either
-    seen: dict[int, float] = {}
 
     def excess(quality_index: int) -> float:
         """Return the logarithm of size over budget; above zero does not fit."""
-        if quality_index not in seen:
-            seen[quality_index] = math.log(max(1.0, estimate(quality_index))) - target
-        return seen[quality_index]
+        return math.log(max(1.0, estimate(quality_index))) - target
 
-    low, high = -1, QUALITY_LEVELS  # fits (or is below everything), does not fit (or is above everything)
     guess = round((target - math.log(pixels) - FIRST_GUESS[0]) / FIRST_GUESS[1]) if near is None else near
+    found = _last_within(excess, guess, TYPICAL_SLOPE, ends_early=True)
+    return None if found < 0 else found
+
+
+def lowest_reaching(excess: Callable[[int], float], slope: float) -> int | None:
+    """Return the lowest quality index at which a value reaches its target, or None.
+
+    excess: of the value over the target at an index, expensive and about evenly growing, by about `slope` per index. It
+    has been called for the index that is returned, and for the highest if there is none.
+    """
+    found = 1 + _last_within(lambda index: excess(index) or ALMOST_NOTHING, TARGET_GUESS, slope, ends_early=False)
+    return found if found < QUALITY_LEVELS else None
+
+
+def _last_within(excess: Callable[[int], float], guess: int, typical: float, *, ends_early: bool) -> int:
+    """Return the last quality index whose excess is not above 0, or -1.
+
+    The search goes along the secant, from `guess`, with a slope near the `typical` one. It ends when an index is
+    within and the next is not, or, with `ends_early`, would not be by the measured slope.
+    """
+    seen: dict[int, float] = {}
+    low, high = -1, QUALITY_LEVELS  # within (or below everything), not within (or above everything)
     while high - low > 1:
         guess = min(max(guess, low + 1), high - 1)
-        over = excess(guess)
+        if guess not in seen:
+            seen[guess] = excess(guess)
+        over = seen[guess]
         if over > 0:
             high = guess
         else:
             low = guess
-        slope = _slope(seen)
-        if low == guess and over + 0.75 * slope > 0:
+        slope = _slope(seen, typical)
+        if ends_early and low == guess and over + 0.75 * slope > 0:
             break  # the next index would not fit
-        guess = guess - math.ceil(over / slope) if over > 0 else guess + max(1, math.floor(-over / slope))
-    return None if low < 0 else low
+        if not ends_early and len(seen) > MOST_SECANTS:
+            guess = (low + high) // 2
+        elif over > 0:
+            guess -= math.ceil(over / slope)
+        else:
+            guess += max(1, math.floor(-over / slope))
+    return low
 
 
 def most_within(budget: int, most: int, coded: Callable[[int], bytes]) -> bytes:
@@ -168,10 +196,10 @@ def _needs(budget: int, smallest: int) -> str:
     return f"{budget} bytes are too few: this picture needs about {smallest} bytes with this model"
 
 
-def _slope(seen: dict[int, float]) -> float:
-    """Return the growth of log(bytes) per index between the points nearest the budget."""
+def _slope(seen: dict[int, float], typical: float) -> float:
+    """Return the growth per index between the two points nearest 0."""
     nearest = sorted(seen, key=lambda quality_index: abs(seen[quality_index]))[:2]
     if len(nearest) < 2:
-        return TYPICAL_SLOPE
+        return typical
     a, b = nearest
-    return min(max((seen[a] - seen[b]) / (a - b), TYPICAL_SLOPE / 4), TYPICAL_SLOPE * 4)
+    return min(max((seen[a] - seen[b]) / (a - b), typical / 4), typical * 4)

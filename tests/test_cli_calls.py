@@ -17,6 +17,7 @@ from PIL import Image
 
 import sdcodec
 from sdcodec.container import Container
+from sdcodec_cli.main import main
 
 Run = Callable[..., tuple[str, str]]
 OPTIONS = ("--model", "random", "--device", "cpu")
@@ -310,3 +311,13 @@ def test_new_files_keep_the_permissions_of_the_user(folder: Path, run: Run) -> N
     finally:
         os.umask(before)
     assert stat.S_IMODE(os.stat("a.sdc").st_mode) == 0o640
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(monkeypatch):
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        with pytest.raises(SystemExit):
+            main(["--version"])
+        assert os.environ["OMP_WAIT_POLICY"] == expected

@@ -11,9 +11,9 @@ import pytest
 from conftest import photograph
 from sdcodec.bundles import store
 from sdcodec.errors import OptionError
+from sdcodec.measures import psnr
 from sdcodec_eval.codecs.protocol import RateControlled, WithCeiling
 from sdcodec_eval.codecs.registry import CLASSIC, CodecSpec, build, parse
-from sdcodec_eval.metrics import psnr
 from sdcodec_eval.rates import QualitySearch
 
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"

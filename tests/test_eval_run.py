@@ -18,9 +18,9 @@ from PIL import Image
 
 from conftest import photograph
 from sdcodec.errors import OptionError, OutputError
+from sdcodec.measures import psnr
 from sdcodec_eval.codecs import registry
 from sdcodec_eval.codecs.registry import CodecSpec, parse
-from sdcodec_eval.metrics import psnr
 from sdcodec_eval.pictures import collect
 from sdcodec_eval.plan import Plan, common_qualities
 from sdcodec_eval.rows import TIMINGS

@@ -16,10 +16,11 @@ from torch import nn
 
 from conftest import photograph
 from sdcodec.errors import OptionError
+from sdcodec.measures import lpips, psnr
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import find_vgg16
 from sdcodec_eval.measuring import METRICS, Meter
-from sdcodec_eval.metrics import lpips, lpips_vgg, ms_ssim, psnr, psnr_y, ssim
+from sdcodec_eval.metrics import lpips_vgg, ms_ssim, psnr_y, ssim
 from sdcodec_eval.montage import side_by_side
 
 EXAMPLE = "LPIPS_EXAMPLE"  # environment variable: folder with the example images of LPIPS's authors, ex_*.png

@@ -6,7 +6,6 @@ import math
 import os
 import time
 import warnings
-from typing import TYPE_CHECKING
 
 import click
 
@@ -27,10 +26,6 @@ from sdcodec_cli.conversion import (
 )
 from sdcodec_cli.messages import display_name
 from sdcodec_cli.native_output import native_output_told
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 def _metadata(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
@@ -70,6 +65,27 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     callback=_finite,
     metavar="X",
     help="Use the highest quality whose file has at most X bits per pixel.",
+)
+@click.option(
+    "--target-lpips",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    metavar="X",
+    help="Use the lowest quality whose LPIPS (AlexNet) is at most X; smaller is better.",
+)
+@click.option(
+    "--target-psnr",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_finite,
+    metavar="DB",
+    help="Use the lowest quality whose PSNR is at least DB.",
+)
+@click.option(
+    "--target-ssimulacra2",
+    type=float,
+    callback=_finite,
+    metavar="X",
+    help="Use the lowest quality whose SSIMULACRA 2 is at least X, up to 100; needs the package ssimulacra2.",
 )
 @click.option(
     "--effort",
@@ -113,6 +129,9 @@ def encode(
     quality: float | None,
     target_bytes: int | None,
     target_bpp: float | None,
+    target_lpips: float | None,
+    target_psnr: float | None,
+    target_ssimulacra2: float | None,
     effort: int,
     mode: str,
     model: str,
@@ -137,11 +156,13 @@ def encode(
       sdcodec encode photos/*.jpg -o encoded/ -q 70 --metadata exif,icc
       convert photo.tif png:- | sdcodec encode - -o - --bpp 0.2 > photo.sdc
     """
-    if sum(value is not None for value in (quality, target_bytes, target_bpp)) > 1:
-        raise click.UsageError("-q, --bytes and --bpp exclude each other.")
-    if mode == "palette" and (quality is not None or effort):
+    targets = {"target_lpips": target_lpips, "target_psnr": target_psnr, "target_ssimulacra2": target_ssimulacra2}
+    wanted = [value for value in (quality, *targets.values()) if value is not None]
+    if len(wanted) + (target_bytes is not None) + (target_bpp is not None) > 1:
+        raise click.UsageError("-q, --bytes, --bpp and the --target-... options exclude each other.")
+    if mode == "palette" and (wanted or effort):
         raise click.UsageError(
-            "--mode palette excludes -q and --effort; --bytes and --bpp limit the number of vectors."
+            "--mode palette excludes -q, --target-... and --effort; --bytes and --bpp limit the number of vectors."
         )
     if (ending := named_format(output)) in IMAGE_FORMATS:
         raise click.UsageError(
@@ -154,7 +175,8 @@ def encode(
     from PIL import Image
 
     from sdcodec import Codec
-    from sdcodec.pixels import read_picture
+    from sdcodec.measures import psnr
+    from sdcodec.pixels import Picture, read_picture
 
     # --max-pixels replaces Pillow's own limit.
     Image.MAX_IMAGE_PIXELS = max_pixels
@@ -170,6 +192,7 @@ def encode(
                 quality=quality,
                 target_bytes=target_bytes,
                 target_bpp=target_bpp,
+                **targets,
                 effort=effort,
                 mode=mode,
                 metadata=metadata,
@@ -187,22 +210,8 @@ def encode(
                 source, metadata=metadata, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated
             )
             decoded = np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB"))
-            decibels = _psnr(original.rgb, decoded, original.alpha)
+            decibels = psnr(original.over_white(), Picture(decoded, original.alpha).over_white())
             line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
         return line
 
     convert(jobs, work, options, label="encoding")
-
-
-def _psnr(one: NDArray[np.uint8], other: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> float:
-    """Compute the PSNR of two images, uint8 `[H, W, 3]`, in dB, row by row.
-
-    With an alpha channel `[H, W]`, both are seen over the same background, which weighs the differences by alpha.
-    """
-    squares = 0.0
-    for row in range(len(one)):
-        difference = one[row].astype("float64") - other[row]
-        if alpha is not None:
-            difference *= alpha[row][:, None] / 255
-        squares += float((difference**2).sum())
-    return 10 * math.log10(255**2 * one.size / squares) if squares else math.inf

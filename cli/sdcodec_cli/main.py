@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -69,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     The status is 0 (success), 1 (a file failed), 2 (wrong usage) or 130 (interrupted).
     """
+    # Threads that wait for work spin by default: two commands on the same cores then take many times as long as one.
+    # OpenMP reads it when PyTorch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # print file names that the terminal cannot show

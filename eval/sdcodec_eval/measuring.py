@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sdcodec.errors import OptionError
+from sdcodec.options import installed
 from sdcodec_eval.codecs.protocol import Pixels
 
 Value = float | None
@@ -70,7 +70,7 @@ class Meter:
         Raises OptionError, with the remedy, if a metric is unknown or its package or weights are missing.
         """
         self.metrics = chosen(names)
-        if any(metric.name == "ssimulacra2" for metric in self.metrics) and not _installed("ssimulacra2"):
+        if any(metric.name == "ssimulacra2" for metric in self.metrics) and not installed("ssimulacra2"):
             raise OptionError(
                 "the metric ssimulacra2 needs the package ssimulacra2; install sdcodec[ssimulacra2], or omit the metric"
             )
@@ -101,21 +101,18 @@ def _vgg_weights(given: Path | None, metric: str) -> Path:
 
 
 def _functions(vgg_weights: Path | None) -> Mapping[str, Callable[[Pixels, Pixels], float]]:
+    from sdcodec import measures
     from sdcodec_eval import metrics
 
     functions: dict[str, Callable[[Pixels, Pixels], float]] = {
-        "psnr": metrics.psnr,
+        "psnr": measures.psnr,
         "psnr-y": metrics.psnr_y,
         "ssim": metrics.ssim,
         "ms-ssim": metrics.ms_ssim,
-        "lpips": metrics.lpips,
-        "ssimulacra2": metrics.ssimulacra2,
+        "lpips": measures.lpips,
+        "ssimulacra2": measures.ssimulacra2,
     }
     if vgg_weights is not None:
         functions["lpips-vgg"] = lambda one, other: metrics.lpips_vgg(one, other, vgg_weights)
         functions["dists"] = lambda one, other: metrics.dists(one, other, vgg_weights)
     return functions
-
-
-def _installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from functools import cache
 from pathlib import Path
@@ -10,21 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pytorch_msssim import ms_ssim as pytorch_ms_ssim
 from skimage.metrics import structural_similarity
 
+from sdcodec.measures import tensor
 from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import read_vgg16
 
 Pixels = NDArray[np.uint8]
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, full range, as in JFIF
-
-
-def psnr(one: Pixels, other: Pixels) -> float:
-    """Compute the PSNR in dB, from the MSE over all samples; inf for equal images."""
-    return _decibels(one.astype(np.float64) - other)
 
 
 def psnr_y(one: Pixels, other: Pixels) -> float:
@@ -60,16 +54,10 @@ def ms_ssim(one: Pixels, other: Pixels) -> float:
         return float(pytorch_ms_ssim(x, y, data_range=255))
 
 
-def lpips(one: Pixels, other: Pixels) -> float:
-    """Compute LPIPS 0.1 with AlexNet (Zhang et al., 2018), in float32."""
-    with torch.inference_mode():
-        return float(_alex().distance(_tensor(one), _tensor(other)))
-
-
 def lpips_vgg(one: Pixels, other: Pixels, weights: Path) -> float:
     """Compute LPIPS 0.1 with VGG-16, in float32; weights: a file for `read_vgg16`."""
     with torch.inference_mode():
-        return float(_vgg(weights).distance(_tensor(one), _tensor(other)))
+        return float(_vgg(weights).distance(tensor(one), tensor(other)))
 
 
 def dists(one: Pixels, other: Pixels, weights: Path) -> float:
@@ -78,32 +66,12 @@ def dists(one: Pixels, other: Pixels, weights: Path) -> float:
     weights: a file for `read_vgg16`.
     """
     with torch.inference_mode():
-        return float(_dists(weights).distance(_tensor(one), _tensor(other)))
-
-
-def ssimulacra2(one: Pixels, other: Pixels) -> float:
-    """Compute SSIMULACRA 2.1 by the package ssimulacra2; 100 for equal images."""
-    from ssimulacra2 import compute_ssimulacra2
-
-    return float(compute_ssimulacra2(_file(one), _file(other)))
+        return float(_dists(weights).distance(tensor(one), tensor(other)))
 
 
 def _decibels(difference: NDArray[np.float64]) -> float:
     error = float(np.mean(difference**2))
     return 10 * math.log10(255**2 / error) if error else math.inf
-
-
-def _file(pixels: Pixels) -> io.BytesIO:
-    """Return the pixels as a PPM file, the input of the package ssimulacra2."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PPM")
-    file.seek(0)
-    return file
-
-
-@cache
-def _alex() -> LPIPS:
-    return LPIPS()
 
 
 @cache
@@ -114,7 +82,3 @@ def _vgg(weights: Path) -> LPIPS:
 @cache
 def _dists(weights: Path) -> DISTS:
     return DISTS(read_vgg16(weights))
-
-
-def _tensor(pixels: Pixels) -> torch.Tensor:
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255

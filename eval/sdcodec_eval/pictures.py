@@ -66,11 +66,7 @@ def read(source: Source) -> Pixels:
 
     Raises ImageError and OSError.
     """
-    picture = read_picture(source.path)
-    if picture.alpha is None:
-        return picture.rgb
-    alpha = picture.alpha[:, :, None].astype(np.uint16)
-    return ((picture.rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return read_picture(source.path).over_white()
 
 
 def centre_crop(pixels: Pixels, side: int | None) -> Pixels:

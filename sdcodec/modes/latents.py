@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdcodec import grid, ratecontrol
 from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
-from sdcodec.constants import MEAN_BITS
+from sdcodec.constants import HIGHEST_QUALITY_INDEX, MEAN_BITS
 from sdcodec.container import Container, block_count
 from sdcodec.denoisers import error_levels
 from sdcodec.encoded import Encoded
@@ -20,14 +20,18 @@ from sdcodec.errors import OptionError
 from sdcodec.model import Model
 from sdcodec.modes.protocol import Request, Source
 from sdcodec.ratecontrol import Setting
+from sdcodec.rendering import WHOLE, render
+from sdcodec.targets import Target
 
 
 class LatentMode:
     """See Mode."""
 
     def encode(self, model: Model, source: Source, envelope: Container, request: Request) -> Encoded:
-        """Encode at the requested quality, or at the highest quality within the budget."""
+        """Encode at the requested quality, within the budget, or up to the target."""
         search = _Encoding(model, source, envelope, request)
+        if request.target is not None:
+            return search.reaching(request.target)
         return search.at_quality(request.quality_index) if request.budget is None else search.within(request.budget)
 
     def encode_batch(
@@ -113,6 +117,28 @@ class _Encoding:
             setting = self.best_setting(budget, setting.quality_index)
         data, setting = ratecontrol.coded_within(budget, setting, self.data)
         return Encoded(data, self.source.width, self.source.height, setting.quality_index / 2)
+
+    def reaching(self, target: Target) -> Encoded:
+        """Return the file of the lowest quality whose decoded image reaches the target.
+
+        Each quality that is tried is refined on its own, and measured as a reader will decode it.
+        """
+        files: dict[int, Container] = {}
+        effort, values = self.request.effort, {}
+
+        def excess(quality_index: int) -> float:
+            self.latents = refined_latents(self.model, self.source, quality_index, effort.iterations)
+            [coded] = grid.code(self.model, self.latents[None], quality_index, effort.rounding)
+            files[quality_index] = file = filed(self.envelope, quality_index, coded)
+            latents = self.model.quantiser.dequantised(coded.values, quality_index, MEAN_BITS)
+            [pixels] = render(self.model.autoencoder, latents[None], file.header, WHOLE)
+            values[quality_index] = target.measure(pixels)
+            return target.excess(values[quality_index])
+
+        reached = ratecontrol.lowest_reaching(excess, target.slope)
+        if reached is None:
+            raise target.missed(values[HIGHEST_QUALITY_INDEX])
+        return Encoded.of(files[reached])
 
     def best_setting(self, budget: int, near: int | None = None) -> Setting:
         """Return the best setting within the budget by estimated size.

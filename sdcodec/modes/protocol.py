@@ -14,6 +14,7 @@ from sdcodec.container import Container
 from sdcodec.effort import Effort
 from sdcodec.encoded import Encoded
 from sdcodec.model import Model
+from sdcodec.targets import Target
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """Rate and effort: a quality index 0..200, or a budget in bytes for the file.
+    """Rate and effort: a quality index 0..200, a budget in bytes, or a target.
 
-    With a budget the quality index has no influence.
+    With a budget or a target the quality index has no influence.
     """
 
     quality_index: int
     budget: int | None
     effort: Effort
+    target: Target | None = None
 
 
 class Mode(Protocol):
@@ -49,7 +51,8 @@ class Mode(Protocol):
         """Return the file.
 
         `envelope` has the file's header, but for the quality, and all chunks beside the latents. Raises BudgetError
-        for a budget that cannot be met, OptionError for an effort that the model does not allow.
+        for a budget that cannot be met, TargetError for a target beyond the highest quality, OptionError for an effort
+        that the model does not allow.
         """
         ...
 

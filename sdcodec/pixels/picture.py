@@ -28,3 +28,10 @@ class Picture:
     icc: bytes | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
+
+    def over_white(self) -> Pixels:
+        """Return the picture as it is seen over white, uint8 [H, W, 3]."""
+        if self.alpha is None:
+            return self.rgb
+        alpha = self.alpha[:, :, None].astype(np.uint16)
+        return ((self.rgb * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)

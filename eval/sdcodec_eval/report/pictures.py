@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sdcodec.measures import psnr
 from sdcodec_eval.codecs.protocol import Pixels
 from sdcodec_eval.evaluation import FILES, ORIGINAL
-from sdcodec_eval.metrics import psnr
 from sdcodec_eval.report.results import Results, ResultsError, Row
 
 Decoder = Callable[[str, bytes], Pixels]
