@@ -20,6 +20,7 @@ from sdcodec_cli.evaluate import evaluate
 from sdcodec_cli.info import info
 from sdcodec_cli.messages import explain, printable, say_error, warnings_as_lines
 from sdcodec_cli.models import models
+from sdcodec_cli.show import show
 from sdcodec_cli.train import train
 from sdcodec_cli.verify import verify
 
@@ -61,7 +62,7 @@ def cli() -> None:
     """
 
 
-for command in (encode, decode, info, verify, models, evaluate, compare, train):
+for command in (encode, decode, show, info, verify, models, evaluate, compare, train):
     cli.add_command(command)
 
 

@@ -1,0 +1,57 @@
+"""Command `sdcodec show`: `.sdc` files in the desktop's image viewer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from fractions import Fraction
+
+import click
+
+from sdcodec.errors import OutputError
+from sdcodec.files import read_bytes
+from sdcodec_cli.messages import display_name, for_each_file
+
+
+@click.command(no_args_is_help=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option(
+    "--realism",
+    type=click.FloatRange(0, 1),
+    metavar="0..1",
+    help="From 0, faithful, to 1, vivid, for models that have it.  [default: that of the model]",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["1", "1/2", "1/4", "1/8"]),
+    default="1",
+    show_default=True,
+    help="Size of the image relative to the original.",
+)
+def show(files: tuple[str, ...], realism: float | None, scale: str) -> None:
+    """Show .sdc files in the image viewer of the desktop.
+
+    The viewer gets a temporary PNG file. Without a desktop this is an error;
+    `sdcodec decode` writes the image to a file instead.
+
+    \b
+    Examples:
+      sdcodec show photo.sdc
+      sdcodec show encoded/*.sdc --scale 1/4
+    """
+    if sys.platform not in ("darwin", "win32") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise OutputError("no desktop to show images on; write them to files with sdcodec decode")
+
+    def shown(name: str) -> str:
+        from PIL import ImageShow
+
+        import sdcodec
+        from sdcodec.container import MAGIC
+
+        image = sdcodec.decode(read_bytes(name, MAGIC), realism=realism, scale=Fraction(scale))
+        title = display_name(name, stream="standard input")
+        if not ImageShow.show(image, title=title):
+            raise OutputError("no program that shows images was found; install one, such as xdg-utils, or use decode")
+        return f"{title}: {image.width} x {image.height}"
+
+    for_each_file(files, shown)
