@@ -22,12 +22,20 @@ COLUMNS = {
     "psnr": ("PSNR", 2),
     "ssim": ("SSIM", 3),
     "ms_ssim": ("MS-SSIM", 4),
+    "ssimulacra2": ("SSIMULACRA 2", 1),
     "lpips_alex": ("LPIPS", 4),
     "lpips_vgg": ("LPIPS-VGG", 4),
     "dists": ("DISTS", 4),
 }
 BEYOND = 1.05  # share of the highest measured rate: limit of the published points
-TITLES = {"sdcodec": "**sdcodec**", "jpeg": "JPEG", "webp": "WebP", "avif": "AVIF", "jxl": "JPEG XL"}
+TITLES = {
+    "sdcodec": "**sdcodec**",
+    "refined": "**sdcodec**, refined",
+    "jpeg": "JPEG",
+    "webp": "WebP",
+    "avif": "AVIF",
+    "jxl": "JPEG XL",
+}
 
 
 def markdown(results: dict[str, Any]) -> str:
@@ -38,11 +46,16 @@ def markdown(results: dict[str, Any]) -> str:
         f"| {first} | codec | files | mean bytes | bpp | " + " | ".join(title for title, _ in columns.values()) + " |",
         "|" + "---|" * (5 + len(columns)),
     ]
-    codecs, pictures = results["codecs"], results["pictures"]["count"]
+    order, pictures = [*TITLES], results["pictures"]["count"]
+    codecs = sorted(  # stable: unknown ones stay in their order
+        results["codecs"],
+        key=lambda codec: order.index(codec["label"]) if codec["label"] in order else len(order),
+    )
     by_budget = results["rate"] == "bytes"
-    rows = [(point["budget_bytes"] if by_budget else 0, codec, point) for codec in codecs for point in codec["points"]]
-    for budget, codec, point in sorted(rows, key=lambda row: row[0] or 0):  # stable: codecs stay in their order
-        place = f"{budget:,}" if by_budget else f"{point['quality']:g}"
+    name = "budget_bytes" if by_budget else "quality"
+    rows = [(point[name], codec, point) for codec in codecs for point in codec["points"]]
+    for rate, codec, point in sorted(rows, key=lambda row: row[0] or 0):
+        place = f"{rate:,}" if by_budget else f"{rate:g}"
         title = TITLES.get(codec["label"], codec["label"])
         if not point["pictures"]:
             lines.append(f"| {place} | {title} | none of {pictures} fits |" + " |" * (2 + len(columns)))
