@@ -20,7 +20,7 @@ from sdcodec.measures import lpips, psnr
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import find_vgg16
 from sdcodec_eval.measuring import METRICS, Meter
-from sdcodec_eval.metrics import lpips_vgg, ms_ssim, psnr_y, ssim
+from sdcodec_eval.metrics import dists, lpips_vgg, ms_ssim, psnr_y, ssim
 from sdcodec_eval.montage import side_by_side
 
 EXAMPLE = "LPIPS_EXAMPLE"  # environment variable: folder with the example images of LPIPS's authors, ex_*.png
@@ -166,3 +166,11 @@ def test_a_montage_contains_every_image():
     sheet = np.asarray(side_by_side([("a", pixels), ("b\nc", pixels[::-1])]))
     for left, own in ((8, pixels), (76, pixels[::-1])):
         assert any((sheet[y : y + 40, left : left + 60] == own).all() for y in range(sheet.shape[0] - 39))
+
+
+def test_kept_activations_belong_to_their_original(vgg_file: Path) -> None:
+    one, two, other = (photograph(32, 40, seed) for seed in range(3))
+    for metric in (lpips_vgg, dists):
+        first = metric(one, other, vgg_file)
+        assert metric(two, other, vgg_file) != pytest.approx(first, rel=1e-3)
+        assert metric(one, other, vgg_file) == metric(one.copy(), other, vgg_file) == first

@@ -18,6 +18,7 @@ from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import read_vgg16
 
 Pixels = NDArray[np.uint8]
+MOST_KEPT = 3 << 21  # samples of an image whose activations, a gigabyte then, are kept
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, full range, as in JFIF
 
 
@@ -56,8 +57,7 @@ def ms_ssim(one: Pixels, other: Pixels) -> float:
 
 def lpips_vgg(one: Pixels, other: Pixels, weights: Path) -> float:
     """Compute LPIPS 0.1 with VGG-16, in float32; weights: a file for `read_vgg16`."""
-    with torch.inference_mode():
-        return float(_vgg(weights).distance(tensor(one), tensor(other)))
+    return _vgg(weights).distance(one, other)
 
 
 def dists(one: Pixels, other: Pixels, weights: Path) -> float:
@@ -65,8 +65,7 @@ def dists(one: Pixels, other: Pixels, weights: Path) -> float:
 
     weights: a file for `read_vgg16`.
     """
-    with torch.inference_mode():
-        return float(_dists(weights).distance(tensor(one), tensor(other)))
+    return _dists(weights).distance(one, other)
 
 
 def _decibels(difference: NDArray[np.float64]) -> float:
@@ -74,11 +73,31 @@ def _decibels(difference: NDArray[np.float64]) -> float:
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
-@cache
-def _vgg(weights: Path) -> LPIPS:
-    return LPIPS("vgg", read_vgg16(weights))
+class _Compared:
+    """Distance over VGG-16, of many images from one original.
+
+    Its activations are kept, so its pixels must not change in between.
+    """
+
+    def __init__(self, network: LPIPS | DISTS) -> None:
+        self._network = network
+        self._original: Pixels | None = None
+        self._activations: list[torch.Tensor] = []
+
+    @torch.inference_mode()
+    def distance(self, original: Pixels, other: Pixels) -> float:
+        if original.size > MOST_KEPT:
+            return float(self._network.distance(tensor(other), tensor(original)))
+        if self._original is not original:
+            self._original, self._activations = original, self._network.activations(tensor(original))
+        return float(self._network.distance(tensor(other), self._activations))
 
 
 @cache
-def _dists(weights: Path) -> DISTS:
-    return DISTS(read_vgg16(weights))
+def _vgg(weights: Path) -> _Compared:
+    return _Compared(LPIPS("vgg", read_vgg16(weights)))
+
+
+@cache
+def _dists(weights: Path) -> _Compared:
+    return _Compared(DISTS(read_vgg16(weights)))

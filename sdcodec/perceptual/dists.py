@@ -41,12 +41,17 @@ class DISTS(nn.Module):
             "deviation", torch.tensor([0.229, 0.224, 0.225], dtype=torch.float32).view(1, 3, 1, 1), persistent=False
         )
 
-    def distance(self, images: Tensor, references: Tensor) -> Tensor:
-        """Return DISTS of each pair, `[B]`."""
+    def distance(self, images: Tensor, references: Tensor | list[Tensor]) -> Tensor:
+        """Return DISTS of each pair, `[B]`.
+
+        `references` are images, or their `activations` if they serve more than once.
+        """
+        if isinstance(references, Tensor):
+            references = self.activations(references)
         similarity = images.new_zeros(images.shape[0])
         pairs = zip(
-            self._activations(images),
-            self._activations(references),
+            self.activations(images),
+            references,
             self.alpha.split(self.widths),
             self.beta.split(self.widths),
             strict=True,
@@ -62,7 +67,7 @@ class DISTS(nn.Module):
 
     forward = distance
 
-    def _activations(self, images: Tensor) -> list[Tensor]:
+    def activations(self, images: Tensor) -> list[Tensor]:
         """Return the image and VGG's last activations before each pooling.
 
         They are `[B, C_i, H_i, W_i]`.
