@@ -38,6 +38,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -186,6 +187,8 @@ class Child:
         try:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             os.dup2(self.told, 2)
+            # New ones: the parent's may be of a file that can seek, and a pipe cannot.
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
             if fault is not None and fault.kind in BY_BYTES:
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 signal.signal(signal.SIGXFSZ, signal.SIG_DFL if fault.kind == "cut" else signal.SIG_IGN)
@@ -194,6 +197,8 @@ class Child:
             sdcodec_main(arguments)
         except SystemExit as end:
             status = int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -354,7 +359,7 @@ class Bench:
                 complaints.append(f"{name}: {reason}")
         if not unfinished:
             complaints += [f"{name} is missing" for name in self.new if name not in found]
-            temporaries = [str(path) for path in self.work.rglob(".sdcodec-*") if path.name != LIVE]
+            temporaries = [str(path.relative_to(self.work)) for path in self.work.rglob(".sdcodec-*") if path.is_dir()]
             complaints += [f"{path} is left" for path in temporaries]
         for folder, last in self.case.folders:
             if f"{folder}/{last}" in found and not any(
