@@ -65,14 +65,15 @@ def claimed(folder: Path) -> Iterator[None]:
     """Keep other processes that claim a folder out of it.
 
     It is made if it is missing, and deleted at the end if it was made and is empty. Raises OutputError if another
-    process has claimed it, and OSError if it cannot be made.
+    process has claimed it, or it cannot be made.
     """
     made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = _lock(str(folder), wait=False)
+        lock = _claim(str(folder))
     except BlockingIOError as error:
         raise OutputError(f"{folder}: another process works in this folder; wait for it, or give another") from error
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error}); choose another place") from error
     try:
         yield
     finally:
@@ -80,6 +81,18 @@ def claimed(folder: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):  # it is not empty
                 os.rmdir(folder)
         _release(lock)
+
+
+def _claim(folder: str) -> int | None:
+    """Make a folder if it is missing, and lock it; return the lock."""
+    for _ in range(ATTEMPTS):
+        os.makedirs(folder, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # the process that made it has just deleted it
+            lock = _lock(folder, wait=False)
+            if lock is None or _is_open(folder, lock):
+                return lock
+            _release(lock)
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), folder)
 
 
 @contextmanager
@@ -135,7 +148,11 @@ def _release(lock: int | None) -> None:
 
 
 def _is_open(path: str, descriptor: int) -> bool:
-    return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    """Return whether the path still names the file or folder that is open."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _remove_if_abandoned(path: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from sdcodec import temporaries
 from sdcodec.errors import OutputError
 from sdcodec.files import append_lines, atomic_write, check_outputs, replace_folder, write_whole
 from sdcodec.temporaries import claimed, remove_abandoned, temporary_file, temporary_folder
@@ -48,11 +49,11 @@ def holder(tmp_path):
 @LINUX
 def test_encode_can_die_or_fail_at_operations_on_files():
     """The benchmark covers all operations and the other commands."""
-    arguments = ["--commands", "encode", "--points", "2", "--seed", "4", "--faults", "kill,full,io,pair,limit"]
+    arguments = ["--commands", "encode --force", "--points", "2", "--seed", "4", "--faults", "kill,full,pair,cut"]
     command = [sys.executable, str(ROOT / "benchmarks" / "deaths.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "| encode --force |" in done.stdout and "4 deaths, 0 faults found" in done.stdout
+    assert "| encode --force |" in done.stdout and "5 deaths, 0 faults found" in done.stdout
 
 
 @LOCKS
@@ -63,6 +64,49 @@ def test_temporaries_of_a_killed_process_are_deleted_and_those_of_a_living_one_s
     holder.wait()
     check_outputs([str(tmp_path / "x.sdc")])
     assert list(tmp_path.iterdir()) == []
+
+
+@LINUX
+def test_a_temporary_that_another_process_deletes_before_its_lock_is_made_anew(tmp_path, monkeypatch):
+    lock = temporaries._lock
+    names = []
+
+    def deleted_once(path, *, wait):
+        descriptor = lock(path, wait=wait)
+        names.append(path)
+        if len(names) == 1:
+            os.unlink(path)
+        return descriptor
+
+    monkeypatch.setattr(temporaries, "_lock", deleted_once)
+    before = len(os.listdir("/proc/self/fd"))
+    with temporary_file(tmp_path) as path:
+        assert path.exists() and str(path) == names[1] != names[0]
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@LINUX
+def test_a_claimed_folder_that_is_deleted_before_its_lock_is_made_anew(tmp_path, monkeypatch):
+    lock = temporaries._lock
+    calls = []
+
+    def deleted_once(path, *, wait):
+        descriptor = lock(path, wait=wait)
+        calls.append(path)
+        if len(calls) == 1:
+            os.rmdir(path)
+        return descriptor
+
+    monkeypatch.setattr(temporaries, "_lock", deleted_once)
+    with claimed(tmp_path / "run"):
+        assert (tmp_path / "run").is_dir() and len(calls) == 2
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    refused = pytest.raises(OutputError, match=r"run: cannot be made \(.*\); choose another place")
+    with refused, claimed(tmp_path / "file" / "run"):
+        pass
 
 
 @LOCKS
