@@ -24,7 +24,7 @@ import numpy as np
 
 WARM_PICTURES = 100  # of a process, after which its memory is constant
 TOLERANCE = 0.05
-REFINED_EVERY = 40  # pictures between two that are encoded with effort 4
+REFINED_EVERY, BUDGET_EVERY = 60, 20  # pictures between two with effort 4, and between two with a budget
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -52,10 +52,10 @@ class Share:
 def picture(number: int) -> np.ndarray:
     """Return the picture of a number, uint8 `[h, w]` or `[h, w, 3 or 4]`.
 
-    Its sides have 48 to 80 pixels.
+    Its sides have 33 to 64 pixels.
     """
     rng = np.random.default_rng(number)
-    height, width = rng.integers(48, 81, 2)
+    height, width = rng.integers(33, 65, 2)
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin(x / a + b) * np.cos(y / c) for a, b, c in rng.uniform(3, 20, (4, 3))]
     noise = rng.normal(0, 6, (height, width, 4)) * (1, 1, 1, 0)
@@ -78,7 +78,7 @@ def work(first: int, step: int, options: argparse.Namespace, threads: int) -> Sh
 
     def digest(number: int) -> str:
         effort = 4 if number % REFINED_EVERY == 1 else 0
-        rate = {"target_bytes": 3000} if number % 4 == 1 else {"quality": float(number % 101)}
+        rate = {"target_bytes": 3000} if number % BUDGET_EVERY == 2 else {"quality": float(number % 101)}
         data = codec.encode(picture(number), effort=effort, **rate).data
         decoded = codec.decode(data)
         memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE)
