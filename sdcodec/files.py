@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
+import re
 import stat
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from sdcodec.errors import OptionError, OutputError
+from sdcodec.errors import OptionError, OutputError, SdcodecError
+from sdcodec.temporaries import remove_abandoned, temporary_file, temporary_folder
 
 STANDARD_STREAM = "-"
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of safetensors
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,8 @@ def forget_standard_output() -> None:
 def check_outputs(targets: Iterable[str]) -> None:
     """Check that files can be written, before the work whose results they take.
 
-    A temporary file is made in each of their folders. Raises OutputError for a folder that is missing or not writable,
-    and for a name that belongs to a folder.
+    A temporary file is made in each of their folders, and those that killed processes left there are deleted. Raises
+    OutputError for a folder that is missing or not writable, and for a name that belongs to a folder.
     """
     checked: set[str] = set()
     for name in targets:
@@ -142,12 +144,11 @@ def check_outputs(targets: Iterable[str]) -> None:
                 if not os.access(target, os.W_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             elif folder not in checked:
-                probe = _temporary(folder)
-                os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-                _remove(probe)
-                checked.add(folder)
+                remove_abandoned(folder)
+                with temporary_file(folder):
+                    checked.add(folder)
         except OSError as error:
-            raise OutputError(f"{name}: {_reason(error, os.path.dirname(name) or '.')}") from error
+            raise _output_error(name, error) from error
 
 
 def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = False) -> None:
@@ -159,25 +160,86 @@ def atomic_write(path: str | os.PathLike[str], data: bytes, *, force: bool = Fal
     """
     name = os.fspath(path)
     target = os.path.realpath(name)
-    temporary = _temporary(os.path.dirname(target))
     try:
         if _is_special(name, target):
             with open(target, "wb") as file:
                 file.write(data)
             return
         refuse_existing(name, force=force)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
+        with temporary_file(os.path.dirname(target)) as temporary:
+            temporary.write_bytes(data)
             if os.path.exists(target):
                 os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
             refuse_existing(name, force=force)  # it may have been created meanwhile
             os.replace(temporary, target)
-        except BaseException:
-            _remove(temporary)
+    except OSError as error:
+        raise _output_error(name, error) from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write or replace a file, whole or not at all, by a function of its name.
+
+    It writes into a temporary folder beside the file, since libraries make temporary files of their own. Those that
+    killed processes left are deleted. Raises OutputError, also for a failure of the disk that a library reports by an
+    exception of its own; other exceptions of `write` pass.
+    """
+    target = Path(os.path.realpath(path))
+    remove_abandoned(target.parent)
+    try:
+        with temporary_folder(target.parent) as folder:
+            temporary = folder / target.name
+            write(temporary)
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # safetensors makes files that only their owner can read
+            os.replace(temporary, target)
+    except SdcodecError:
+        raise
+    except Exception as error:
+        cause = _system_error(error)
+        if cause is None:
+            raise
+        raise _output_error(str(path), cause) from error
+
+
+def append_lines(path: Path, text: str, *, header: str = "") -> None:
+    """Append whole lines to a text file.
+
+    An empty or new one first gets the `header`. An incomplete last line, which a killed process left, is deleted.
+    Raises OutputError.
+    """
+    try:
+        with open(path, "ab+") as file:
+            end = whole = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(end - 1)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    whole = file.read().rfind(b"\n") + 1
+                    file.truncate(whole)
+            file.write((text if whole else header + text).encode())
+    except OSError as error:
+        raise _output_error(str(path), error) from error
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Give a finished folder its name.
+
+    An earlier folder of this name is moved beside `new` before, and is the caller's to delete. No half folder ever has
+    the name; between the two moves it is free. Raises OutputError.
+    """
+    aside = new.with_name(f"{new.name}.replaced")
+    try:
+        if os.path.lexists(target):
+            os.rename(target, aside)
+        try:
+            os.rename(new, target)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.rename(aside, target)
             raise
     except OSError as error:
-        raise OutputError(f"{name}: {_reason(error, os.path.dirname(name) or '.')}") from error
+        raise _output_error(str(target), error) from error
 
 
 def refuse_existing(target: str, *, force: bool = False) -> None:
@@ -200,18 +262,23 @@ def _is_special(name: str, target: str) -> bool:
     return not stat.S_ISREG(mode)
 
 
-def _temporary(folder: str) -> str:
-    return os.path.join(folder, f".sdcodec-{secrets.token_hex(8)}.tmp")
+def _system_error(error: BaseException) -> OSError | None:
+    """Return the error of the operating system behind a library's exception, or None."""
+    following: BaseException | None = error
+    while following is not None:
+        if isinstance(following, OSError):
+            return following
+        if found := RUST_ERROR.search(str(following)):
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        following = following.__cause__ or following.__context__
+    return None
 
 
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):  # it was never made, or the disk is gone: the first error has the reason
-        os.unlink(path)
-
-
-def _reason(error: OSError, folder: str) -> str:
+def _output_error(name: str, error: OSError) -> OutputError:
     if error.errno == errno.ENOENT:
-        return f"the folder {folder} does not exist; make it first"
-    if error.errno == errno.ENOSPC:
-        return "cannot be written, the disk is full; make room or choose another disk"
-    return f"cannot be written ({error.strerror or error}); choose another place"
+        reason = f"the folder {os.path.dirname(name) or '.'} does not exist; make it first"
+    elif error.errno == errno.ENOSPC:
+        reason = "cannot be written, the disk is full; make room or choose another disk"
+    else:
+        reason = f"cannot be written ({error.strerror or error}); choose another place"
+    return OutputError(f"{name}: {reason}")

@@ -106,6 +106,16 @@ def test_a_codec_gives_the_same_results_in_threads(random_bundle: Path) -> None:
         assert list(pool.map(both_ways, pictures)) == [both_ways(own) for own in pictures]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the benchmark reads memory as Linux gives it")
+def test_threads_in_processes_give_the_files_and_pixels_of_one_thread(random_bundle: Path) -> None:
+    """The benchmark takes 2,000 pictures and checks memory, too."""
+    script = str(Path(__file__).parents[1] / "benchmarks" / "threads.py")
+    options = ["--pictures", "16", "--processes", "2", "--threads", "4", "--model", str(random_bundle)]
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| 1 | 1 | 16 | 0 |" in done.stdout and "| 2 | 4 | 16 | 0 |" in done.stdout
+
+
 # Pickles
 
 

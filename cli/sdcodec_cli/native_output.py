@@ -45,8 +45,14 @@ def _caught(lines: list[str]) -> Iterator[None]:
     if kept < 0:
         yield
         return
+    try:
+        caught = tempfile.TemporaryFile()  # noqa: SIM115 (closed below)
+    except OSError:  # no room for temporary files: the lines go where they go
+        os.close(kept)
+        yield
+        return
     encoding, errors = python_stderr.encoding, python_stderr.errors
-    with tempfile.TemporaryFile() as caught, os.fdopen(kept, "w", 1, encoding=encoding, errors=errors) as direct:
+    with caught, os.fdopen(kept, "w", 1, encoding=encoding, errors=errors) as direct:
         try:
             python_stderr.flush()
             os.dup2(caught.fileno(), 2)

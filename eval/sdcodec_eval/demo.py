@@ -10,6 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from sdcodec.files import atomic_write
+from sdcodec.pixels import to_image_file
 from sdcodec_eval.codecs.registry import parse
 from sdcodec_eval.comparison import compare
 
@@ -30,9 +32,10 @@ def main() -> None:
     for result in comparison.results:
         if result.data is None or result.pixels is None:
             continue
-        (options.out / f"{result.row.codec}.{result.extension}").write_bytes(result.data)
-        Image.fromarray(result.pixels).save(options.out / f"{result.row.codec}.png")
-    comparison.picture().save(options.out / "side-by-side.png")
+        atomic_write(options.out / f"{result.row.codec}.{result.extension}", result.data, force=True)
+        decoded = to_image_file(Image.fromarray(result.pixels), "png")
+        atomic_write(options.out / f"{result.row.codec}.png", decoded, force=True)
+    atomic_write(options.out / "side-by-side.png", to_image_file(comparison.picture(), "png"), force=True)
     print(f"{options.image} at {options.bytes} bytes\n\n{comparison.table()}\n")
     print(f"LPIPS: lower is better. Files and images are in {options.out}/; open {options.out / 'side-by-side.png'}")
 

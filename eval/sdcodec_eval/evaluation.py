@@ -20,7 +20,7 @@ from sdcodec_eval.measuring import Meter
 from sdcodec_eval.pictures import Source, centre_crop, pixel_digest, read
 from sdcodec_eval.plan import Plan, Point
 from sdcodec_eval.rates import QualitySearch, Trial, encode
-from sdcodec_eval.rows import OK, UNREACHABLE, Journal, Row, error_status
+from sdcodec_eval.rows import ERROR, OK, UNREACHABLE, Journal, Row, error_status
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -52,36 +52,37 @@ class Evaluator:
     def evaluate(self, source: Source, folder: Path) -> Iterator[Row]:
         """Compute the missing rows of an image's journal; yield each after it is on disk."""
         place = folder / FILES / source.name
-        with Journal(place) as journal:
-            missing = list(self._missing(source, journal))
-            if not missing and not self._ceilings_missing(journal):
-                return
-            try:
-                pixels = read(source)
-                digest = pixel_digest(pixels)
-                pixels = centre_crop(pixels, self.plan.crop)
-            except (SdcodecError, OSError, MemoryError) as error:
-                for label, point in missing:
-                    journal.add(row := self._without_file(source, label, point, error_status(error)))
-                    yield row
-                return
-            self._warm_up()
-            if journal.record.digest is None:
-                atomic_write(place / ORIGINAL, to_image_file(Image.fromarray(pixels), "png"), force=True)
-                journal.add_digest(digest)
-            searches = {label: QualitySearch(codec, pixels) for label, codec in self.codecs.items()}
+        journal = Journal(place)
+        missing = list(self._missing(source, journal))
+        if not missing and not self._ceilings_missing(journal):
+            return
+        try:
+            pixels = read(source)
+            digest = pixel_digest(pixels)
+            pixels = centre_crop(pixels, self.plan.crop)
+        except (SdcodecError, OSError, MemoryError) as error:
             for label, point in missing:
-                journal.add(row := self._row(source, label, point, pixels, searches[label], journal, place))
+                journal.add(row := self._without_file(source, label, point, error_status(error)))
                 yield row
-            for label in self._ceilings_missing(journal):
-                journal.add_ceiling(label, self._ceiling(label, pixels))
+            return
+        self._warm_up()
+        if journal.record.digest is None:
+            atomic_write(place / ORIGINAL, to_image_file(Image.fromarray(pixels), "png"), force=True)
+            journal.add_digest(digest)
+        searches = {label: QualitySearch(codec, pixels) for label, codec in self.codecs.items()}
+        for label, point in missing:
+            journal.add(row := self._row(source, label, point, pixels, searches[label], journal, place))
+            yield row
+        for label in self._ceilings_missing(journal):
+            journal.add_ceiling(label, self._ceiling(label, pixels))
 
     def _missing(self, source: Source, journal: Journal) -> Iterator[tuple[str, Point]]:
-        """Yield labels and points without a row, the reference first."""
+        """Yield labels and points without a row, or with an error, the reference first."""
         labels = sorted(self.codecs, key=lambda label: label != self.reference)
         pairs = [(label, i, point) for label in labels for i, point in enumerate(self.plan.points(label))]
         for label, _, point in sorted(pairs, key=lambda pair: pair[1]):
-            if (source.name, label, point.text) not in journal.record.rows:
+            row = journal.record.rows.get((source.name, label, point.text))
+            if row is None or row.status.startswith(ERROR):
                 yield label, point
 
     def _ceilings_missing(self, journal: Journal) -> list[str]:

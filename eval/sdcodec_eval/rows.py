@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from sdcodec.files import append_lines
 from sdcodec_eval.measuring import Metric
 from sdcodec_eval.plan import Point
 
@@ -124,45 +125,41 @@ class Record:
     ceilings: dict[str, Mapping[str, float | None]] = field(default_factory=dict)
     digest: str | None = None
 
+    @property
+    def finished(self) -> int:
+        """Number of rows without an error."""
+        return sum(not row.status.startswith(ERROR) for row in self.rows.values())
+
 
 class Journal:
     """Rows of one image on disk, one line each, appended by a single process.
 
-    A line that a killed process left incomplete is dropped, and its row is computed again.
+    A line that a killed process left incomplete is dropped, and its row is computed again. Methods that
+    append raise OutputError.
     """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / JOURNAL
-        self.record = read_journal(path)
-        whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
-        self._file: TextIO = path.open("a", encoding="utf-8", newline="\n")
-        self._file.truncate(whole)
-
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._path = folder / JOURNAL
+        self.record = read_journal(self._path)
 
     def add(self, row: Row) -> None:
         """Append a row whose file is complete."""
-        self.record.rows[row.key] = row
         self._append({"row": asdict(row)})
+        self.record.rows[row.key] = row
 
     def add_digest(self, digest: str) -> None:
         """Append the digest of the image's pixels."""
-        self.record.digest = digest
         self._append({"digest": digest})
+        self.record.digest = digest
 
     def add_ceiling(self, label: str, values: Mapping[str, float | None]) -> None:
         """Append the metrics of a codec's unquantised round trip."""
-        self.record.ceilings[label] = values
         self._append({"ceiling": label, "values": values})
+        self.record.ceilings[label] = values
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        append_lines(self._path, json.dumps(line) + "\n")
 
 
 def read_journal(path: Path) -> Record:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import torch
 
 from sdcodec.errors import OptionError, OutputError, SdcodecError
 from sdcodec.files import atomic_write
+from sdcodec.temporaries import claimed, remove_abandoned, temporary_folder
 from sdcodec_eval.codecs.protocol import ImageCodec
 from sdcodec_eval.codecs.registry import build
 from sdcodec_eval.environment import describe, machine, threads_for
@@ -63,8 +63,9 @@ def evaluate(
     anchor: label of the anchor of the BD-rates, see `summarise`.
     begun: called with the number of rows to compute; progress: called with the number of further finished rows.
 
-    Raises OptionError if the plan is invalid or differs from the resumed run, OutputError if the folder has results
-    or is a file, WorkerError if a worker died. Errors of single images and codecs are in the rows.
+    Raises OptionError if the plan is invalid or differs from the resumed run, OutputError if the folder has results,
+    is a file, cannot be written, or another process works in it, WorkerError if a worker died. Errors of single images
+    and codecs are in the rows; a resumed run computes such rows again.
     """
     if workers < 1:
         raise OptionError("the number of workers is below 1; give at least 1")
@@ -74,20 +75,23 @@ def evaluate(
     for label, codec in evaluator.codecs.items():
         _check_qualities(plan, label, codec)
     environment = describe(plan, evaluator.codecs, sources, workers)
-    _prepare(folder, environment, resume=resume, force=force)
-    points = {spec.label: plan.points(spec.label) for spec in plan.codecs}
-    per_picture = sum(len(chosen) for chosen in points.values())
-    begun(sum(per_picture - len(_record(folder, source).rows) for source in sources))
-    if workers == 1:
-        for source in sources:
-            for _ in evaluator.evaluate(source, folder):
-                progress(1)
-    else:
-        _in_processes(plan, sources, folder, workers, progress)
-    records = {source.name: _record(folder, source) for source in sources}
-    summary = summarise(plan, evaluator.codecs, evaluator.reference, records, anchor)
-    write_tables(summary, folder)
-    return summary
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file; give a folder")
+    with claimed(folder):
+        _prepare(folder, environment, resume=resume, force=force)
+        points = {spec.label: plan.points(spec.label) for spec in plan.codecs}
+        per_picture = sum(len(chosen) for chosen in points.values())
+        begun(sum(per_picture - _record(folder, source).finished for source in sources))
+        if workers == 1:
+            for source in sources:
+                for _ in evaluator.evaluate(source, folder):
+                    progress(1)
+        else:
+            _in_processes(plan, sources, folder, workers, progress)
+        records = {source.name: _record(folder, source) for source in sources}
+        summary = summarise(plan, evaluator.codecs, evaluator.reference, records, anchor)
+        write_tables(summary, folder)
+        return summary
 
 
 def write_tables(summary: Summary, folder: Path) -> None:
@@ -121,20 +125,20 @@ def _check_qualities(plan: Plan, label: str, codec: ImageCodec) -> None:
 
 def _prepare(folder: Path, environment: dict[str, Any], *, resume: bool, force: bool) -> None:
     """Prepare the folder, or check that its content is a part of the same run."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file; give a folder")
+    for place in (folder, *(folder / name for name in ("plots", "curves")), *folder.glob(f"{FILES}/*")):
+        remove_abandoned(place)
     started = (folder / ENVIRONMENT).is_file()
     if started and force:
-        for name in MADE:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with temporary_folder(folder) as removed:
+            for name in MADE:  # moved as a whole, the files first: no journal is ever left without its files
+                if (folder / name).exists():
+                    os.rename(folder / name, removed / name)
         started = False
     if started and not resume:
         raise OutputError(
             f"{folder}: has results already; give --resume to continue the run or --force to replace them"
         )
     if not started:
-        folder.mkdir(parents=True, exist_ok=True)
         _write_json(folder / ENVIRONMENT, environment)
         return
     earlier = _environment(folder)
@@ -148,8 +152,6 @@ def _prepare(folder: Path, environment: dict[str, Any], *, resume: bool, force: 
     if changed := [key for key in now if now[key] != earlier.get(key)]:
         earlier.setdefault("resumed_with", []).append({key: now[key] for key in changed})
         _write_json(folder / ENVIRONMENT, earlier)
-    for left in folder.glob(f"{FILES}/*/.sdcodec-*.tmp"):  # left by a process that was killed while writing
-        left.unlink()
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import re
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +23,8 @@ from sdcodec.bundles.unet_importing import import_unet
 from sdcodec.bundles.writing import adaptive_prior, add_denoiser, write_bundle
 from sdcodec.container import FACTORS
 from sdcodec.errors import BundleError, OptionError
+from sdcodec.files import replace_folder
+from sdcodec.temporaries import remove_abandoned, temporary_folder
 
 KEPT_EXACT = "bn."  # statistics, not weights: FLUX.2's latents are scaled with them
 LICENCE_FILE = "LICENCE.txt"
@@ -51,7 +52,7 @@ def add(
         on.
     force: replace a bundle of this name; files that were coded with it may need it still.
 
-    Raises OptionError, BundleError, ImageError; nothing is left of a bundle that could not be finished.
+    Raises OptionError, BundleError, ImageError, OutputError; nothing is left of a bundle that could not be finished.
     """
     target = _target(name, force)
     wanted = None if dtype is None else _dtype(dtype)
@@ -68,8 +69,10 @@ def add(
     pictures = calibration.made_pictures() if calibrate is None else calibration.pictures_from(calibrate)
     gain, inverse_gain = calibration.gain_rows(calibration.measure(autoencoder, pictures), autoencoder.factor)
     prior = adaptive_prior(autoencoder.channels, gain, inverse_gain)
-    work = target.with_name(f".{name}-{secrets.token_hex(4)}")
-    try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target.parent)
+    with temporary_folder(target.parent) as place:
+        work = place / name
         bundle = write_bundle(
             work,
             name=name,
@@ -90,11 +93,8 @@ def add(
             _add_unet(bundle, found, wanted)
         if found.licence_file is not None:
             shutil.copyfile(found.licence_file, work / LICENCE_FILE)
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        _target(name, force)  # another process may have added one meanwhile
+        replace_folder(work, target)
     return store.read_manifest(target)
 
 

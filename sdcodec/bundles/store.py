@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sdcodec.errors import BundleError
+from sdcodec.temporaries import remove_abandoned, temporary_folder
 
 LAYOUT = 2  # version of the folder's layout; 1 was never released, and benchmarks/convert_bundle.py converts it
 MANIFEST = "bundle.json"
@@ -244,7 +244,9 @@ def remove(name: str) -> Path:
     if not name or Path(name).name != name or not (folder / MANIFEST).is_file():
         own = ", ".join(sorted(found.name for found in _folders() if found.parent != SHIPPED)) or "none"
         raise BundleError(f"{name!r} was not added; added models are: {own}")
-    shutil.rmtree(folder)
+    remove_abandoned(folder.parent)
+    with temporary_folder(folder.parent) as place:
+        os.rename(folder, place / name)  # no half model ever has its name
     return folder
 
 

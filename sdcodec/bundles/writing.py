@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from sdcodec.bundles.loading import PRIOR_PREFIX, TABLES_PREFIX, fingerprint, re
 from sdcodec.bundles.store import LAYOUT, MANIFEST, Bundle, read_manifest
 from sdcodec.coding.tables import FrequencyTables
 from sdcodec.errors import BundleError, OutputError
+from sdcodec.files import atomic_write, write_whole
 from sdcodec.priors.adaptive_tables import adaptive_config, adaptive_prior_tensors
 
 AUTOENCODER_FILE, PRIOR_FILE = "autoencoder.safetensors", "prior.safetensors"
@@ -64,12 +64,13 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle folder, weights first and the manifest last.
 
-    A folder with a manifest is therefore complete. `autoencoder` names a class of `sdcodec.bundles.loading`; its
-    `configuration` has `latent_channels` and `factor`; `default_realism` belongs to one with `realism`. `description`
-    is free: licence, figures, origin.
+    An earlier manifest is deleted first; a folder with a manifest is therefore complete. `autoencoder` names a class of
+    `sdcodec.bundles.loading`; its `configuration` has `latent_channels` and `factor`; `default_realism` belongs to one
+    with `realism`. `description` is free: licence, figures, origin.
     """
     tensors = prior.stored()
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     _replace(folder / AUTOENCODER_FILE, dict(weights))
     _replace(folder / PRIOR_FILE, tensors)
     identity = fingerprint(tensors, configuration["latent_channels"], configuration["factor"])
@@ -130,10 +131,8 @@ def add_prior(bundle: Bundle, prior: NewPrior) -> Bundle:
         _replace(bundle.folder / entry["file"], tensors)
         manifest["priors"] = [entry, *(other for other in manifest["priors"] if other is not entry)]
         return _write_manifest(bundle.folder, manifest)
-    except OSError as error:
-        raise OutputError(
-            f"{bundle.folder}: cannot be written ({error.strerror or error}); copy the model first"
-        ) from error
+    except OutputError as error:
+        raise OutputError(f"{error}; or copy the model, and fit the copy") from error
 
 
 def keep_priors(bundle: Bundle, source: Bundle) -> Bundle:
@@ -155,16 +154,10 @@ def _prior_entry(kind: str, file: str, identity: bytes, configuration: Mapping[s
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> Bundle:
-    temporary = folder / f"{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / MANIFEST)
+    atomic_write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode(), force=True)
     return read_manifest(folder)
 
 
 def _replace(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary)  # directly to disk: a UNet's bytes would not fit in memory twice
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)  # save_file makes files that only their owner can read
-    os.replace(temporary, path)
+    # Directly to disk: a UNet's bytes would not fit in memory twice.
+    write_whole(path, lambda temporary: save_file(tensors, temporary))

@@ -6,9 +6,9 @@ They are copied quickly from a machine that is lent for a short time.
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sdcodec.errors import TrainingError
+from sdcodec.files import atomic_write, write_whole
 
 LARGEST_FILE = 15_000_000  # bytes of tensors in a file
 LARGEST_HEADER = 200_000  # bytes of names and shapes in it
@@ -48,11 +49,9 @@ def save_averages(folder: Path, averages: Averages) -> None:
     kept = set()
     for number, part in enumerate(parts, start=1):
         path = folder / f"average-{averages.step}-{number}of{len(parts)}.safetensors"
-        temporary = path.with_suffix(".tmp")
-        save_file(part, temporary)
-        os.replace(temporary, path)
+        write_whole(path, partial(save_file, part))
         kept.add(path.name)
-    (folder / RUN).write_text(json.dumps(averages.description, indent=1) + "\n", encoding="utf-8")
+    atomic_write(folder / RUN, (json.dumps(averages.description, indent=1) + "\n").encode(), force=True)
     for path in folder.iterdir():
         if NAME.fullmatch(path.name) and path.name not in kept:
             path.unlink()

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.errors import TrainingError
+from sdcodec.files import write_whole
+from sdcodec.temporaries import remove_abandoned
 from sdcodec.training.data import decode_images
 
 SCALES = (1.0, 0.84, 0.7, 0.56, 0.42)  # smaller versions hide the artefacts of a photograph's own file
@@ -88,15 +90,15 @@ def load_photographs(paths: tuple[Path, ...], smallest: int, device: torch.devic
         levels = _decode_levels(paths, smallest, device, parts.append)
         return Photographs(torch.cat(parts), levels)
     path = folder / f"photographs-{_digest(paths, smallest)}.pack"
+    remove_abandoned(folder)
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}")
-        try:
+
+        def write(temporary: Path) -> None:
             with temporary.open("wb") as file:
                 _write_pack(file, paths, smallest)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+
+        write_whole(path, write)
     return _read_pack(path)
 
 

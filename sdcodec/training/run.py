@@ -14,6 +14,7 @@ from sdcodec.autoencoders.conv import ConvConfig
 from sdcodec.bundles.store import MANIFEST, find
 from sdcodec.errors import OptionError, TrainingError
 from sdcodec.priors.config import PriorConfig
+from sdcodec.temporaries import claimed
 from sdcodec.training.averages import has_averages, load_averages
 from sdcodec.training.config import TrainingConfig, load_config
 from sdcodec.training.data import find_images
@@ -35,7 +36,7 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
     """Run a configuration to its last step or a signal; return the folder of the run.
 
     SIGINT and SIGTERM stop it cleanly. Raises TrainingError for a faulty configuration, missing data, or a run that
-    exists and is not to be resumed.
+    exists and is not to be resumed, OutputError for a folder that cannot be written or that another run works in.
     """
     config = load_config(config_path, overrides)
     _check_length(config)
@@ -48,11 +49,12 @@ def train(config_path: Path, *, resume: bool = False, overrides: dict[str, str] 
         if resume and part is not parts[-1] and (part.output_folder / "bundle" / MANIFEST).exists():
             continue  # an earlier call has finished it
         go_on = resume and (number == 0 or (part.output_folder / CHECKPOINT).exists())
-        trainer = prepare(part, resume=go_on, photographs=photographs)
-        photographs = trainer.photographs
-        images = photographs.count, len(trainer.validation)
-        print(f"stage {part.stage}: {images[0]} images for training, {images[1]} for validation", flush=True)
-        trainer.run()
+        with claimed(part.output_folder):
+            trainer = prepare(part, resume=go_on, photographs=photographs)
+            photographs = trainer.photographs
+            images = photographs.count, len(trainer.validation)
+            print(f"stage {part.stage}: {images[0]} images for training, {images[1]} for validation", flush=True)
+            trainer.run()
         if trainer.progress < 1:  # stopped by a signal
             break
         del trainer

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from sdcodec.errors import TrainingError
+from sdcodec.files import append_lines, write_whole
 
+HEADER = "kind,step,seconds,name,value\n"
 SHOWN_SECONDS = 10.0  # between two lines on standard output, at least
 
 
@@ -29,17 +31,15 @@ class Log:
 
     def write(self, kind: str, step: int, seconds: float, values: dict[str, float], note: str = "") -> None:
         """Append a row for each value; print at most every 10 seconds, or validations."""
-        new = not self.path.exists()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            if new:
-                rows.writerow(["kind", "step", "seconds", "name", "value"])
-            rows.writerows([kind, step, f"{seconds:.1f}", name, f"{value:.6g}"] for name, value in values.items())
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerows([kind, step, f"{seconds:.1f}", name, f"{value:.6g}"] for name, value in values.items())
+        append_lines(self.path, text.getvalue(), header=HEADER)
         if kind == "validation" or time.monotonic() - self._shown > SHOWN_SECONDS:
             if kind != "validation":
                 self._shown = time.monotonic()
-            text = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-            print(f"{kind} {step} {seconds:.0f}s {text}{note}", flush=True)
+            shown = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+            print(f"{kind} {step} {seconds:.0f}s {shown}{note}", flush=True)
 
 
 class Means:
@@ -77,9 +77,12 @@ class Means:
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # a file of Python's: of its own, torch.save does not say why they fail
+            torch.save(state, file)
+
+    write_whole(path, write)
 
 
 def check_same_run(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> None:

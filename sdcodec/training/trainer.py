@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.bundles.store import Bundle
-from sdcodec.bundles.writing import set_default_realism
 from sdcodec.errors import TrainingError
 from sdcodec.training.averages import Averages, save_averages
 from sdcodec.training.compiling import use_compiled_blocks
@@ -185,11 +184,11 @@ class Trainer:
 
     def export(self) -> Bundle:
         """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""
-        bundle = write_model(self.config, self._averages(), self.photographs, self.source)
+        realism = None
         if isinstance(self.stage, RealismStage):
             self.model.load_state_dict(self.average)
-            bundle = set_default_realism(bundle, choose_realism(self.stage, self.validation))
-        return bundle
+            realism = choose_realism(self.stage, self.validation)
+        return write_model(self.config, self._averages(), self.photographs, self.source, realism)
 
     def _averages(self) -> Averages:
         loss = None if math.isnan(self.validation_loss) else self.validation_loss
