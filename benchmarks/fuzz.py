@@ -1,7 +1,7 @@
 """Attack the readers with mutated files whose checksums are right.
 
     python benchmarks/fuzz.py --parsed 1000000 --symbols 20000 --pixels 2000
-    python benchmarks/fuzz.py --bundles 100000 --recipes 100000
+    python benchmarks/fuzz.py --bundles 100000 --recipes 100000 --checkpoints 100000
 
 A checksum refuses nearly every mutated file before a parser sees it; here all checks are made anew after a mutation.
 Files that follow from the golden files go through container, metadata, alpha and palette (--parsed), to symbols, or to
@@ -146,7 +146,7 @@ def attack(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("parsed", "symbols", "pixels", "bundles", "recipes"):
+    for name in ("parsed", "symbols", "pixels", "bundles", "recipes", "checkpoints"):
         parser.add_argument(f"--{name}", type=int, default=0, metavar="COUNT")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--crashes", type=Path, default=Path("crashes"))
@@ -161,6 +161,8 @@ def main() -> int:
         bad += _attack_bundles(arguments)
     if arguments.recipes:
         bad += _attack_recipes(arguments)
+    if arguments.checkpoints:
+        bad += _attack_checkpoints(arguments)
     return int(bad > 0)
 
 
@@ -268,6 +270,15 @@ def _attack_recipes(arguments: argparse.Namespace) -> int:
             return changed_text(seed, recipe)
 
         return attack("recipes", arguments.recipes, arguments.seed, made, read, arguments.crashes, SLOW)
+
+
+def _attack_checkpoints(arguments: argparse.Namespace) -> int:
+    from fuzz_training import Attack
+
+    with tempfile.TemporaryDirectory() as folder:
+        attacked = Attack(Path(folder))
+        counts = arguments.checkpoints, arguments.seed
+        return attack("checkpoints", *counts, attacked.made, attacked.read, arguments.crashes, slow=1.0)
 
 
 if __name__ == "__main__":

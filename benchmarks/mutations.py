@@ -160,15 +160,18 @@ def _with_index(rng: random.Random, payload: bytes, count: int, before: int) -> 
     return index + rest, index
 
 
-def changed_text(seed: int, text: bytes) -> bytes:
-    """Return text with a few bytes, lines or numbers changed."""
+def changed_text(seed: int, text: bytes, span: int = 1 << 30) -> bytes:
+    """Return text with a few bytes, lines or numbers changed.
+
+    Changes begin in its first `span` bytes.
+    """
     rng = random.Random(seed)
     data = bytearray(text)
     for _ in range(rng.choice((1, 1, 2, 4))):
-        place = rng.randrange(len(data) + 1)
+        place = rng.randrange(min(span, len(data)) + 1)
         way = rng.randrange(5)
-        if way == 0 and data:
-            data[rng.randrange(len(data))] = rng.randrange(256)
+        if way == 0 and place < len(data):
+            data[place] = rng.randrange(256)
         elif way == 1:
             del data[place : place + rng.choice((1, 5, 50))]
         elif way == 2:

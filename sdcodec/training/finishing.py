@@ -26,7 +26,7 @@ def write_model(config: TrainingConfig, averages: Averages, photographs: Photogr
     description: dict[str, Any] = {
         "steps": averages.step,
         "training_images": photographs.count,
-        "validation_loss": averages.description["validation_loss"],
+        "validation_loss": averages.description.get("validation_loss"),
     }
     if source is not None and config.keeps_files:
         bundle = export_decoder(weights, config.autoencoder, config.prior, source, folder, description)
