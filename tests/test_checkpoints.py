@@ -73,6 +73,7 @@ def test_code_in_a_checkpoint_is_not_run(attack, tmp_path):
         (("step",), 1.5, "step is no int"),
         (("seconds",), float("nan"), "seconds is no float"),
         (("config",), None, "no settings"),
+        (("config", "adversarial"), torch.zeros(2), "no settings"),
         (("average",), {}, "average has other names"),
         (("average", "gain.values"), torch.zeros(3), "gain.values is no torch.float32 tensor of shape"),
         (("model", "gain.values"), "text", "gain.values is no torch.float32 tensor of shape"),
@@ -122,3 +123,11 @@ def test_widths_that_no_memory_holds_are_refused_at_once(attack):
     (folder / RUN).write_text(text.replace('"decoder_width_2": 4', '"decoder_width_2": 4000000000'))
     with pytest.raises(TrainingError, match=r"run\.json: weights of another model"):
         run._exported_settings(folder / RUN, load_averages(folder))
+
+
+@pytest.mark.parametrize("value", [torch.zeros(0), {"latent_channels": torch.zeros(0)}, 3, None])
+def test_settings_of_another_kind_are_another_run(attack, value):
+    state = fuzz_training._copied(attack.state)
+    state["config"]["autoencoder"] = value
+    with pytest.raises(TrainingError, match="another autoencoder"):
+        attack.trainer.go_on_from(state)

@@ -79,12 +79,22 @@ def check_like(path: Path, part: str, stored: Any, wanted: Any) -> None:
         raise damaged(path, f"{part} is no {type(wanted).__name__}")
 
 
+def same(stored: Any, wanted: Any) -> bool:
+    """Return whether dictionaries, lists and plain values are equal; a tensor never is."""
+    if isinstance(wanted, dict):
+        equal_names = isinstance(stored, dict) and set(stored) == set(wanted)
+        return equal_names and all(same(stored[name], value) for name, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(stored, list) and len(stored) == len(wanted) and all(map(same, stored, wanted))
+    return type(stored) is type(wanted) and bool(stored == wanted)
+
+
 def check_same_run(path: Path, stored: Any, config: dict[str, Any]) -> None:
     """Raise TrainingError if a checkpoint's run trains other tensors."""
     if not isinstance(stored, dict) or not isinstance(stored.get("adversarial"), int | float):
         raise damaged(path, "it has no settings")
     for name in ("stage", "train_only", "optimiser", "autoencoder", "prior"):
-        if stored.get(name) != config[name]:
+        if not same(stored.get(name), config[name]):
             raise TrainingError(
                 f"{path}: holds a run with another {name}, not to be resumed with this one; give the settings of "
                 "that run, or another output"

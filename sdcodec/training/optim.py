@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdcodec.training.checkpoint import check_like, damaged
+from sdcodec.training.checkpoint import check_like, damaged, same
 
 BETAS = (0.9, 0.99)  # of AdamW
 
@@ -159,7 +159,7 @@ class Optimisers:
                 raise damaged(path, "an optimiser has no state")
             groups = saved.get("param_groups")
             own = [group["params"] for group in optimiser.state_dict()["param_groups"]]
-            if not isinstance(groups, list) or [isinstance(g, dict) and g.get("params") for g in groups] != own:
+            if not isinstance(groups, list) or not same([isinstance(g, dict) and g.get("params") for g in groups], own):
                 raise damaged(path, "an optimiser has other parameters")
             for number, values in found.items():
                 if not isinstance(number, int) or not 0 <= number < len(parameters):
