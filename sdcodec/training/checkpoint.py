@@ -80,7 +80,10 @@ def check_like(path: Path, part: str, stored: Any, wanted: Any) -> None:
 
 
 def same(stored: Any, wanted: Any) -> bool:
-    """Return whether dictionaries, lists and plain values are equal; a tensor never is."""
+    """Return whether dictionaries, lists and plain values are equal.
+
+    A tensor never is.
+    """
     if isinstance(wanted, dict):
         equal_names = isinstance(stored, dict) and set(stored) == set(wanted)
         return equal_names and all(same(stored[name], value) for name, value in wanted.items())
