@@ -18,6 +18,7 @@ FACTORS = (8, 16, 32, 4)  # pixels per latent, by the two lowest bits of the fla
 GRID_MULTIPLE = 4  # images are padded to multiples of this many latents
 ALPHA_FLAG = 4
 SIZE_LIMIT = 1 << 24
+MOST_BYTES_PER_PIXEL = 3  # of latents; decoding time grows with them, and photographs need 0.5
 
 CHUNK_NAMES = {
     "L": "latents",
@@ -136,23 +137,25 @@ class Container:
         unknown: list[Chunk] = []
         latents: Latents | None = None
         count = block_count(header.width, header.height, header.factor)
+        rows, columns = latent_grid(header.width, header.height, header.factor)
+        most_bytes = MOST_BYTES_PER_PIXEL * rows * columns * header.factor**2
         while (tag := reader.tag()) is not None:
             if tag == "L":
                 if latents is not None:
                     raise FormatError("damaged: two chunks 'latents'")
-                latents = reader.latents(count)
+                latents = reader.latents(count, most_bytes)
                 continue
             payload = reader.payload(tag, CHUNK_NAMES.get(tag, "unknown"))
             if payload is None:
                 continue
+            if tag in found or tag in {chunk.tag for chunk in unknown}:
+                raise FormatError(f"damaged: two chunks {CHUNK_NAMES.get(tag, tag)!r}")
             if tag not in CHUNK_NAMES:
                 if tag.isupper():
                     raise UnsupportedVersionError(
                         f"chunk {tag!r} is needed to read this file and unknown here: a newer sdcodec may read it"
                     )
                 unknown.append(Chunk(tag, payload))
-            elif tag in found:
-                raise FormatError(f"damaged: two chunks {CHUNK_NAMES[tag]!r}")
             else:
                 found[tag] = payload
         if (latents is None) == ("P" not in found):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fuzz
 import mutations
 
+DAMAGED = Path(__file__).parent / "damaged"
+MESSAGES = json.loads((DAMAGED / "messages.json").read_text(encoding="utf-8"))
 SEEDS = st.integers(0, (1 << 64) - 1)
 ALWAYS_THE_SAME = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -31,6 +34,22 @@ ALWAYS_THE_SAME = settings(
 @pytest.fixture(scope="module")
 def sources() -> list[bytes]:
     return fuzz.golden_files()
+
+
+@pytest.fixture(scope="module")
+def codec() -> sdcodec.Codec:
+    return sdcodec.Codec("base", device="cpu")
+
+
+@pytest.mark.parametrize("name", MESSAGES)
+def test_damaged_files_are_refused_in_these_words(codec, name):
+    with pytest.raises(SdcodecError) as caught:
+        codec.decode((DAMAGED / name).read_bytes())
+    assert f"{type(caught.value).__name__}: {caught.value}" == MESSAGES[name]
+
+
+def test_every_damaged_file_has_its_message():
+    assert sorted(path.name for path in DAMAGED.glob("*.sdc")) == sorted(MESSAGES)
 
 
 @given(seed=SEEDS)
