@@ -87,10 +87,10 @@ class ChunkReader:
             return None
         return payload
 
-    def latents(self, count: int) -> Latents | None:
+    def latents(self, count: int, most_bytes: int) -> Latents | None:
         """Return the blocks of a chunk L, whose letter was read.
 
-        None if their index is lost.
+        None if their index is lost. Raises FormatError for more than `most_bytes` bytes in all blocks together.
         """
         start = self.position - 1
         length, found = self.leb128(), self.take(CHECK_BYTES)
@@ -109,6 +109,8 @@ class ChunkReader:
             return None
         if self.position + sum(size for size, _ in index) != end:
             raise FormatError("damaged: its blocks are not as long as their chunk; get the file again")
+        if end - self.position > most_bytes:
+            raise FormatError("damaged: its latents have more bytes than its pixels; get the file again")
         blocks, damaged = [], set()
         for number, (size, own_check) in enumerate(index):
             block = self._data[self.position : self.position + size]

@@ -18,6 +18,7 @@ FACTORS = (8, 16, 32, 4)  # pixels per latent, by the two lowest bits of the fla
 GRID_MULTIPLE = 4  # images are padded to multiples of this many latents
 ALPHA_FLAG = 4
 SIZE_LIMIT = 1 << 24
+MOST_BYTES_PER_PIXEL = 3  # of latents; decoding time grows with them, and photographs need 0.5
 
 CHUNK_NAMES = {
     "L": "latents",
@@ -140,19 +141,19 @@ class Container:
             if tag == "L":
                 if latents is not None:
                     raise FormatError("damaged: two chunks 'latents'")
-                latents = reader.latents(count)
+                latents = reader.latents(count, most_latent_bytes(header))
                 continue
             payload = reader.payload(tag, CHUNK_NAMES.get(tag, "unknown"))
             if payload is None:
                 continue
+            if tag in found or tag in {chunk.tag for chunk in unknown}:
+                raise FormatError(f"damaged: two chunks {CHUNK_NAMES.get(tag, tag)!r}")
             if tag not in CHUNK_NAMES:
                 if tag.isupper():
                     raise UnsupportedVersionError(
                         f"chunk {tag!r} is needed to read this file and unknown here: a newer sdcodec may read it"
                     )
                 unknown.append(Chunk(tag, payload))
-            elif tag in found:
-                raise FormatError(f"damaged: two chunks {CHUNK_NAMES[tag]!r}")
             else:
                 found[tag] = payload
         if (latents is None) == ("P" not in found):
@@ -184,6 +185,12 @@ def block_grid(width: int, height: int, factor: int = 8) -> tuple[int, int]:
     """Return rows and columns of blocks for an image of this size in pixels."""
     rows, columns = latent_grid(width, height, factor)
     return -(-rows // BLOCK_LATENTS), -(-columns // BLOCK_LATENTS)
+
+
+def most_latent_bytes(header: Header) -> int:
+    """Return the largest size of all blocks together, in bytes."""
+    rows, columns = latent_grid(header.width, header.height, header.factor)
+    return MOST_BYTES_PER_PIXEL * rows * columns * header.factor**2
 
 
 def block_count(width: int, height: int, factor: int = 8) -> int:

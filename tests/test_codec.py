@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import sdcodec
 from conftest import photograph
-from sdcodec import windowed
+from sdcodec import container, windowed
 from sdcodec.bundles import store
 from sdcodec.container import Container
 
@@ -256,3 +256,14 @@ def test_of_two_models_with_one_prior_the_order_of_decoding_decides_nothing(tmp_
     own, other = sdcodec.decode(data), sdcodec.decode(data, model=twin)
     assert np.asarray(other).mean() > np.asarray(own).mean() + 10
     assert sdcodec.decode(data) == own and sdcodec.decode(data, model=twin) == other
+
+
+def test_what_a_reader_would_refuse_is_not_written(codec, monkeypatch):
+    pixels = photograph(64, 64)
+    size = len(codec.encode(pixels, quality=90).data)
+    monkeypatch.setattr(container, "MOST_BYTES_PER_PIXEL", size / 2 / 64**2)
+    with pytest.raises(
+        sdcodec.OptionError, match="more bytes at this quality than a file may have; choose a lower quality"
+    ):
+        codec.encode(pixels, quality=90)
+    assert codec.encode(pixels, quality=0).data

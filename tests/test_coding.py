@@ -95,3 +95,26 @@ def test_observation_pulls_tables_and_leaves_unseen_ones():
     middle = int(TABLES.radius[30])
     assert blended.frequencies(30)[middle] > 2 * TABLES.frequencies(30)[middle]
     assert np.array_equal(blended.frequencies(40), TABLES.frequencies(40))
+
+
+@pytest.mark.parametrize("largest", [1, 3, 1000, (1 << 20) - 200])
+def test_streams_of_escapes_alone_are_read_back(largest):
+    rng = np.random.default_rng(largest)
+    index = rng.integers(1, 64, 3000)
+    excess = rng.integers(1, largest + 1, 3000)
+    symbols = rng.choice([-1, 1], 3000) * (TABLES.radius[index].astype(np.int64) + excess)
+    encoder = SymbolEncoder(TABLES)
+    encoder.encode(symbols, index)
+    encoder.encode(symbols[:5], index[:5])
+    decoder = SymbolDecoder(encoder.finish(), TABLES)
+    assert np.array_equal(decoder.decode(index), symbols)
+    assert np.array_equal(decoder.decode(index[:5]), symbols[:5])
+
+
+def test_an_escape_that_no_encoder_writes_is_refused():
+    """After the table's escape come 21 zeros: beyond the limit of a symbol."""
+    index = np.full(1, 5)
+    encoder = SymbolEncoder(TABLES)
+    encoder.encode(np.array([int(TABLES.radius[5]) + (1 << 21)]), index)
+    with pytest.raises(FormatError, match="an escape is too long"):
+        SymbolDecoder(encoder.finish(), TABLES).decode(index)

@@ -138,6 +138,7 @@ def test_unknown_chunks_are_skipped_if_ancillary_and_refused_if_critical():
         (chunk(b"\x07", b""), "letter"),
         (chunk(b"i", b"a") + chunk(b"i", b"b"), "two chunks"),
         (chunk(b"L", b"\xff\xffblock"), "two chunks"),
+        (chunk(b"z", b"a") + chunk(b"z", b"b"), "two chunks 'z'"),
         (chunk(b"i", b"a", b"\x81\x00"), "more bytes than it needs"),
         (chunk(b"i", b"a", b"\xff\xff\xff\xff\xff\x01"), "longer than five"),
         (b"i\x01\0\0a", "'ICC profile' does not match"),
@@ -176,6 +177,14 @@ def test_lengths_of_blocks_have_to_fill_their_chunk():
     data = ended(before + opening + check(opening + index) + index + b"firstsecond!")
     with pytest.raises(FormatError, match="not as long as"):
         Container.from_bytes(data)
+
+
+def test_more_bytes_than_pixels_have_are_refused():
+    """They would take longer to decode than any picture of that size."""
+    header = Header(b"abcd", 1, 40, 30)
+    assert Container.from_bytes(Container(header, (bytes(3 * 64 * 32),)).to_bytes()).blocks
+    with pytest.raises(FormatError, match="more bytes than its pixels"):
+        Container.from_bytes(Container(header, (bytes(3 * 64 * 32 + 1),)).to_bytes())
 
 
 def damaged(container: Container, part: bytes) -> bytes:

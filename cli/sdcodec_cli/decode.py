@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -147,6 +148,7 @@ def decode(
     from sdcodec.container import MAGIC, Container, read_header
     from sdcodec.pixels import to_image_file
 
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF, while a TIFF is written
     loaded: dict[Path, Codec] = {}  # holds one codec: neighbouring files mostly share a model
 
     def codec_for(data: bytes) -> Codec:

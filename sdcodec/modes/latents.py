@@ -13,7 +13,7 @@ from torch import Tensor
 from sdcodec import grid, ratecontrol
 from sdcodec.autoencoders.protocol import DifferentiableAutoencoder
 from sdcodec.constants import HIGHEST_QUALITY_INDEX, MEAN_BITS
-from sdcodec.container import Container, block_count
+from sdcodec.container import Container, block_count, most_latent_bytes
 from sdcodec.denoisers import error_levels
 from sdcodec.encoded import Encoded
 from sdcodec.errors import OptionError
@@ -78,10 +78,15 @@ def refined_latents(
 
 
 def filed(envelope: Container, quality_index: int, coded: grid.CodedLatents) -> Container:
-    """Put coded latents into their envelope."""
+    """Put coded latents into their envelope.
+
+    Raises OptionError for more bytes than a file may have, which photographs stay far below.
+    """
     squared = coded.squared_error
     deviations = None if squared is None else error_levels.pack_deviations(squared)
     header = replace(envelope.header, quality_index=quality_index)
+    if sum(map(len, coded.blocks)) > most_latent_bytes(header):
+        raise OptionError("this image takes more bytes at this quality than a file may have; choose a lower quality")
     return replace(envelope, header=header, blocks=coded.blocks, deviations=deviations)
 
 

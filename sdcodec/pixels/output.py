@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 from typing import Any
 
 from PIL import Image
@@ -60,6 +59,8 @@ def to_image_file(image: Image.Image, extension: str) -> bytes:
     buffer = io.BytesIO()
     try:
         image.save(buffer, kind, **options, **metadata_options(image, kind))
-    except (OSError, RuntimeError, ValueError, KeyError, struct.error) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # over damaged metadata Pillow's writers raise errors of many classes
         raise ImageError(f"cannot be written as {extension} ({error}); choose png") from error
     return buffer.getvalue()

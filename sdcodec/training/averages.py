@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def has_averages(folder: Path) -> bool:
 def load_averages(folder: Path) -> Averages:
     """Return the newest complete set of weights in the folder.
 
-    Raises TrainingError if there is none.
+    Raises TrainingError if there is none, or if a file is damaged.
     """
     complete = _complete_sets(folder)
     if not complete:
@@ -73,8 +74,24 @@ def load_averages(folder: Path) -> Averages:
             f"{folder}: no complete set of averaged weights; copy all files of this folder from the run"
         )
     newest = max(complete)
-    weights = {name: value.float() for path in complete[newest] for name, value in load_file(path).items()}
-    return Averages(weights, newest, json.loads((folder / RUN).read_text(encoding="utf-8")))
+    weights: dict[str, Tensor] = {}
+    for path in complete[newest]:
+        try:
+            weights |= {name: value.float() for name, value in load_file(path).items()}
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(f"{path}: cannot be read ({error}); copy it from the run again") from error
+    return Averages(weights, newest, _description(folder / RUN))
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """Read the description of a run. Raises TrainingError if it is damaged."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrainingError(f"{path}: cannot be read ({error}); copy it from the run again") from error
+    if not isinstance(description, dict):
+        raise TrainingError(f"{path}: no description of a run; copy it from the run again")
+    return description
 
 
 def _complete_sets(folder: Path) -> dict[int, list[Path]]:

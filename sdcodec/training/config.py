@@ -98,12 +98,12 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
         for section in sections:
             target = target.setdefault(section, {})
         target[name] = _toml_value(text)
-    values["autoencoder"] = _section(ConvConfig, values.get("autoencoder", {}), path)
-    values["prior"] = _section(PriorConfig, values.get("prior", {}), path)
+    values["autoencoder"] = settings_of(ConvConfig, values.get("autoencoder", {}), path)
+    values["prior"] = settings_of(PriorConfig, values.get("prior", {}), path)
     if isinstance(values.setdefault("data", []), str):
         values["data"] = [values["data"]]
     values.setdefault("output", f"runs/{path.stem}")
-    config = _with_whole_paths(_section(TrainingConfig, values, path), path)
+    config = _with_whole_paths(settings_of(TrainingConfig, values, path), path)
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
     if config.stage not in (*STAGES, "all"):
@@ -174,7 +174,11 @@ def _with_whole_paths(config: TrainingConfig, path: Path) -> TrainingConfig:
     )
 
 
-def _section(kind: type[Section], values: Any, path: Path) -> Section:
+def settings_of(kind: type[Section], values: Any, path: Path) -> Section:
+    """Build a table of settings.
+
+    Raises TrainingError for unknown names and wrong types.
+    """
     kinds = get_type_hints(kind)
     if not isinstance(values, dict):
         raise TrainingError(f"{path}: {values!r} is no table of {', '.join(kinds)}")

@@ -37,7 +37,7 @@ def write_model(
     description: dict[str, Any] = {
         "steps": averages.step,
         "training_images": photographs.count,
-        "validation_loss": averages.description["validation_loss"],
+        "validation_loss": averages.description.get("validation_loss"),
     }
     remove_abandoned(folder.parent)
     with temporary_folder(folder.parent) as place:

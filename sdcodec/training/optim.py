@@ -6,10 +6,13 @@ Muon: momentum whose update of each matrix is made orthogonal (Jordan et al., 20
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sdcodec.training.checkpoint import check_like, damaged, same
 
 BETAS = (0.9, 0.99)  # of AdamW
 
@@ -145,12 +148,33 @@ class Optimisers:
         """
         return [optimiser.state_dict() for optimiser in self._all]
 
-    def restore(self, state: list[dict[str, Any]]) -> None:
-        """Restore the state of a checkpoint."""
+    def check(self, path: Path, state: Any) -> None:
+        """Raise TrainingError unless a state of the checkpoint `path` fits."""
+        if not isinstance(state, list) or len(state) != len(self._all):
+            raise damaged(path, "its optimisers are others")
         for optimiser, saved in zip(self._all, state, strict=True):
-            own = [
-                {key: group[key] for key in ("lr", "capturable") if key in group} for group in optimiser.param_groups
-            ]
-            optimiser.load_state_dict(saved)
-            for group, kept in zip(optimiser.param_groups, own, strict=True):  # the checkpoint may be of another device
-                group.update(kept)
+            parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+            moments = ("momentum",) if isinstance(optimiser, Muon) else ("exp_avg", "exp_avg_sq")
+            if not isinstance(saved, dict) or not isinstance(found := saved.get("state"), dict):
+                raise damaged(path, "an optimiser has no state")
+            groups = saved.get("param_groups")
+            own = [group["params"] for group in optimiser.state_dict()["param_groups"]]
+            if not isinstance(groups, list) or not same([isinstance(g, dict) and g.get("params") for g in groups], own):
+                raise damaged(path, "an optimiser has other parameters")
+            for number, values in found.items():
+                if not isinstance(number, int) or not 0 <= number < len(parameters):
+                    raise damaged(path, "an optimiser has other parameters")
+                wanted: dict[str, Tensor] = dict.fromkeys(moments, parameters[number].detach())
+                if not isinstance(optimiser, Muon):
+                    wanted["step"] = torch.zeros(())
+                check_like(path, "a state of an optimiser", values, wanted)
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """Restore the checked state of a checkpoint.
+
+        Settings stay those of the configuration.
+        """
+        for optimiser, saved in zip(self._all, state, strict=True):
+            # The checkpoint's own settings may be of another device.
+            groups = optimiser.state_dict()["param_groups"]
+            optimiser.load_state_dict({"state": saved["state"], "param_groups": groups})

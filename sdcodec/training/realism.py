@@ -12,6 +12,7 @@ DISTS at 1 stayed within 1% of that at 0 (docs/training.md).
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.perceptual.lpips import LPIPS
+from sdcodec.training.checkpoint import check_like
 from sdcodec.training.config import TrainingConfig
 from sdcodec.training.discriminator import Discriminator, accuracies, adversarial_loss, discriminator_loss
 from sdcodec.training.guard import NormLimit
@@ -165,6 +167,15 @@ class RealismStage(CodecStage):
             "limit": self.limit.state(),
             "norms": self.norms,
         }
+
+    def check(self, path: Path, state: Any) -> None:
+        """See CodecStage."""
+        if self.discriminator is None or not isinstance(state, dict) or "optimisers" not in state:
+            super().check(path, state)
+            return
+        self.optimisers.check(path, state["optimisers"])
+        wanted = self.state() | {"optimisers": None}
+        check_like(path, "the state of the stage", state | {"optimisers": None}, wanted)
 
     def restore(self, state: dict[str, Any]) -> None:
         """See CodecStage."""

@@ -15,14 +15,14 @@ from sdcodec.bundles.store import MANIFEST, find
 from sdcodec.errors import OptionError, TrainingError
 from sdcodec.priors.config import PriorConfig
 from sdcodec.temporaries import claimed
-from sdcodec.training.averages import has_averages, load_averages
-from sdcodec.training.config import TrainingConfig, load_config
+from sdcodec.training.averages import RUN, Averages, has_averages, load_averages
+from sdcodec.training.checkpoint import load_weights
+from sdcodec.training.config import PARTS, STAGES, TrainingConfig, load_config, settings_of
 from sdcodec.training.data import find_images
 from sdcodec.training.finishing import write_model
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.photographs import Photographs, centre_crops, load_photographs
 from sdcodec.training.restore import restore
-from sdcodec.training.session import load_weights
 from sdcodec.training.start import start_as_transform
 from sdcodec.training.trainer import CHECKPOINT, Trainer
 from sdcodec.training.validation import VALIDATION_SIZE
@@ -107,19 +107,33 @@ def export_run(config_path: Path, *, overrides: dict[str, str] | None = None) ->
     reached = [part for part in parts if has_averages(part.output_folder / "averages")]
     part = (reached or parts)[-1]
     averages = load_averages(part.output_folder / "averages")
-    stored = averages.description["config"]
+    stored = _exported_settings(part.output_folder / "averages" / RUN, averages)
     # A run that was copied here from another machine names folders of that machine.
-    begun_from = part.start_from if part.stage == stored["stage"] else config.start_from
+    begun_from = part.start_from if part.stage == stored.stage else config.start_from
     config = replace(
-        part,
-        autoencoder=ConvConfig(**stored["autoencoder"]),
-        prior=PriorConfig(**stored["prior"]),
-        train_only=stored["train_only"],
-        stage=stored["stage"],
+        part, autoencoder=stored.autoencoder, prior=stored.prior, train_only=stored.train_only, stage=stored.stage
     )
-    source = find(begun_from or stored["start_from"]) if config.keeps_files else None
+    source = find(begun_from or stored.start_from) if config.keeps_files else None
     photographs = _photographs(config, find_images(_folders(config)).training, torch.device("cpu"))
     return write_model(config, averages, photographs, source).folder
+
+
+def _exported_settings(path: Path, averages: Averages) -> TrainingConfig:
+    """Return the settings of a run that its description `path` has.
+
+    Raises TrainingError if they are damaged, or if the weights do not fit them.
+    """
+    stored = averages.description.get("config")
+    if not isinstance(stored, dict):
+        raise TrainingError(f"{path}: no description of a run; copy it from the run again")
+    texts = {name: stored.get(name) for name in ("stage", "train_only", "start_from")}
+    known = texts["stage"] in STAGES and texts["train_only"] in ("", *PARTS) and isinstance(texts["start_from"], str)
+    if not known:
+        raise TrainingError(f"{path}: no description of a run; copy it from the run again")
+    autoencoder = settings_of(ConvConfig, stored.get("autoencoder"), path)
+    prior = settings_of(PriorConfig, stored.get("prior"), path)
+    _check_weights(path, autoencoder, prior, averages.weights)
+    return TrainingConfig(data=(), output="", autoencoder=autoencoder, prior=prior, **texts)
 
 
 def prepare(config: TrainingConfig, *, resume: bool = False, photographs: Photographs | None = None) -> Trainer:
@@ -198,15 +212,21 @@ def _model(config: TrainingConfig, weights: dict[str, Tensor] | None) -> Trainin
     """Build the model, with the `weights` of an earlier run if given."""
     model = TrainingModel(config.autoencoder, config.prior)
     if weights is not None:
-        shapes = model.state_dict()
-        differing = [name for name, value in weights.items() if name not in shapes or value.shape != shapes[name].shape]
-        missing = [name for name in shapes if name not in weights and not name.startswith(ADDED)]
-        if wrong := [*differing, *missing]:
-            raise TrainingError(
-                f"{config.start_from}: weights of another model ({', '.join(wrong[:3])}); "
-                "give [autoencoder] and [prior] as its run had them"
-            )
+        _check_weights(config.start_from, config.autoencoder, config.prior, weights)
         model.load_state_dict(weights, strict=False)
         if config.autoencoder.realism and not any(name.startswith("vivid.") for name in weights):
             model.vivid.load_state_dict(model.decoder.state_dict(), strict=False)
     return model
+
+
+def _check_weights(source: str | Path, autoencoder: ConvConfig, prior: PriorConfig, weights: dict[str, Tensor]) -> None:
+    """Raise TrainingError unless the weights are those of such a model."""
+    with torch.device("meta"):  # without memory, whatever the widths are
+        shapes = {name: value.shape for name, value in TrainingModel(autoencoder, prior).state_dict().items()}
+    differing = [name for name, value in weights.items() if value.shape != shapes.get(name)]
+    missing = [name for name in shapes if name not in weights and not name.startswith(ADDED)]
+    if wrong := [*differing, *missing]:
+        raise TrainingError(
+            f"{source}: weights of another model ({', '.join(wrong[:3])}); "
+            "give [autoencoder] and [prior] as its run had them"
+        )

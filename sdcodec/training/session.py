@@ -1,4 +1,4 @@
-"""Log, checkpoints on disk and signals of a training run."""
+"""Log and signals of a training run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from sdcodec.errors import TrainingError
-from sdcodec.files import append_lines, write_whole
+from sdcodec.files import append_lines
 
 HEADER = "kind,step,seconds,name,value\n"
 SHOWN_SECONDS = 10.0  # between two lines on standard output, at least
@@ -73,39 +70,6 @@ class Means:
     def forget(self) -> None:
         """Begin anew."""
         self.count, self._sums = 0, {}
-
-
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # a file of Python's: of its own, torch.save does not say why they fail
-            torch.save(state, file)
-
-    write_whole(path, write)
-
-
-def check_same_run(path: Path, stored: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise TrainingError if a checkpoint's run trains other tensors."""
-    wanted = {name: config[name] for name in ("stage", "train_only", "optimiser", "autoencoder", "prior")}
-    for name, value in wanted.items():
-        if stored[name] != value:
-            raise TrainingError(
-                f"{path}: holds a run with another {name}, not to be resumed with this one; give the settings of "
-                "that run, or another output"
-            )
-    if bool(stored["adversarial"]) != bool(config["adversarial"]):
-        raise TrainingError(
-            f"{path}: adversarial is {stored['adversarial']:g} in this run and {config['adversarial']:g} now; a run "
-            "keeps or lacks its discriminator; give the former, or another output"
-        )
-
-
-def load_weights(path: Path) -> dict[str, Tensor]:
-    """Return the averaged weights of a checkpoint."""
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    weights: dict[str, Tensor] = state.get("average", state["model"])
-    return weights
 
 
 @contextmanager

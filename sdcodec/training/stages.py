@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sdcodec.training import losses
+from sdcodec.training.checkpoint import check_like
 from sdcodec.training.config import PARTS, TrainingConfig
 from sdcodec.training.model import TrainingModel, beta_of
 from sdcodec.training.objective import ERROR_UNIT, RateDistortion
@@ -73,8 +75,12 @@ class CodecStage:
         """Return the stage's own state, for a checkpoint."""
         return {}
 
+    def check(self, path: Path, state: Any) -> None:
+        """Raise TrainingError unless a state of the checkpoint `path` fits this stage."""
+        check_like(path, "the state of the stage", state, self.state())
+
     def restore(self, state: dict[str, Any]) -> None:
-        """Restore the state of a checkpoint."""
+        """Restore the checked state of a checkpoint."""
 
 
 class PreviewStage(CodecStage):

@@ -16,6 +16,7 @@ from torch import Tensor
 from sdcodec.bundles.store import Bundle
 from sdcodec.errors import TrainingError
 from sdcodec.training.averages import Averages, save_averages
+from sdcodec.training.checkpoint import check_parts, check_same_run, read, save
 from sdcodec.training.compiling import use_compiled_blocks
 from sdcodec.training.config import TrainingConfig
 from sdcodec.training.finishing import write_model
@@ -26,7 +27,7 @@ from sdcodec.training.photographs import Photographs
 from sdcodec.training.realism import RealismStage, choose_realism
 from sdcodec.training.recording import RecordedSteps
 from sdcodec.training.schedule import Clock, Schedule
-from sdcodec.training.session import Log, Means, check_same_run, save, stop_on_signals
+from sdcodec.training.session import Log, Means, stop_on_signals
 from sdcodec.training.stages import CodecStage, PreviewStage
 
 CHECKPOINT = "last.pt"
@@ -262,12 +263,21 @@ class Trainer:
     def restore(self) -> None:
         """Restore the last checkpoint.
 
-        Raises TrainingError if it is that of another kind of run.
+        Raises TrainingError if it is damaged, or that of another kind of run; the run is as it was then.
         """
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        check_same_run(self.checkpoint, state["config"], asdict(self.config))
+        self.go_on_from(read(self.checkpoint, self.device))
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Take the state that was read from this run's checkpoint.
+
+        Raises TrainingError as `restore`.
+        """
+        check_same_run(self.checkpoint, state.get("config"), asdict(self.config))
+        check_parts(self.checkpoint, state, self.model.state_dict(), self.limit.state())
+        self.optimisers.check(self.checkpoint, state["optimisers"])
+        self.stage.check(self.checkpoint, state["stage"])
         self.model.load_state_dict(state["model"])
-        self.average = state["average"]
+        self.average = {name: value.clone() for name, value in state["average"].items()}
         self.optimisers.restore(state["optimisers"])
         self.limit.restore(state["limit"])
         self.stage.restore(state["stage"])
