@@ -75,11 +75,11 @@ def _with_metadata(image: Image.Image, given: dict[str, Any]) -> tuple[Image.Ima
     name = f"{image.mode} image"
     source = eight_bit(image, name)  # which needs the class of a TIFF
     source = source.copy() if source is image else source
-    source.format = image.format  # PNG's gamma counts
     source.info = {key: value for key, value in image.info.items() if key not in TURNING} | wanted
     kept = {"exif": kept_exif(source, name) if "exif" in wanted else None, "xmp": kept_xmp(source)}
     orientation = source.getexif().get(ExifTag.Orientation) or orientation_of(image, name)
     source = upright(source, orientation if orientation in TURNS else 1)
+    source.format = image.format  # PNG's gamma counts
     source.info |= {key: value for key, value in kept.items() if value}
     return source, [kind for key, kind in METADATA.items() if key in wanted]
 
