@@ -37,7 +37,7 @@ class SdcImageFile(ImageFile.ImageFile):
     """An `.sdc` file, whose pixels are decoded when they are first needed.
 
     decode_options: keywords of `sdcodec.decode` for this image, above those of the module; they count until its pixels
-    are loaded.
+    are loaded. `scale` is not among them: `draft` chooses it.
     """
 
     format = FORMAT
@@ -56,6 +56,7 @@ class SdcImageFile(ImageFile.ImageFile):
         self._size = header.width, header.height
         self._mode = "RGBA" if header.alpha else "RGB"
         self.info |= pillow_info(*(chunks.get(tag) for tag in "iex"))
+        self._known = frozenset(self.info)
         self.decode_options: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._whole_size = self._size
@@ -78,14 +79,15 @@ class SdcImageFile(ImageFile.ImageFile):
         options = decode_options | self.decode_options
         limit = Image.MAX_IMAGE_PIXELS  # Pillow warns above it, and refuses above twice its value
         options.setdefault("max_pixels", SIZE_LIMIT**2 if limit is None else 2 * limit)
-        options |= {"scale": Fraction(1, self._divisor), "recover": ImageFile.LOAD_TRUNCATED_IMAGES}
-        decoded = sdcodec.decode(self._bytes(), **options)
+        options.setdefault("recover", ImageFile.LOAD_TRUNCATED_IMAGES)
+        decoded = sdcodec.decode(self._bytes(), scale=Fraction(1, self._divisor), **options)
         if decoded.size != self._size:
             raise OSError(f"it has {decoded.width} x {decoded.height} pixels now; it was changed after it was opened")
         if decoded.mode != self.mode:  # recovered without its transparency
             decoded = decoded.convert(self.mode)
         self.im = decoded.im
-        self.info |= decoded.info  # chunks behind the pixels
+        # Chunks behind the pixels; the others may have been edited or removed since.
+        self.info |= {key: value for key, value in decoded.info.items() if key not in self._known}
         self.readonly = 0
         if self._exclusive_fp and self.fp is not None:
             self.fp.close()

@@ -371,6 +371,22 @@ def test_options_of_the_module_count_for_all(data: bytes, monkeypatch: pytest.Mo
         opened(data).load()
 
 
+def test_a_scale_is_chosen_by_draft_alone(data: bytes):
+    image = opened(data)
+    image.decode_options["scale"] = 0.5
+    with pytest.raises(OSError, match="'scale'"):
+        image.load()
+
+
+def test_edits_of_info_survive_loading(data: bytes):
+    container = Container.from_bytes(data)
+    image = opened(Container(container.header, container.blocks, exif=TIFF, xmp=XMP).to_bytes())
+    del image.info["exif"]
+    image.info["xmp"] = b"<y/>"
+    image.load()
+    assert image.info == {"xmp": b"<y/>"}
+
+
 def test_a_folder_data_set_finds_files_by_their_extension(path: Path):
     extensions = tuple(Image.registered_extensions())
     assert path.name.upper().lower().endswith(extensions)
@@ -383,6 +399,8 @@ def test_imageio_reads_it(path: Path, kind: str):
     assert np.array_equal(iio.imread(source), pixels(opened(path.read_bytes())))
     assert iio.improps(source).shape == (48, 65, 3)
     assert iio.imread(source, index=None).shape[-3:] == (48, 65, 3)
+    written = iio.imwrite("<bytes>", photograph(8, 8), extension=".sdc", plugin="pillow", model="random", effort=0)
+    assert written == sdcodec.encode(photograph(8, 8), model="random", effort=0, device="cpu")
 
 
 def test_the_incremental_parser_knows_the_size_from_the_first_piece(data: bytes):
@@ -397,7 +415,7 @@ def test_the_incremental_parser_knows_the_size_from_the_first_piece(data: bytes)
 
 
 def test_a_newer_version_is_named(data: bytes):
-    with pytest.raises(OSError, match="format version 3.*newer sdcodec"):
+    with pytest.raises(OSError, match=r"format version 3.*newer sdcodec"):
         opened(MAGIC + b"\x30" + data[5:])
 
 

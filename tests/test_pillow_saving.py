@@ -74,7 +74,7 @@ def test_size_grows_with_quality_and_50_is_the_default():
 
 @pytest.mark.parametrize("quality", [-1, 101, "keep", float("nan"), True])
 def test_a_quality_out_of_range_is_a_valueerror(quality: Any):
-    with pytest.raises(ValueError, match="quality.*100"):
+    with pytest.raises(ValueError, match=r"quality.*100"):
         saved(rgb(), quality=quality)
 
 
