@@ -12,12 +12,12 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -140,22 +140,30 @@ def test_a_length_beyond_the_end_allocates_nothing(data: bytes):
         tracemalloc.stop()
 
 
-def test_the_handle_is_closed_once_pixels_are_loaded(path: Path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        image = Image.open(path)
-        file = image.fp
-        image.load()
-        assert file is not None and file.closed and image.fp is None
-        path.unlink()
+@pytest.fixture
+def handles(monkeypatch: pytest.MonkeyPatch) -> list[IO[bytes]]:
+    """Collect the files that are opened from now on."""
+    found: list[IO[bytes]] = []
+    monkeypatch.setattr(
+        "builtins.open", lambda *args, real=open, **kwargs: found.append(real(*args, **kwargs)) or found[-1]
+    )
+    return found
 
 
-def test_the_handle_is_closed_if_opening_fails(tmp_path: Path):
-    (tmp_path / "bad.sdc").write_bytes(MAGIC + b"\x20" + bytes(20))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ResourceWarning)
-        with pytest.raises(OSError, match=r"bad\.sdc: damaged: the header"):
-            Image.open(tmp_path / "bad.sdc")
+def test_the_handle_is_closed_once_pixels_are_loaded(path: Path, handles: list[IO[bytes]]):
+    image = Image.open(path)
+    assert [file.closed for file in handles if file.name == str(path)] == [False]
+    image.load()
+    assert [file.closed for file in handles if file.name == str(path)] == [True] and image.fp is None
+    path.unlink()
+
+
+def test_the_handle_is_closed_if_opening_fails(tmp_path: Path, handles: list[IO[bytes]]):
+    bad = tmp_path / "bad.sdc"
+    bad.write_bytes(MAGIC + b"\x20" + bytes(20))
+    with pytest.raises(OSError, match=r"bad\.sdc: damaged: the header"):
+        Image.open(bad)
+    assert [file.closed for file in handles if file.name == str(bad)] == [True]
 
 
 def test_a_file_object_stays_open_and_can_be_used_again(data: bytes):
@@ -206,7 +214,7 @@ def test_a_damaged_file_opens_and_load_raises_oserror(position: int, path: Path)
 
 def test_any_cut_is_an_oserror(data: bytes):
     for length in range(4, len(data)):
-        with pytest.raises(OSError, match=r"damaged|cannot identify"):
+        with pytest.raises(OSError, match="damaged"):
             image = opened(data[:length])
             image.verify()
 
