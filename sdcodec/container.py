@@ -236,7 +236,7 @@ def read_prefix(file: IO[bytes]) -> tuple[Header, dict[str, bytes]]:
     while True:
         rest += read_up_to(file, OPENING_BYTES - len(rest))
         tag = chr(rest[0]) if rest else ""
-        if not (tag.isascii() and tag.islower()) or tag in found:
+        if not (tag.isascii() and tag.islower()):
             return header, found
         reader = ChunkReader(rest, 1)
         try:

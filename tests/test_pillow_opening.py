@@ -130,11 +130,12 @@ def test_metadata_behind_the_pixels_is_known_after_loading(data: bytes):
     assert image.info["xmp"] == XMP
 
 
-def test_a_length_beyond_the_end_allocates_nothing(data: bytes):
-    file = io.BytesIO(data[:HEADER] + b"i\xff\xff\xff\xff\x0f" + bytes(17))
+def test_a_length_beyond_the_end_allocates_nothing(path: Path, data: bytes):
+    path.write_bytes(data[:HEADER] + b"i\xff\xff\xff\xff\x0f" + bytes(17))
     tracemalloc.start()
     try:
-        assert read_prefix(file)[1] == {}
+        with open(path, "rb") as file:
+            assert read_prefix(file)[1] == {}
         assert tracemalloc.get_traced_memory()[1] < 1 << 22
     finally:
         tracemalloc.stop()
@@ -377,6 +378,25 @@ def test_options_of_the_module_count_for_all(data: bytes, monkeypatch: pytest.Mo
     monkeypatch.setitem(sdcodec.pillow.decode_options, "model", "base")
     with pytest.raises(OSError, match="not with 'base'"):
         opened(data).load()
+
+
+def test_both_directions_use_the_cpu_unless_asked(data: bytes, monkeypatch: pytest.MonkeyPatch):
+    devices: list[str] = []
+
+    def refuse(*_: object, device: str, **__: object) -> None:
+        devices.append(device)
+        raise sdcodec.OptionError("enough")
+
+    monkeypatch.setattr(sdcodec, "decode", refuse)
+    monkeypatch.setattr(sdcodec, "encode", refuse)
+    for options in ({}, {"device": "cuda"}):
+        image = opened(data)
+        image.decode_options |= options
+        with pytest.raises(OSError, match="enough"):
+            image.load()
+        with pytest.raises(ValueError, match="enough"):
+            Image.new("RGB", (8, 8)).save(io.BytesIO(), "SDC", **options)
+    assert devices == ["cpu", "cpu", "cuda", "cuda"]
 
 
 def test_a_scale_is_chosen_by_draft_alone(data: bytes):
