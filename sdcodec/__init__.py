@@ -61,6 +61,7 @@ __all__ = [
     "UnsupportedVersionError",
     "decode",
     "encode",
+    "register_pillow",
 ]
 
 
@@ -132,6 +133,7 @@ def decode(
     max_pixels: int | None = None,
     realism: float | None = None,
     scale: float | Fraction = 1,
+    recover: bool = False,
     denoise: int = 0,
     strength: float | None = None,
     seed: int = 0,
@@ -148,17 +150,29 @@ def decode(
 
     with naming(data):
         content = sdc_bytes(data)
-        bundle = store.that_wrote(Container.from_bytes(content).header.fingerprint, model)
+        bundle = store.that_wrote(Container.from_bytes(content, recover=recover).header.fingerprint, model)
         codec = _codec(bundle.folder, device, precision)
         return codec.decode(
             content,
             max_pixels=max_pixels,
             realism=realism,
             scale=scale,
+            recover=recover,
             denoise=denoise,
             strength=strength,
             seed=seed,
         )
+
+
+def register_pillow() -> None:
+    """Register `.sdc` with Pillow, for `Image.open` and `Image.save`.
+
+    The import of `sdcodec.pillow` does the same. Further calls change nothing, unless another plugin has taken the
+    format since.
+    """
+    from sdcodec.pillow import register
+
+    register()
 
 
 KEPT_CODECS = 2  # that `encode` and `decode` keep loaded: models are large

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field, replace
+from typing import IO
 
 from sdcodec.chunk_reader import CHECK_BYTES, END_MARK, ChunkReader, Latents, check, leb128
 from sdcodec.constants import BLOCK_LATENTS, HIGHEST_QUALITY_INDEX
@@ -19,6 +20,9 @@ GRID_MULTIPLE = 4  # images are padded to multiples of this many latents
 ALPHA_FLAG = 4
 SIZE_LIMIT = 1 << 24
 MOST_BYTES_PER_PIXEL = 3  # of latents; decoding time grows with them, and photographs need 0.5
+HEADER_BYTES = 18  # at most
+OPENING_BYTES = 8  # of a chunk, at most: letter, length and check
+PIECE = 1 << 20  # bytes read at once: a damaged length must not allocate its memory
 
 CHUNK_NAMES = {
     "L": "latents",
@@ -202,7 +206,7 @@ def block_count(width: int, height: int, factor: int = 8) -> int:
 def read_header(data: bytes) -> tuple[Header, int]:
     """Read a file's header; return it and the position behind it.
 
-    The first 18 bytes of a file are enough. Raises FormatError and UnsupportedVersionError.
+    The first HEADER_BYTES bytes of a file are enough. Raises FormatError and UnsupportedVersionError.
     """
     if data[: len(MAGIC)] != MAGIC:
         raise FormatError("not an .sdc file: it does not begin with the four bytes 89 53 44 43")
@@ -225,6 +229,48 @@ def read_header(data: bytes) -> tuple[Header, int]:
     factor = FACTORS[flags % ALPHA_FLAG]
     header = Header(fingerprint, quality_index, width, height, VERSION, factor, bool(flags & ALPHA_FLAG))
     return header, reader.position
+
+
+def read_prefix(file: IO[bytes]) -> tuple[Header, dict[str, bytes]]:
+    """Read header and ancillary chunks in front of the pixels, by their letters.
+
+    file: open for binary reading, at the beginning of the data; its pixels are not read. The first damaged chunk ends
+    the search: `Container.from_bytes` reports it. Raises FormatError and UnsupportedVersionError as `read_header`.
+    """
+    data = read_up_to(file, HEADER_BYTES)
+    header, position = read_header(data)
+    rest, found = data[position:], dict[str, bytes]()
+    while True:
+        rest += read_up_to(file, OPENING_BYTES - len(rest))
+        tag = chr(rest[0]) if rest else ""
+        if not (tag.isascii() and tag.islower()):
+            return header, found
+        reader = ChunkReader(rest, 1)
+        try:
+            end = reader.leb128() + CHECK_BYTES + reader.position
+            rest += read_up_to(file, end - len(rest))
+            reader = ChunkReader(rest, 1)
+            payload = reader.payload(tag, CHUNK_NAMES.get(tag, "unknown"))
+        except FormatError:
+            return header, found
+        if payload is not None and tag in CHUNK_NAMES:
+            found[tag] = payload
+        rest = rest[reader.position :]
+
+
+def read_up_to(file: IO[bytes], count: int | None = None) -> bytes:
+    """Read `count` bytes, or fewer at the end of the file; None: all.
+
+    Files that return less than was asked for, such as sockets, are read in several calls.
+    """
+    pieces, missing = [], count
+    while missing is None or missing > 0:
+        piece = file.read(PIECE if missing is None else min(missing, PIECE))
+        if not piece:
+            break
+        pieces.append(piece)
+        missing = None if missing is None else missing - len(piece)
+    return b"".join(pieces)
 
 
 def _index(blocks: tuple[bytes, ...]) -> bytes:

@@ -54,10 +54,13 @@ def test_nothing_imports_the_codec_or_training(graph: dict[str, set[str]]) -> No
 
 @pytest.mark.parametrize(
     "path",
-    [*PACKAGE.rglob("coding/*.py"), PACKAGE / "container.py", PACKAGE / "chunk_reader.py", PACKAGE / "constants.py"],
+    [
+        *PACKAGE.rglob("coding/*.py"),
+        *(PACKAGE / f"{name}.py" for name in ("container", "chunk_reader", "constants", "pillow", "pillow_saving")),
+    ],
     ids=lambda path: path.name,
 )
-def test_the_format_needs_no_networks(path: Path) -> None:
+def test_the_format_and_the_plugin_of_pillow_need_no_networks(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert "import torch" not in text and "from torch" not in text
 

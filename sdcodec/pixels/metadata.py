@@ -41,6 +41,16 @@ TIFF_TAGS_KEPT = (
 )
 
 
+def pillow_info(icc: bytes | None, exif: bytes | None, xmp: bytes | None) -> dict[str | tuple[int, int], Any]:
+    """Return metadata under the keys of Pillow's `info`; exif is a TIFF structure."""
+    found: dict[str | tuple[int, int], Any] = {
+        "icc_profile": icc,
+        "exif": EXIF_PREFIX + exif if exif else None,
+        "xmp": xmp,
+    }
+    return {key: value for key, value in found.items() if value}
+
+
 def metadata_options(image: Image.Image, kind: str) -> dict[str, Any]:
     """Return the options of Pillow's `save` for the metadata in `info`.
 

@@ -175,13 +175,13 @@ def _bytes_of(image: Image.Image) -> bytes | None:
 
 def _image_in(file: BinaryIO, head: bytes, name: str) -> Image.Image:
     """Open the image, with an error for each kind of file that Pillow cannot read."""
+    if head.startswith(SDC_MAGIC):  # also if Pillow has a plugin for it
+        raise ImageError(f"{name}: an .sdc file already; use decode to get the picture back")
     try:
         image = Image.open(file)
     except PIL.UnidentifiedImageError as error:
         if not head:
             raise ImageError(f"{name}: the file is empty") from error
-        if head.startswith(SDC_MAGIC):
-            raise ImageError(f"{name}: an .sdc file already; use decode to get the picture back") from error
         if head[4:8] == boxes.FILE_TYPE and head[8:12] in HEIC_BRANDS:
             return _open_with(HEIC, file, name)
         if head.startswith(JXL_MAGICS):

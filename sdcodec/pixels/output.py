@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from sdcodec.errors import ImageError, OptionError
-from sdcodec.pixels.metadata import EXIF_PREFIX, metadata_options
+from sdcodec.pixels.metadata import metadata_options, pillow_info
 from sdcodec.pixels.picture import Picture
 
 # Names of the formats that decoded pictures can be saved in: Pillow's name and its options.
@@ -35,12 +35,7 @@ def to_pil(picture: Picture) -> Image.Image:
     image = Image.fromarray(picture.rgb)
     if picture.alpha is not None:
         image.putalpha(Image.fromarray(picture.alpha))
-    if picture.icc:
-        image.info["icc_profile"] = picture.icc
-    if picture.exif:
-        image.info["exif"] = EXIF_PREFIX + picture.exif
-    if picture.xmp:
-        image.info["xmp"] = picture.xmp
+    image.info |= pillow_info(picture.icc, picture.exif, picture.xmp)
     return image
 
 
