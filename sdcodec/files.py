@@ -1,4 +1,4 @@
-"""Files: names of results, and output that is written whole or not at all."""
+"""Files: input of bytes, and output that is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,77 +8,14 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
-from sdcodec.errors import OptionError, OutputError, SdcodecError
+from sdcodec.errors import OutputError, SdcodecError
 from sdcodec.temporaries import remove_abandoned, temporary_file, temporary_folder
 
 STANDARD_STREAM = "-"
 RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # in messages of safetensors
-
-
-@dataclass(frozen=True)
-class Job:
-    """One input and the place of its result.
-
-    Either may be `-`, standard input or output.
-    """
-
-    source: str
-    target: str
-
-
-def plan(inputs: Sequence[str], output: str, extension: str) -> list[Job]:
-    """Give every input its output, before anything is read or written.
-
-    One input: `output` is a file, a folder (it exists, or ends in a separator) or `-`. Several: a folder. In a folder
-    the result has the input's name, with `extension` (no dot) instead of its own.
-
-    Raises OptionError for contradictions (two results of one name, a result over an input) and OutputError for a
-    folder that does not exist.
-    """
-    if output == STANDARD_STREAM:
-        if len(inputs) > 1:
-            raise OptionError("several inputs do not fit into one standard output; give a folder")
-        return [Job(inputs[0], output)]
-    named_as_folder = output.endswith(("/", os.sep))
-    if os.path.isdir(output):
-        folder = True
-    elif named_as_folder or (len(inputs) > 1 and not os.path.exists(output)):
-        raise OutputError(f"{output}: no such folder; make it first")
-    elif len(inputs) > 1:
-        raise OptionError(f"{output}: several inputs need a folder for their output, and this is a file")
-    else:
-        folder = False
-    if folder and STANDARD_STREAM in inputs:
-        raise OptionError("standard input has no name to call a file by; give one output file, or -")
-    jobs = [Job(name, os.path.join(output, f"{Path(name).stem}.{extension}") if folder else output) for name in inputs]
-    _refuse_collisions(jobs)
-    return jobs
-
-
-def _refuse_collisions(jobs: list[Job]) -> None:
-    sources = {_identity(job.source) for job in jobs if job.source != STANDARD_STREAM}
-    taken: dict[str, str] = {}
-    for job in jobs:
-        target = _identity(job.target)
-        if target in taken:
-            raise OptionError(f"{taken[target]} and {job.source} would both be written to {job.target}")
-        if target in sources:
-            raise OptionError(f"{job.target}: would be written over an input; give another output")
-        taken[target] = job.source
-
-
-def _identity(path: str) -> str:
-    """Return the same text for every path of one file.
-
-    On file systems that usually ignore case, so does this.
-    """
-    real = os.path.normcase(os.path.realpath(path))
-    return real.casefold() if sys.platform == "darwin" else real
 
 
 def read_bytes(source: str, magic: bytes = b"") -> bytes:

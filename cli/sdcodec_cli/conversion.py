@@ -1,10 +1,10 @@
-"""Common options of `encode` and `decode`, and the loop over their files."""
+"""Common arguments and options of `encode` and `decode`."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Any, BinaryIO, TypeVar, cast
@@ -12,8 +12,10 @@ from typing import Any, BinaryIO, TypeVar, cast
 import click
 
 from sdcodec.errors import OptionError
-from sdcodec.files import STANDARD_STREAM, Job, check_outputs, plan, read_bytes, refuse_existing
-from sdcodec_cli.messages import display_name, explain, reporting, warnings_as_lines
+from sdcodec.files import STANDARD_STREAM, read_bytes
+from sdcodec_cli.inputs import expanded, find
+from sdcodec_cli.messages import display_name, say_error
+from sdcodec_cli.planning import Plan, plan
 
 # As in sdcodec.pixels and sdcodec.loaded, whose import would slow down --help.
 DEFAULT_MAX_PIXELS, DECODED_MAX_PIXELS = 2**28, 2**26
@@ -47,10 +49,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Options for existing output files and for the amount of output."""
+    """Options for output files, for the amount of output, and for processes.
+
+    workers: None for this process alone; threads: CPU threads of each, None for the default.
+    """
 
     force: bool
     skip_existing: bool
+    keep_times: bool
+    dry_run: bool
+    workers: int | None
+    threads: int | None
+    progress: bool
     verbose: bool
     quiet: bool
 
@@ -62,12 +72,19 @@ class OutputOptions:
 
 
 def file_arguments(command: Command) -> Command:
-    """Add the argument INPUT... and the option --output to a command."""
+    """Add the argument INPUT... and the options --output and --recursive to a command."""
     return with_parameters(
         command,
-        click.argument("inputs", metavar="INPUT...", nargs=-1, required=True),
+        click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=expanded),
         click.option(
-            "-o", "--output", metavar="OUTPUT", required=True, help="A file, a folder, or - (standard output)."
+            "-o",
+            "--output",
+            metavar="OUTPUT",
+            help="A file, a folder, or - (standard output). A folder is made if OUTPUT ends in / or there are several "
+            "inputs.  [default: beside each input]",
+        ),
+        click.option(
+            "-r", "--recursive", is_flag=True, help="Read subfolders of folders, and keep the tree in OUTPUT."
         ),
     )
 
@@ -109,8 +126,23 @@ def conversion_options(max_pixels: int) -> Callable[[Callable[..., None]], Calla
                 metavar="N",
                 help="Refuse images with more than N pixels before decoding them.",
             ),
-            click.option("--force", is_flag=True, help="Replace existing files."),
+            click.option(
+                "--workers",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Work on N files at once, in processes that load the model each.  [default: 1]",
+            ),
+            click.option(
+                "--threads",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="CPU threads of each worker.  [default: 1 with --workers, else all that are available]",
+            ),
+            click.option("--force", is_flag=True, help="Replace existing files.  [default: they fail]"),
             click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists."),
+            click.option("--keep-times", is_flag=True, help="Give each output the modification time of its input."),
+            click.option("--dry-run", is_flag=True, help="Show the inputs and outputs; read and write nothing."),
+            click.option("--no-progress", "progress", flag_value=False, default=True, help="No progress."),
             click.option("-v", "--verbose", is_flag=True, help="Print more about each file."),
             click.option("--quiet", is_flag=True, help="Print errors only."),
         )
@@ -125,65 +157,34 @@ def with_parameters(command: Command, *parameters: Callable[[Command], Command])
     return command
 
 
-def plan_or_usage_error(inputs: Sequence[str], output: str, extension: str) -> list[Job]:
-    """Plan the outputs of a command, and check that they can be written.
+def plan_or_usage_error(
+    inputs: Sequence[str], output: str | None, extension: str, *, read: Collection[str], recursive: bool
+) -> Plan:
+    """Find the files of a command, plan their outputs, and check that these can be written.
 
-    Raises UsageError for contradictory arguments, OutputError for an output that cannot be written.
+    read: extensions of the files that a folder stands for. Raises UsageError for contradictory arguments, OutputError
+    for an output that cannot be written, OSError for a folder that cannot be read.
     """
+    found = find(inputs, read, recursive=recursive, output=output)
+    if not found:
+        hint = "" if recursive else "; --recursive reads subfolders"
+        say_error(f"{', '.join(map(display_name, inputs))}: warning: no files to read{hint}")
     try:
-        jobs = plan(inputs, output, extension)
+        planned = plan(found, output, extension)
     except OptionError as error:
         raise click.UsageError(f"{error}.") from error
-    check_outputs(job.target for job in jobs)
-    return jobs
+    planned.check()
+    return planned
 
 
-def named_format(output: str) -> str | None:
+def named_format(output: str | None) -> str | None:
     """Return the extension of an output file, lower-case and without a dot.
 
-    It is None for a name without extension, a folder or `-`.
+    It is None for a name without extension, a folder, `-` or None.
     """
-    ending = os.path.splitext(output)[1].lower().removeprefix(".")
-    return None if output == STANDARD_STREAM or os.path.isdir(output) or not ending else ending
-
-
-class IncompleteError(Exception):
-    """A result was written, but part of its input is lost.
-
-    Its text is the line to print.
-    """
-
-
-def convert(jobs: Sequence[Job], work: Callable[[Job], str], options: OutputOptions, *, label: str) -> None:
-    """Run `work` for each job and print the line that it returns.
-
-    Work that raises IncompleteError has written a result, and counts as failed. A failed file is reported and the
-    remaining files are processed. The exit status is then 1, or 2 if all failures are due to the options.
-    """
-    failures: list[Exception] = []
-    on_stderr = any(job.target == STANDARD_STREAM for job in jobs)
-    with reporting(len(jobs), label=label, quiet=options.quiet, on_stderr=on_stderr) as reporter:
-        for job in jobs:
-            try:
-                if options.skip_existing and os.path.lexists(job.target):
-                    reporter.result(f"{display_name(job.target)}: exists, skipped")
-                else:
-                    refuse_existing(job.target, force=options.force)
-                    with warnings_as_lines(reporter.error, job.source):
-                        line = work(job)
-                    reporter.result(line)
-            except IncompleteError as partial:
-                reporter.result(str(partial))
-                failures.append(partial)
-            except Exception as error:  # whatever it is, the other files are processed
-                reporter.error(explain(error, job.source))
-                failures.append(error)
-            reporter.step()
-        if failures and len(jobs) > 1:
-            reporter.error(f"{len(failures)} of {len(jobs)} files failed")
-    if failures or reporter.failed:
-        wrong_use = failures and all(isinstance(error, OptionError) for error in failures)
-        raise click.exceptions.Exit(2 if wrong_use else 1)
+    if output is None or output == STANDARD_STREAM or os.path.isdir(output):
+        return None
+    return os.path.splitext(output)[1].lower().removeprefix(".") or None
 
 
 def image_source(source: str) -> str | BinaryIO:

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from sdcodec.files import Job, read_bytes, write_bytes
+from sdcodec.files import read_bytes
+from sdcodec_cli.batch import Result, Work
 from sdcodec_cli.conversion import (
     DECODED_MAX_PIXELS,
     IMAGE_FORMATS,
-    IncompleteError,
     OutputOptions,
     conversion_options,
-    convert,
     file_arguments,
     named_format,
     plan_or_usage_error,
 )
-from sdcodec_cli.messages import display_name
+from sdcodec_cli.processing import convert
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ FORMATS = ("png", "webp", "tiff", "tif", "bmp", "ppm", "jpeg", "jpg", "avif")  #
 SAME = {"jpg": "jpeg", "jfif": "jpeg", "jpe": "jpeg", "tif": "tiff", "pnm": "ppm"}
 
 
-def _extension(output: str, chosen: str | None) -> str:
+def _extension(output: str | None, chosen: str | None) -> str:
     """Return the output format: `--format`, the extension of OUTPUT, or png."""
     ending = named_format(output)
     if chosen is not None:
@@ -110,7 +110,8 @@ def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @conversion_options(DECODED_MAX_PIXELS)
 def decode(
     inputs: tuple[str, ...],
-    output: str,
+    output: str | None,
+    recursive: bool,
     image_format: str | None,
     model: str | None,
     realism: float | None,
@@ -127,14 +128,18 @@ def decode(
 ) -> None:
     """Decode .sdc files to images.
 
-    INPUT is an .sdc file, or - for standard input. With several inputs, OUTPUT
-    is an existing folder; each image gets the name of its input, with the
-    extension .png or that of --format.
+    INPUT is an .sdc file, a folder (its .sdc files, sorted by name), or - for
+    standard input. In a folder OUTPUT, and beside the inputs without -o, each
+    image gets the name of its input, with the extension .png or that of
+    --format.
+
+    Exit status: 0 success (also if all files are skipped), 1 a file failed,
+    2 wrong usage, 130 interrupted.
 
     \b
     Examples:
       sdcodec decode photo.sdc -o photo.png
-      sdcodec decode encoded/*.sdc -o decoded/ --format webp
+      sdcodec decode encoded/ -o decoded/ --format webp
       sdcodec decode - -o - < photo.sdc > photo.png
       sdcodec decode photo.sdc -o photo.png --denoise 4
       sdcodec decode encoded/*.sdc -o previews/ --scale 1/8
@@ -142,45 +147,60 @@ def decode(
     if denoise is None and (strength is not None or seed is not None or offload):
         raise click.UsageError("--strength, --seed and --offload need --denoise.")
     extension = _extension(output, image_format)
-    jobs = plan_or_usage_error(inputs, output, extension)
+    plan = plan_or_usage_error(inputs, output, extension, read={"sdc"}, recursive=recursive)
+    settings = {
+        "max_pixels": max_pixels,
+        "realism": realism,
+        "scale": Fraction(scale),
+        "recover": recover,
+        "denoise": denoise or 0,
+        "strength": strength,
+        "seed": seed or 0,
+    }
+    task = _Decoding(model, device, precision, offload, extension, settings, options.verbose)
+    convert(plan, task, options, label="decoding")
 
-    from sdcodec.bundles import store
-    from sdcodec.container import MAGIC, Container, read_header
-    from sdcodec.pixels import to_image_file
 
-    warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF, while a TIFF is written
-    loaded: dict[Path, Codec] = {}  # holds one codec: neighbouring files mostly share a model
+@dataclass(frozen=True)
+class _Decoding:
+    """Task of decoding `.sdc` files to images with an extension; settings: arguments of `Codec.decode`."""
 
-    def codec_for(data: bytes) -> Codec:
-        folder = store.that_wrote(read_header(data)[0].fingerprint, model).folder
-        if folder not in loaded:
-            from sdcodec import Codec
+    model: str | None
+    device: str
+    precision: str
+    offload: bool
+    extension: str
+    settings: dict[str, Any]
+    verbose: bool
 
-            loaded.clear()  # free its memory before loading the next one
-            loaded[folder] = Codec(folder, device=device, precision=precision, offload=offload)
-        return loaded[folder]
+    def load(self) -> Work:
+        """Return the work; it loads models as the files name them."""
+        from sdcodec.bundles import store
+        from sdcodec.container import MAGIC, Container, read_header
+        from sdcodec.pixels import to_image_file
 
-    def work(job: Job) -> str:
-        data = read_bytes(job.source, MAGIC)
-        start = time.perf_counter()
-        codec = codec_for(data)
-        image = codec.decode(
-            data,
-            max_pixels=max_pixels,
-            realism=realism,
-            scale=Fraction(scale),
-            recover=recover,
-            denoise=denoise or 0,
-            strength=strength,
-            seed=seed or 0,
-        )
-        seconds = time.perf_counter() - start
-        result = to_image_file(image, extension)
-        write_bytes(job.target, result, force=options.force)
-        line = f"{display_name(job.target)}: {image.width} x {image.height}, {seconds:.2f} s"
-        line += f", {len(data)} -> {len(result)} bytes, model {codec.name}" if options.verbose else ""
-        if recover and Container.from_bytes(data, recover=True).lost:
-            raise IncompleteError(line)
-        return line
+        warnings.filterwarnings("ignore", module="PIL")  # about damaged EXIF, while a TIFF is written
+        loaded: dict[Path, Codec] = {}  # holds one codec: neighbouring files mostly share a model
 
-    convert(jobs, work, options, label="decoding")
+        def codec_for(data: bytes) -> Codec:
+            folder = store.that_wrote(read_header(data)[0].fingerprint, self.model).folder
+            if folder not in loaded:
+                from sdcodec import Codec
+
+                loaded.clear()  # free its memory before loading the next one
+                loaded[folder] = Codec(folder, device=self.device, precision=self.precision, offload=self.offload)
+            return loaded[folder]
+
+        def work(source: str) -> Result:
+            data = read_bytes(source, MAGIC)
+            start = time.perf_counter()
+            codec = codec_for(data)
+            image = codec.decode(data, **self.settings)
+            seconds = time.perf_counter() - start
+            result = to_image_file(image, self.extension)
+            line = f"{image.width} x {image.height}, {seconds:.2f} s"
+            line += f", {len(data)} -> {len(result)} bytes, model {codec.name}" if self.verbose else ""
+            incomplete = bool(self.settings["recover"] and Container.from_bytes(data, recover=True).lost)
+            return Result(result, line, image.width * image.height, len(data), incomplete)
+
+        return work

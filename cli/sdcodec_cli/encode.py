@@ -6,26 +6,28 @@ import math
 import os
 import time
 import warnings
+from dataclasses import dataclass
+from typing import Any
 
 import click
 
 from sdcodec.bundles import store
 from sdcodec.errors import OptionError
-from sdcodec.files import STANDARD_STREAM, Job, write_bytes
+from sdcodec.files import STANDARD_STREAM
 from sdcodec.options import MODES, metadata_kinds
+from sdcodec_cli.batch import Result, Work
 from sdcodec_cli.conversion import (
     DEFAULT_MAX_PIXELS,
     IMAGE_FORMATS,
     OutputOptions,
     conversion_options,
-    convert,
     file_arguments,
     image_source,
     named_format,
     plan_or_usage_error,
 )
-from sdcodec_cli.messages import display_name
 from sdcodec_cli.native_output import native_output_told
+from sdcodec_cli.processing import convert
 
 
 def _metadata(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
@@ -122,10 +124,12 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float | None) -> 
     is_flag=True,
     help="Encode images whose file is cut short; the missing part is grey, black or transparent.",
 )
+@click.option("--skip-larger", is_flag=True, help="Do not write files that are larger than their input.")
 @conversion_options(DEFAULT_MAX_PIXELS)
 def encode(
     inputs: tuple[str, ...],
-    output: str,
+    output: str | None,
+    recursive: bool,
     quality: float | None,
     target_bytes: int | None,
     target_bpp: float | None,
@@ -138,6 +142,7 @@ def encode(
     metadata: frozenset[str],
     frame: int | None,
     allow_truncated: bool,
+    skip_larger: bool,
     device: str,
     precision: str,
     max_pixels: int,
@@ -145,14 +150,18 @@ def encode(
 ) -> None:
     """Encode images to .sdc files.
 
-    INPUT is an image file, or - for standard input. With several inputs, OUTPUT
-    is an existing folder; each file gets the name of its image, with the
-    extension .sdc.
+    INPUT is an image file, a folder (its images, sorted by name), or - for
+    standard input. In a folder OUTPUT, and beside the inputs without -o, each
+    file gets the name of its image, with the extension .sdc.
+
+    Exit status: 0 success (also if all files are skipped), 1 a file failed,
+    2 wrong usage, 130 interrupted.
 
     \b
     Examples:
-      sdcodec encode photo.jpg -o photo.sdc
+      sdcodec encode photo.jpg
       sdcodec encode photo.jpg -o photo.sdc --bytes 5000
+      sdcodec encode photos/ -o encoded/ --recursive --workers 2
       sdcodec encode photos/*.jpg -o encoded/ -q 70 --metadata exif,icc
       convert photo.tif png:- | sdcodec encode - -o - --bpp 0.2 > photo.sdc
     """
@@ -164,54 +173,73 @@ def encode(
         raise click.UsageError(
             "--mode palette excludes -q, --target-... and --effort; --bytes and --bpp limit the number of vectors."
         )
-    if (ending := named_format(output)) in IMAGE_FORMATS:
+    if output is not None and (ending := named_format(output)) in IMAGE_FORMATS:
         raise click.UsageError(
             f"{output}: encode writes .sdc data, and the name says .{ending}; "
             f"name it {os.path.splitext(output)[0]}.sdc, or use another program for .{ending}."
         )
-    jobs = plan_or_usage_error(inputs, output, "sdc")
+    plan = plan_or_usage_error(inputs, output, "sdc", read=IMAGE_FORMATS, recursive=recursive)
+    reading = {
+        "metadata": metadata,
+        "max_pixels": max_pixels,
+        "frame": frame,
+        "allow_truncated": allow_truncated,
+    }
+    settings = {
+        "quality": quality,
+        "target_bytes": target_bytes,
+        "target_bpp": target_bpp,
+        **targets,
+        "effort": effort,
+        "mode": mode,
+    }
+    task = _Encoding(model, device, precision, reading, settings, options.verbose)
+    convert(plan, task, options, label="encoding", skip_larger=skip_larger)
 
-    import numpy as np
-    from PIL import Image
 
-    from sdcodec import Codec
-    from sdcodec.measures import psnr
-    from sdcodec.pixels import Picture, read_picture
+@dataclass(frozen=True)
+class _Encoding:
+    """Task of encoding images.
 
-    # --max-pixels replaces Pillow's own limit.
-    Image.MAX_IMAGE_PIXELS = max_pixels
-    warnings.filterwarnings("ignore", module="PIL")
-    codec = Codec(model, device=device, precision=precision)
+    reading: the arguments that `read_picture` and `Codec.encode` share; settings: the others of `Codec.encode`.
+    """
 
-    def work(job: Job) -> str:
-        source = image_source(job.source)
-        start = time.perf_counter()
-        with native_output_told("standard input" if job.source == STANDARD_STREAM else job.source):
-            encoded = codec.encode(
-                source,
-                quality=quality,
-                target_bytes=target_bytes,
-                target_bpp=target_bpp,
-                **targets,
-                effort=effort,
-                mode=mode,
-                metadata=metadata,
-                max_pixels=max_pixels,
-                frame=frame,
-                allow_truncated=allow_truncated,
-            )
-        seconds = time.perf_counter() - start
-        write_bytes(job.target, encoded.data, force=options.force)
-        line = f"{display_name(job.target)}: {len(encoded.data)} bytes, {encoded.bpp:.4g} bpp, {seconds:.2f} s"
-        if options.verbose:
-            if not isinstance(source, str):
-                source.seek(0)
-            original = read_picture(
-                source, metadata=metadata, max_pixels=max_pixels, frame=frame, allow_truncated=allow_truncated
-            )
-            decoded = np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB"))
-            decibels = psnr(original.over_white(), Picture(decoded, original.alpha).over_white())
-            line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
-        return line
+    model: str
+    device: str
+    precision: str
+    reading: dict[str, Any]
+    settings: dict[str, Any]
+    verbose: bool
 
-    convert(jobs, work, options, label="encoding")
+    def load(self) -> Work:
+        """Load the model."""
+        import numpy as np
+        from PIL import Image
+
+        from sdcodec import Codec
+        from sdcodec.measures import psnr
+        from sdcodec.pixels import Picture, read_picture
+
+        # --max-pixels replaces Pillow's own limit.
+        max_pixels = Image.MAX_IMAGE_PIXELS = self.reading["max_pixels"]
+        warnings.filterwarnings("ignore", module="PIL")
+        codec = Codec(self.model, device=self.device, precision=self.precision)
+
+        def work(name: str) -> Result:
+            source = image_source(name)
+            start = time.perf_counter()
+            with native_output_told("standard input" if name == STANDARD_STREAM else name):
+                encoded = codec.encode(source, **self.reading, **self.settings)
+            seconds = time.perf_counter() - start
+            line = f"{len(encoded.data)} bytes, {encoded.bpp:.4g} bpp, {seconds:.2f} s"
+            if self.verbose:
+                if not isinstance(source, str):
+                    source.seek(0)
+                original = read_picture(source, **self.reading)
+                decoded = np.asarray(codec.decode(encoded.data, max_pixels=max_pixels).convert("RGB"))
+                decibels = psnr(original.over_white(), Picture(decoded, original.alpha).over_white())
+                line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
+            size = os.path.getsize(source) if isinstance(source, str) else source.seek(0, os.SEEK_END)
+            return Result(encoded.data, line, encoded.width * encoded.height, size)
+
+        return work

@@ -11,13 +11,14 @@ from typing import Any
 import click
 
 from sdcodec_cli.codec_choice import CodecChoice, codec_options, names, positive_integers, require_eval_packages
+from sdcodec_cli.inputs import expanded
 from sdcodec_cli.messages import say, say_error
 
 DEFAULT_BUDGETS = "2500,5000,10000,20000"
 
 
 @click.command("eval", no_args_is_help=True)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, callback=expanded)
 @click.option("--out", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the results.")
 @codec_options
 @click.option(
@@ -62,7 +63,7 @@ DEFAULT_BUDGETS = "2500,5000,10000,20000"
 @click.option("--force", is_flag=True, help="Replace the results in DIR.")
 @click.option("--quiet", is_flag=True, help="Print errors only.")
 def evaluate(
-    inputs: tuple[Path, ...],
+    inputs: tuple[str, ...],
     out: Path,
     chosen: CodecChoice,
     budgets: tuple[int, ...],
@@ -120,7 +121,7 @@ def evaluate(
         unreachable=unreachable,
         ceiling=not no_ceiling,
     )
-    sources = collect(inputs, apart_from=out)
+    sources = collect([Path(name) for name in inputs], apart_from=out)
     with _progress(quiet) as (begun, progress):
         summary = run(
             plan,

@@ -9,11 +9,12 @@ import click
 
 from sdcodec.errors import warn
 from sdcodec.files import STANDARD_STREAM, read_bytes
+from sdcodec_cli.inputs import expanded
 from sdcodec_cli.messages import display_name, for_each_file, printable
 
 
 @click.command(no_args_is_help=True)
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, callback=expanded)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per file, each on a line.")
 @click.option("--symbols", is_flag=True, help="Add a digest of the decoded symbols; this needs the model.")
 def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:

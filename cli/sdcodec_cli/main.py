@@ -58,7 +58,7 @@ def cli() -> None:
       sdcodec decode photo.sdc -o photo.png
       sdcodec info photo.sdc
 
-    Exit status: 0 success, 1 a file failed, 2 wrong usage.
+    Exit status: 0 success, 1 a file failed, 2 wrong usage, 130 interrupted.
     """
 
 
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")  # print file names that the terminal cannot show
     try:
         with warnings_as_lines(say_error):
-            result = cli.main(args=arguments, prog_name="sdcodec", standalone_mode=False)
+            result = cli.main(args=arguments, prog_name="sdcodec", standalone_mode=False, windows_expand_args=False)
         status = result if isinstance(result, int) else 0
     except click.ClickException as error:
         text = io.StringIO()

@@ -1,16 +1,14 @@
-"""Output of the commands: results, one-line errors and a progress bar."""
+"""Output of the commands: results, errors and warnings, one line each."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import traceback
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TextIO
 
 import click
@@ -144,56 +142,3 @@ def warnings_as_lines(say: Callable[[str], None], source: str = "") -> Iterator[
 
         warnings.showwarning = show
         yield
-
-
-@dataclass
-class Reporter:
-    """Print results and errors, above the progress bar if there is one."""
-
-    quiet: bool
-    on_stderr: bool
-    advance: Callable[[int], None] | None = None
-    failed: bool = False  # standard output cannot be written
-
-    def result(self, line: str) -> None:
-        """Print the result of a file; on standard error if the output is standard output.
-
-        The file is written by then: a reader of standard output that has gone is no failure.
-        """
-        if self.quiet:
-            return
-        self._clear()
-        try:
-            click.echo(printable(line), err=self.on_stderr)
-        except BrokenPipeError:
-            forget_standard_output()
-            self.quiet = True
-        except OSError as error:
-            forget_standard_output()
-            self.quiet = True
-            self.failed = True
-            self.error(f"standard output: cannot be written ({error.strerror or error})")
-
-    def error(self, line: str) -> None:
-        """Print the error or warning of a file."""
-        self._clear()
-        say_error(line)
-
-    def step(self) -> None:
-        """Advance the progress bar by one file."""
-        if self.advance is not None:
-            self.advance(1)
-
-    def _clear(self) -> None:
-        if self.advance is not None:
-            click.echo("\r\x1b[K", nl=False, err=True)
-
-
-@contextmanager
-def reporting(count: int, *, label: str, quiet: bool, on_stderr: bool) -> Iterator[Reporter]:
-    """Yield a Reporter for `count` files, on a terminal with a progress bar."""
-    if quiet or count < 2 or sys.stderr is None or not sys.stderr.isatty():
-        yield Reporter(quiet, on_stderr)
-        return
-    with click.progressbar(range(count), label=label, file=sys.stderr, show_pos=True) as bar:
-        yield Reporter(quiet, on_stderr, bar.update)
