@@ -1,5 +1,6 @@
 """`python -m sdcodec`: the command line."""
 
-from sdcodec_cli.main import main
+from sdcodec_cli.__main__ import run
 
-main()
+if __name__ == "__main__":
+    run()

@@ -1,4 +1,4 @@
-"""Inputs and outputs of the commands over many files: folders, trees, wildcards, collisions."""
+"""Inputs and outputs of commands over many files: folders, trees, wildcards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work of a command on one file, and its outcome: plain values that processes can exchange."""
+"""Work of a command on one file, and its outcome, for exchange by processes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from sdcodec_cli.messages import explain, warnings_as_lines
 class Result:
     """A file's result, not written yet.
 
-    line: text to print behind the name of the target; pixels: of the image; bytes_in: size of the input; incomplete:
-    part of the input is lost, which counts as a failure.
+    line: text to print behind the name of the target; pixels: of the image; bytes_in: size of the input; larger: the
+    result should be smaller than its input, and is not; incomplete: part of the input is lost, which counts as a
+    failure.
     """
 
     data: bytes
     line: str
     pixels: int
     bytes_in: int
+    larger: bool = False
     incomplete: bool = False
 
 
@@ -41,15 +43,18 @@ Work = Callable[[str], Result]
 class Task(Protocol):
     """The work of a command on each file; it can be pickled."""
 
-    def load(self) -> Work:
-        """Load what all files need, once in a process, and return the work on a file's name or `-`."""
+    def load(self, threads: int | None) -> Work:
+        """Load what all files need, and return the work on a file's name or `-`.
+
+        Each process calls it once. threads: CPU threads of the process; None for all that are available.
+        """
         ...
 
 
 def outcome_of(work: Work, source: str) -> Outcome:
     """Run the work for one file.
 
-    Whatever error it raises becomes a line, so that the other files are processed.
+    Every error becomes a line, so that the other files are processed.
     """
     warnings: list[str] = []
     try:

@@ -160,7 +160,7 @@ def with_parameters(command: Command, *parameters: Callable[[Command], Command])
 def plan_or_usage_error(
     inputs: Sequence[str], output: str | None, extension: str, *, read: Collection[str], recursive: bool
 ) -> Plan:
-    """Find the files of a command, plan their outputs, and check that these can be written.
+    """Find the files of a command, and plan and check their outputs.
 
     read: extensions of the files that a folder stands for. Raises UsageError for contradictory arguments, OutputError
     for an output that cannot be written, OSError for a folder that cannot be read.

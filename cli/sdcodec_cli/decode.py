@@ -23,6 +23,7 @@ from sdcodec_cli.conversion import (
     plan_or_usage_error,
 )
 from sdcodec_cli.processing import convert
+from sdcodec_cli.processors import limit_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -163,7 +164,10 @@ def decode(
 
 @dataclass(frozen=True)
 class _Decoding:
-    """Task of decoding `.sdc` files to images with an extension; settings: arguments of `Codec.decode`."""
+    """Task of decoding `.sdc` files to images.
+
+    extension: of the images, without a dot; settings: arguments of `Codec.decode`.
+    """
 
     model: str | None
     device: str
@@ -173,7 +177,7 @@ class _Decoding:
     settings: dict[str, Any]
     verbose: bool
 
-    def load(self) -> Work:
+    def load(self, threads: int | None) -> Work:
         """Return the work; it loads models as the files name them."""
         from sdcodec.bundles import store
         from sdcodec.container import MAGIC, Container, read_header
@@ -187,6 +191,7 @@ class _Decoding:
             if folder not in loaded:
                 from sdcodec import Codec
 
+                limit_threads(threads)
                 loaded.clear()  # free its memory before loading the next one
                 loaded[folder] = Codec(folder, device=self.device, precision=self.precision, offload=self.offload)
             return loaded[folder]
@@ -201,6 +206,6 @@ class _Decoding:
             line = f"{image.width} x {image.height}, {seconds:.2f} s"
             line += f", {len(data)} -> {len(result)} bytes, model {codec.name}" if self.verbose else ""
             incomplete = bool(self.settings["recover"] and Container.from_bytes(data, recover=True).lost)
-            return Result(result, line, image.width * image.height, len(data), incomplete)
+            return Result(result, line, image.width * image.height, len(data), incomplete=incomplete)
 
         return work

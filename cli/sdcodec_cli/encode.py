@@ -28,6 +28,7 @@ from sdcodec_cli.conversion import (
 )
 from sdcodec_cli.native_output import native_output_told
 from sdcodec_cli.processing import convert
+from sdcodec_cli.processors import limit_threads
 
 
 def _metadata(ctx: click.Context, param: click.Parameter, value: str) -> frozenset[str]:
@@ -211,7 +212,7 @@ class _Encoding:
     settings: dict[str, Any]
     verbose: bool
 
-    def load(self) -> Work:
+    def load(self, threads: int | None) -> Work:
         """Load the model."""
         import numpy as np
         from PIL import Image
@@ -223,6 +224,7 @@ class _Encoding:
         # --max-pixels replaces Pillow's own limit.
         max_pixels = Image.MAX_IMAGE_PIXELS = self.reading["max_pixels"]
         warnings.filterwarnings("ignore", module="PIL")
+        limit_threads(threads)
         codec = Codec(self.model, device=self.device, precision=self.precision)
 
         def work(name: str) -> Result:
@@ -240,6 +242,7 @@ class _Encoding:
                 decibels = psnr(original.over_white(), Picture(decoded, original.alpha).over_white())
                 line += f", {encoded.width} x {encoded.height}, quality {encoded.quality:g}, PSNR {decibels:.2f} dB"
             size = os.path.getsize(source) if isinstance(source, str) else source.seek(0, os.SEEK_END)
-            return Result(encoded.data, line, encoded.width * encoded.height, size)
+            pixels = encoded.width * encoded.height
+            return Result(encoded.data, line, pixels, size, larger=len(encoded.data) > size)
 
         return work

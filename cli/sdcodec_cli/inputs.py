@@ -1,7 +1,8 @@
-"""Inputs of a command over many files: names, folders, and wildcards where the shell leaves them."""
+"""Inputs of a command over many files: names, folders and wildcards."""
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -26,8 +27,9 @@ class Found:
 
 
 def expanded(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> tuple[str, ...]:
-    """Replace `*` and `?` in names by the files that match, sorted; a callback of click.
+    """Replace `*` and `?` in names by the files that match, sorted.
 
+    This is a callback of click; shells other than those of Windows have done it before.
     A name that exists, or that nothing matches, stays. Brackets have no special meaning: file names contain them.
     """
     if SHELL_EXPANDS:
@@ -40,16 +42,19 @@ def expanded(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -
 
 
 def find(names: Sequence[str], extensions: Collection[str], *, recursive: bool, output: str | None) -> list[Found]:
-    """List the input files of a command: folders stand for the files in them with one of `extensions`.
+    """List the input files of a command.
 
+    A folder stands for the files in it with one of `extensions`, upper-case or lower-case.
     Order: that of `names`; in a folder by name, files before subfolders. Files and folders whose names begin with a dot
     are left out, and so is the folder `output`, whose files are results. Links to folders are not followed. Raises
-    OSError for a folder that cannot be read.
+    OSError for a folder that is missing or cannot be read.
     """
     found: list[Found] = []
     for name in names:
         if name != STANDARD_STREAM and os.path.isdir(name):
             found += _in_folder(name, extensions, recursive, output)
+        elif name.endswith(("/", os.sep)):
+            raise FileNotFoundError(errno.ENOENT, "no such folder", name)
         else:
             found.append(Found(name))
     return found

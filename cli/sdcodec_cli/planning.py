@@ -1,4 +1,4 @@
-"""Places of results: each input gets its output before anything is read or written."""
+"""Places of results, found before anything is read or written."""
 
 from __future__ import annotations
 
@@ -26,17 +26,26 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a command, in order, and the folders that they need and that do not exist yet."""
+    """Jobs of a command, in order.
+
+    new_folders: folders of their targets that have to be made.
+    """
 
     jobs: tuple[Job, ...]
     new_folders: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Check that the outputs can be written where their folders exist already. Raises OutputError."""
-        check_outputs(job.target for job in self.jobs if os.path.dirname(job.target) not in self.new_folders)
+        """Check that the outputs can be written, except in new folders.
+
+        A target beside a missing input is left to the error of the input. Raises OutputError.
+        """
+        check_outputs(job.target for job in self.jobs if not self._in_new_folder(job) and not _in_missing_folder(job))
 
     def make_folders(self) -> None:
-        """Make the new folders, and check that files can be written there. Raises OutputError."""
+        """Make the new folders, and check that files can be written there.
+
+        Raises OutputError.
+        """
         for folder in self.new_folders:
             try:
                 os.makedirs(folder, exist_ok=True)
@@ -44,7 +53,15 @@ class Plan:
                 raise OutputError(
                     f"{folder}: cannot be made ({error.strerror or error}); choose another place"
                 ) from error
-        check_outputs(job.target for job in self.jobs if os.path.dirname(job.target) in self.new_folders)
+        check_outputs(job.target for job in self.jobs if self._in_new_folder(job))
+
+    def _in_new_folder(self, job: Job) -> bool:
+        return os.path.dirname(job.target) in self.new_folders
+
+
+def _in_missing_folder(job: Job) -> bool:
+    folder = os.path.dirname(job.source)
+    return folder == os.path.dirname(job.target) and not os.path.isdir(folder or os.curdir)
 
 
 def plan(inputs: Sequence[Found], output: str | None, extension: str) -> Plan:

@@ -21,7 +21,10 @@ from sdcodec_cli.progress import Reporter, reporting
 
 @dataclass(frozen=True)
 class _Lines:
-    """Lines to print for a file: warnings, then its result or its error; wrong_use as in Outcome."""
+    """Lines to print for a file: warnings, then its result or its error.
+
+    wrong_use: the error is due to the options.
+    """
 
     result: str = ""
     error: str = ""
@@ -46,14 +49,18 @@ class _Totals:
 
     def add(self, result: Result) -> None:
         self.written += 1
-        self.larger += len(result.data) > result.bytes_in
+        self.larger += result.larger
         self.pixels += result.pixels
         self.bytes_in += result.bytes_in
         self.bytes_out += len(result.data)
 
+    @property
+    def failures(self) -> str:
+        return f"{self.failed} of {self.files} files failed"
+
     def summary(self, seconds: float) -> str:
         """Return the sums as one line."""
-        parts = [f"{self.failed} of {self.files} files failed"] if self.failed else []
+        parts = [self.failures] if self.failed else []
         parts += [f"{self.skipped} skipped"] if self.skipped else []
         parts += [f"{self.written} written"] if parts else [f"{self.written} files written"]
         line = ", ".join(parts)
@@ -64,6 +71,7 @@ class _Totals:
             smaller = self.bytes_in >= self.bytes_out
             ratio = self.bytes_in / self.bytes_out if smaller else self.bytes_out / self.bytes_in
             line += f" ({ratio:.3g} : 1)" if smaller else f" (1 : {ratio:.3g})"
+        line += f", {self.larger} larger than the input" if self.larger else ""
         return f"{line}, {seconds:.1f} s"
 
 
@@ -91,11 +99,11 @@ class _Printer:
 
 
 def convert(plan: Plan, task: Task, options: OutputOptions, *, label: str, skip_larger: bool = False) -> None:
-    """Run a task for each job, write the results, and print a line for each, in the order of the jobs.
+    """Run a task for each job, write the results, and print a line for each.
 
-    skip_larger: results that are larger than their input are not written. A failed file is reported and the remaining
-    files are processed. The exit status is then 1, or 2 if all failures are due to the options. A result with a part
-    lost is written, and counts as failed.
+    The lines have the order of the jobs. A failed file is reported and the remaining files are processed. The exit
+    status is then 1, or 2 if all failures are due to the options. A result with a part lost is written, and counts as
+    failed. skip_larger: results that are larger than their input are not written.
     """
     if options.dry_run:
         plan = Plan(plan.jobs)
@@ -117,14 +125,19 @@ def convert(plan: Plan, task: Task, options: OutputOptions, *, label: str, skip_
                     index = todo[position]
                     printer.put(index, _stored(jobs[index], outcome, options, totals, skip_larger))
                     reporter.step()
-    if len(jobs) > 1 and not options.dry_run and (totals.failed or not reporter.quiet):
+    if len(jobs) > 1 and totals.failed and reporter.quiet:
+        reporter.error(totals.failures)
+    elif len(jobs) > 1 and not options.dry_run and not reporter.quiet:
         reporter.error(totals.summary(reporter.seconds))
     if totals.failed or reporter.failed:
         raise click.exceptions.Exit(2 if 0 < totals.failed == totals.wrong_use else 1)
 
 
 def _settled(job: Job, options: OutputOptions) -> _Lines | None:
-    """Return the lines of a job that needs no work: its output exists, or nothing is to be written."""
+    """Return the lines of a job that needs no work.
+
+    Its output exists, or nothing is to be written.
+    """
     target = display_name(job.target)
     if options.skip_existing and os.path.lexists(job.target):
         return _Lines(f"{target}: exists, skipped")
@@ -153,7 +166,7 @@ def _stored(job: Job, outcome: Outcome, options: OutputOptions, totals: _Totals,
     if result is None:
         return _Lines(error=outcome.error, failed=True, wrong_use=outcome.wrong_use, warnings=outcome.warnings)
     line = f"{display_name(job.target)}: {result.line}"
-    if skip_larger and len(result.data) > result.bytes_in:
+    if skip_larger and result.larger:
         totals.skipped += 1
         return _Lines(f"{line}, larger than its input, not written", warnings=outcome.warnings)
     try:

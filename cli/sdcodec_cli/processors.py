@@ -1,4 +1,4 @@
-"""Number of processors that this process may use."""
+"""Number of processors that this process may use, and of threads that it uses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,29 @@ MEMBERSHIP = Path("/proc/self/cgroup")
 
 
 def available() -> int:
-    """Return the number of CPUs within this process's affinity and the limit of its control group, at least 1."""
+    """Return the number of CPUs that this process may use, at least 1.
+
+    Its affinity and the limit of its control group (Linux) count.
+    """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit = _cgroup_limit()
     return max(1, count if limit is None else min(count, math.ceil(limit)))
 
 
-def _cgroup_limit() -> float | None:
-    """Return the smallest CPU limit of the control groups of Linux (versions 1 and 2), in CPUs.
+def limit_threads(threads: int | None) -> None:
+    """Set the number of CPU threads of PyTorch, which this loads.
 
-    A container sees its own group as the root of the file system, a service finds its group below it.
+    None: as many CPUs as are available, if PyTorch would take more.
+    """
+    import torch
+
+    torch.set_num_threads(threads or min(torch.get_num_threads(), available()))
+
+
+def _cgroup_limit() -> float | None:
+    """Return the smallest limit of the control groups in CPUs, or None.
+
+    Versions 1 and 2 are read. A container sees its own group as the root of the file system, a service finds its group below it.
     """
     limits = [
         limit
@@ -47,7 +60,10 @@ def _groups() -> list[Path]:
 
 
 def _quota(*files: Path) -> float | None:
-    """Read `quota period` from one file or from two; None where there is no limit."""
+    """Read `quota period` from one file or from two.
+
+    It is None without a limit.
+    """
     try:
         quota, period = map(float, " ".join(file.read_text(encoding="ascii") for file in files).split()[:2])
     except (OSError, ValueError):  # no such file, or `max`

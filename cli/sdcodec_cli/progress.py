@@ -1,4 +1,4 @@
-"""Progress of a command over many files: results, errors, and a bar or a line now and then."""
+"""Progress of a command over many files: results, errors, and a bar or lines."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ shared that a killed process could leave locked.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from sdcodec.errors import OptionError, SdcodecError
-from sdcodec_cli import processors
 from sdcodec_cli.batch import Outcome, Task, outcome_of
 from sdcodec_cli.messages import display_name, explain
 
@@ -24,12 +22,11 @@ TICK = 0.5  # seconds between calls of `idle`
 
 
 def here(task: Task, sources: Sequence[str], threads: int | None) -> Generator[tuple[int, Outcome]]:
-    """Work on the files in this process, in order; yield each file's index and outcome.
+    """Work on the files in this process, in order.
 
-    threads: CPU threads; None for all that are available. Raises what `task.load` raises.
+    Yields the index and the outcome of each file. threads: as of Task.load, whose errors are raised.
     """
-    work = task.load()
-    _limit_threads(threads)
+    work = task.load(threads)
     for index, source in enumerate(sources):
         yield index, outcome_of(work, source)
 
@@ -37,11 +34,11 @@ def here(task: Task, sources: Sequence[str], threads: int | None) -> Generator[t
 def in_processes(
     task: Task, sources: Sequence[str], workers: int, threads: int, idle: Callable[[], None]
 ) -> Generator[tuple[int, Outcome]]:
-    """Work on the files in processes of `threads` CPU threads each; yield each file's index and outcome as it ends.
+    """Work on the files in processes of `threads` CPU threads each.
 
-    A process that dies is the failure of its file, and is replaced. No file is read before a process is free for it.
-    `idle` is called while all processes are busy. Raises SdcodecError if the task cannot be loaded. All processes are
-    ended when the iterator is closed.
+    Yields the index and the outcome of each file as it ends. A process that dies is the failure of its file, and is
+    replaced. A file is read when a process is free for it, not before. `idle` is called while all processes are busy.
+    All processes are ended when the iterator is closed. Raises SdcodecError if the task cannot be loaded.
     """
     waiting = iter(enumerate(sources))
     team: list[_Worker] = []
@@ -63,8 +60,9 @@ def in_processes(
                 else:
                     worker.give(*job)
     finally:
-        for worker in team:
-            worker.end()
+        with _interrupts_held():
+            for worker in team:
+                worker.end()
 
 
 @dataclass
@@ -83,7 +81,10 @@ class _Worker:
             self.pipe.send(source)
 
     def outcome(self) -> Outcome:
-        """Receive the outcome of the file. Raises SdcodecError if the process could not load the task."""
+        """Receive the outcome of the file.
+
+        Raises SdcodecError if the process could not load the task.
+        """
         try:
             answer = self.pipe.recv()
         except (EOFError, OSError):
@@ -126,9 +127,9 @@ def _start(task: Task, threads: int, index: int, source: str) -> _Worker:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C while a process starts.
+    """Hold back Ctrl-C while processes start and end.
 
-    The new process inherits this, so that only the parent is interrupted; Windows has the handler in `_serve` for it.
+    A new process inherits this, so that only the parent is interrupted; Windows has the handler in `_serve` for it.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
@@ -149,20 +150,10 @@ def _serve(pipe: Connection, task: Task, threads: int) -> None:
             source = pipe.recv()
             if work is None:
                 try:
-                    work = task.load()
-                    _limit_threads(threads)
+                    work = task.load(threads)
                 except Exception as error:
                     pipe.send(_LoadFailure(explain(error), isinstance(error, OptionError)))
                     return
             pipe.send(outcome_of(work, source))
         except (EOFError, OSError):  # the parent has gone
             return
-
-
-def _limit_threads(threads: int | None) -> None:
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), processors.available()))
