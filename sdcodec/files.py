@@ -9,6 +9,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import BinaryIO
 
 from sdcodec.errors import OutputError, SdcodecError

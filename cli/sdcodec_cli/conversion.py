@@ -142,7 +142,7 @@ def conversion_options(max_pixels: int) -> Callable[[Callable[..., None]], Calla
             click.option("--skip-existing", is_flag=True, help="Skip inputs whose output exists."),
             click.option("--keep-times", is_flag=True, help="Give each output the modification time of its input."),
             click.option("--dry-run", is_flag=True, help="Show the inputs and outputs; read and write nothing."),
-            click.option("--no-progress", "progress", flag_value=False, default=True, help="No progress."),
+            click.option("--no-progress", "progress", flag_value=False, default=True, help="Show no progress."),
             click.option("-v", "--verbose", is_flag=True, help="Print more about each file."),
             click.option("--quiet", is_flag=True, help="Print errors only."),
         )

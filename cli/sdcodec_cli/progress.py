@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -117,6 +117,17 @@ class _BarReporter(Reporter):
         self.bar.refresh()
 
 
+def _has_size(terminal: TextIO) -> bool:
+    """Return whether a terminal knows its size.
+
+    Those of containers and recorders often have 0 columns and rows, where tqdm draws nothing.
+    """
+    try:
+        return min(os.get_terminal_size(terminal.fileno())) > 0
+    except (OSError, ValueError):
+        return False
+
+
 @contextmanager
 def reporting(count: int, *, label: str, quiet: bool, progress: bool, on_stderr: bool) -> Iterator[Reporter]:
     """Yield a Reporter for `count` files.
@@ -132,7 +143,6 @@ def reporting(count: int, *, label: str, quiet: bool, progress: bool, on_stderr:
 
         tqdm.set_lock(threading.RLock())  # the default one is shared with other processes
         tqdm.monitor_interval = 0  # no thread that draws while a library's messages are caught
-        with tqdm(
-            total=count, desc=label, unit="file", file=sys.stderr, leave=False, dynamic_ncols=True, mininterval=0
-        ) as bar:
+        size = {"dynamic_ncols": True} if _has_size(sys.stderr) else {"ncols": 80, "nrows": 24}
+        with tqdm(total=count, desc=label, unit="file", file=sys.stderr, leave=False, mininterval=0, **size) as bar:
             yield _BarReporter(bar, count, label, quiet=quiet, on_stderr=on_stderr)
