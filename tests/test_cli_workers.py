@@ -87,6 +87,7 @@ def test_a_task_that_cannot_be_loaded_ends_the_command(error: Exception) -> None
         outcomes(["a", "b"], task=Spelling(error))
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_all_processes_end_with_the_iterator() -> None:
     iterator = in_processes(Spelling(), ["a", "slow", "slow"], 2, 1, lambda: None)
     _, process = data_of(next(iterator)[1])
