@@ -10,11 +10,12 @@ import click
 
 from sdcodec.errors import OutputError
 from sdcodec.files import read_bytes
+from sdcodec_cli.inputs import expanded
 from sdcodec_cli.messages import display_name, for_each_file
 
 
 @click.command(no_args_is_help=True)
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, callback=expanded)
 @click.option(
     "--realism",
     type=click.FloatRange(0, 1),
