@@ -20,7 +20,7 @@ from sdcodec.container import Container
 from sdcodec_cli.main import main
 
 Run = Callable[..., tuple[str, str]]
-OPTIONS = ("--model", "random", "--device", "cpu")
+OPTIONS = ("--model", "random", "--device", "cpu", "--no-progress")
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:

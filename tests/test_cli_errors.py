@@ -23,7 +23,7 @@ from sdcodec import errors
 from sdcodec_cli.messages import TRACEBACK, explain
 
 Run = Callable[..., tuple[str, str]]
-OPTIONS = ("--model", "random", "--device", "cpu")
+OPTIONS = ("--model", "random", "--device", "cpu", "--no-progress")
 NUMBERS = (
     *("EACCES", "EBADF", "EBUSY", "EDQUOT", "EEXIST", "EFBIG", "EINVAL", "EIO", "EISDIR", "ELOOP", "EMFILE", "EMLINK"),
     *("ENAMETOOLONG", "ENFILE", "ENODEV", "ENOENT", "ENOLCK", "ENOMEM", "ENOSPC", "ENOTDIR", "ENXIO", "EPERM", "EPIPE"),
