@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,6 +30,9 @@ from sdcodec_eval.codecs.registry import parse
 from sdcodec_eval.pictures import Source
 from sdcodec_eval.plan import Plan
 from sdcodec_eval.run import evaluate
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # several processes share the processors
 
 SMALL = ConvConfig(
     latent_channels=8,
