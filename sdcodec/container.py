@@ -19,7 +19,7 @@ FACTORS = (8, 16, 32, 4)  # pixels per latent, by the two lowest bits of the fla
 GRID_MULTIPLE = 4  # images are padded to multiples of this many latents
 ALPHA_FLAG = 4
 SIZE_LIMIT = 1 << 24
-MOST_BYTES_PER_PIXEL = 3  # of latents; decoding time grows with them, and photographs need 0.5
+MOST_BYTES_PER_PIXEL = 1.5  # of latents; decoding time grows with them, and noise in black and white needs 0.94
 HEADER_BYTES = 18  # at most
 OPENING_BYTES = 8  # of a chunk, at most: letter, length and check
 PIECE = 1 << 20  # bytes read at once: a damaged length must not allocate its memory
@@ -194,7 +194,7 @@ def block_grid(width: int, height: int, factor: int = 8) -> tuple[int, int]:
 def most_latent_bytes(header: Header) -> int:
     """Return the largest size of all blocks together, in bytes."""
     rows, columns = latent_grid(header.width, header.height, header.factor)
-    return MOST_BYTES_PER_PIXEL * rows * columns * header.factor**2
+    return int(MOST_BYTES_PER_PIXEL * rows * columns * header.factor**2)
 
 
 def block_count(width: int, height: int, factor: int = 8) -> int:

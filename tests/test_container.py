@@ -182,9 +182,9 @@ def test_lengths_of_blocks_have_to_fill_their_chunk():
 def test_more_bytes_than_pixels_have_are_refused():
     """They would take longer to decode than any picture of that size."""
     header = Header(b"abcd", 1, 40, 30)
-    assert Container.from_bytes(Container(header, (bytes(3 * 64 * 32),)).to_bytes()).blocks
+    assert Container.from_bytes(Container(header, (bytes(3 * 32 * 32),)).to_bytes()).blocks
     with pytest.raises(FormatError, match="more bytes than its pixels"):
-        Container.from_bytes(Container(header, (bytes(3 * 64 * 32 + 1),)).to_bytes())
+        Container.from_bytes(Container(header, (bytes(3 * 32 * 32 + 1),)).to_bytes())
 
 
 def damaged(container: Container, part: bytes) -> bytes:

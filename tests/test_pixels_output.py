@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
+import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngStream
 
 from pixel_images import XMP, adobe_like_profile, colours, exif_with, file_bytes
 from sdcodec.errors import FormatError, ImageError, OptionError
@@ -20,6 +23,8 @@ from sdcodec.pixels import (
     to_pil,
     unpack_alpha,
 )
+from sdcodec.pixels.alpha import most_alpha_bytes
+from sdcodec.pixels.png import chunk_bytes
 
 
 class TestRefusals:
@@ -233,3 +238,27 @@ class TestMetadata:
         assert again.xmp == picture.xmp
         assert again.exif is not None and picture.exif is not None
         assert b"A camera" in again.exif and b"2024:01:02" in again.exif
+
+
+def test_texts_in_an_alpha_channel_are_not_unpacked() -> None:
+    """Each of them may be a thousand times as long as its chunk."""
+    alpha = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
+    packed = pack_alpha(alpha)
+    text = chunk_bytes(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(1 << 20)))
+    file = packed[:33] + text + packed[33:]
+    with mock.patch.object(PngStream, "chunk_iTXt", autospec=True, side_effect=PngStream.chunk_iTXt) as unpacked:
+        assert np.array_equal(unpack_alpha(file, 32, 32), alpha)
+        assert not unpacked.called
+        with Image.open(io.BytesIO(file)) as image:
+            image.load()
+        assert unpacked.called
+
+
+def test_an_alpha_channel_in_many_chunks_is_read_up_to_its_most_bytes() -> None:
+    """Each chunk takes as long as many pixels."""
+    packed = pack_alpha(np.zeros((32, 32), np.uint8))
+    empty = chunk_bytes(b"IDAT", b"")
+    count = (most_alpha_bytes(32, 32) - len(packed)) // len(empty)
+    assert not unpack_alpha(packed[:33] + count * empty + packed[33:], 32, 32).any()
+    with pytest.raises(FormatError, match="alpha channel is damaged"):
+        unpack_alpha(packed[:33] + (count + 1) * empty + packed[33:], 32, 32)

@@ -17,6 +17,7 @@ from sdcodec.errors import FormatError
 
 SYMBOL_LIMIT = 1 << 20
 _LONGEST_ESCAPE = 21  # bits of the largest excess + 1 that SYMBOL_LIMIT allows
+_CAUTION = 0.95  # of the escapes' expected bits: those beyond their end would be decoded again
 _BIT = constriction.stream.model.Uniform(2)
 
 
@@ -62,29 +63,27 @@ def _parsed_escapes(bits: NDArray[np.int32], count: int) -> tuple[NDArray[np.int
     least.
     """
     found = np.flatnonzero(bits).astype(np.int32)
-    following = np.repeat(found, np.diff(found, prepend=np.int32(-1))).data  # the next one, at each place
-    known, length, place = len(following), len(bits), 0  # no one follows behind the known places
+    following = np.repeat(found, np.diff(found, prepend=np.int32(-1)))  # the next one, at each place
+    # Zeros, a one, as many bits, and a sign. No one follows behind the known places.
+    ends = (2 * following - np.arange(len(following), dtype=np.int32) + 2).data
+    known, length, place, end = len(ends), len(bits), 0, 2
     starts: list[int] = []
-    ones: list[int] = []
-    end = 2
-    while len(starts) < count and place < known:
-        one = following[place]
-        end = 2 * one - place + 2  # zeros, a one, as many bits, and a sign
-        if end > length:
+    for _ in range(count):
+        if place >= known or (end := ends[place]) > length:
             break
         starts.append(place)
-        ones.append(one)
         place = end
     if place >= known:
         end = 2 * length - place + 2
-    firsts = np.array(ones, np.int64)
+    firsts = following[starts].astype(np.int64)
     zeros = firsts - np.array(starts, np.int64)
     unfinished = (end - place) // 2 - 1 if len(starts) < count else 0
     if max(int(zeros.max(initial=0)), unfinished) >= _LONGEST_ESCAPE:
         raise FormatError("the entropy-coded data is damaged: an escape is too long")
-    digit = np.arange(zeros.max(initial=0) + 1)
-    digits = bits[np.minimum(firsts[:, None] + digit, length - 1)]
-    values = np.where(digit <= zeros[:, None], digits << np.maximum(zeros[:, None] - digit, 0), 0).sum(axis=1)
+    values = np.zeros(len(firsts), np.int64)
+    for digit in range(int(zeros.max(initial=0)) + 1 if len(firsts) else 0):
+        longer = zeros >= digit
+        values[longer] = values[longer] << 1 | bits[firsts[longer] + digit]
     return np.where(bits[firsts + zeros + 1], -values, values), place, end - length
 
 
@@ -176,19 +175,32 @@ class SymbolDecoder:
     def _escapes(self, count: int) -> NDArray[np.int64]:
         """Decode escapes: excess + 1, with the symbol's sign.
 
-        As many bits are decoded together as are certain to follow, since single ones take microseconds: a file full of
-        escapes would take 30 times as long as a photograph.
+        Single bits take microseconds: a file full of escapes would take 30 times as long as a photograph. So as many
+        bits are decoded together as will probably follow, by a copy of the decoder: it takes over unless the last
+        escape ends earlier.
         """
         found = [np.zeros(0, np.int64)]
         bits = np.zeros(0, np.int32)
-        missing = 2 * count  # the shortest code has two bits
+        certain = likely = 2 * count  # the shortest code has two bits
         while count:
-            bits = np.concatenate([bits, self._guarded(self._coder.decode, _BIT, missing)])
-            values, used, own = _parsed_escapes(bits, count)
+            more = max(likely, certain)
+            ahead = self._coder.clone()
+            try:
+                further = self._guarded(ahead.decode, _BIT, more)
+            except FormatError:  # perhaps of data behind the escapes, which are no such bits
+                if more == certain:
+                    raise
+                likely = more // 2
+                continue
+            values, used, missing = _parsed_escapes(np.concatenate([bits, further]), count)
             found.append(values)
+            if len(values) == count:
+                self._coder.decode(_BIT, used - len(bits))
+                break
+            self._coder, bits = ahead, np.concatenate([bits, further])[used:]
             count -= len(values)
-            bits = bits[used:]
-            missing = own + 2 * (count - 1)
+            certain = missing + 2 * (count - 1)
+            likely = int(_CAUTION * count * used / len(values)) - len(bits) if len(values) else certain
         return np.concatenate(found)
 
     @staticmethod

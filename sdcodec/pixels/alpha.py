@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngImageFile
 
 from sdcodec.errors import FormatError
 from sdcodec.pixels.picture import Pixels
+from sdcodec.pixels.png import SIGNATURE, chunk_bytes, chunks_of
 
 
 def pack_alpha(alpha: Pixels) -> bytes:
@@ -32,12 +33,33 @@ def unpack_alpha(data: bytes, width: int, height: int) -> Pixels:
     Raises FormatError for any other data.
     """
     try:
-        image = PngImageFile(io.BytesIO(data))  # not Image.open: only PNG will do, and the size is checked here
+        # Not Image.open: only PNG will do, and the size is checked here.
+        image = PngImageFile(io.BytesIO(_pixels_alone(data, most_alpha_bytes(width, height))))
         if image.size == (width, height) and image.mode in ("1", "L"):
             return np.array(image.convert("L"))
     except Exception as error:  # Pillow's decoders raise errors of many classes
         raise FormatError("the alpha channel is damaged; get the file again") from error
     raise FormatError("the alpha channel does not have the size of the picture; get the file again")
+
+
+def most_alpha_bytes(width: int, height: int) -> int:
+    """Return the largest size of an alpha channel in bytes, beyond any honest PNG's."""
+    return width * height * 65 // 64 + 4 * height + 4096
+
+
+def _pixels_alone(data: bytes, most_bytes: int) -> bytes:
+    """Return a PNG with one chunk of pixels, and without texts and profiles.
+
+    Texts may unpack to hundreds of megabytes. Raises FormatError for more than `most_bytes` bytes: a chunk takes as
+    long as many pixels, however short it is.
+    """
+    if len(data) > most_bytes or not data.startswith(SIGNATURE):
+        raise FormatError("no PNG of this size")
+    chunks = [chunk for chunk in chunks_of(data) if chunk.kind in (b"IHDR", b"IDAT")]
+    if not all(chunk.intact for chunk in chunks):
+        raise FormatError("a chunk does not match its checksum")
+    joined = [b"".join(chunk.data for chunk in chunks if chunk.kind == kind) for kind in (b"IHDR", b"IDAT")]
+    return SIGNATURE + chunk_bytes(b"IHDR", joined[0]) + chunk_bytes(b"IDAT", joined[1]) + chunk_bytes(b"IEND", b"")
 
 
 def smooth_hidden_colour(rgb: Pixels, alpha: Pixels) -> Pixels:
