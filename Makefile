@@ -34,7 +34,7 @@ demo: $(VENV)/run
 	$(BIN)/python -m sdcodec_eval.demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
