@@ -89,6 +89,26 @@ def file_arguments(command: Command) -> Command:
     )
 
 
+def rendering_options(command: Command) -> Command:
+    """Add the options --realism and --scale to a command."""
+    return with_parameters(
+        command,
+        click.option(
+            "--realism",
+            type=click.FloatRange(0, 1),
+            metavar="0..1",
+            help="From 0, faithful, to 1, vivid, for models that have it.  [default: that of the model]",
+        ),
+        click.option(
+            "--scale",
+            type=click.Choice(["1", "1/2", "1/4", "1/8"]),
+            default="1",
+            show_default=True,
+            help="Size of the image relative to the original.",
+        ),
+    )
+
+
 def conversion_options(max_pixels: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Add the common options of `encode` and `decode` to a command.
 

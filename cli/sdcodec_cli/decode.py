@@ -21,6 +21,7 @@ from sdcodec_cli.conversion import (
     file_arguments,
     named_format,
     plan_or_usage_error,
+    rendering_options,
 )
 from sdcodec_cli.processing import convert
 from sdcodec_cli.processors import limit_threads
@@ -71,19 +72,7 @@ def _strength(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     help=f"Image format: {', '.join(FORMATS)}.  [default: extension of OUTPUT, or png]",
 )
 @click.option("--model", metavar="NAME|FOLDER", help="Model of the file.  [default: the model that the file names]")
-@click.option(
-    "--realism",
-    type=click.FloatRange(0, 1),
-    metavar="0..1",
-    help="From 0, faithful, to 1, vivid, for models that have it.  [default: that of the model]",
-)
-@click.option(
-    "--scale",
-    type=click.Choice(["1", "1/2", "1/4", "1/8"]),
-    default="1",
-    show_default=True,
-    help="Size of the image relative to the original.",
-)
+@rendering_options
 @click.option(
     "--recover",
     is_flag=True,

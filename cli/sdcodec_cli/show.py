@@ -10,25 +10,14 @@ import click
 
 from sdcodec.errors import OutputError
 from sdcodec.files import read_bytes
+from sdcodec_cli.conversion import rendering_options
 from sdcodec_cli.inputs import expanded
 from sdcodec_cli.messages import display_name, for_each_file
 
 
 @click.command(no_args_is_help=True)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, callback=expanded)
-@click.option(
-    "--realism",
-    type=click.FloatRange(0, 1),
-    metavar="0..1",
-    help="From 0, faithful, to 1, vivid, for models that have it.  [default: that of the model]",
-)
-@click.option(
-    "--scale",
-    type=click.Choice(["1", "1/2", "1/4", "1/8"]),
-    default="1",
-    show_default=True,
-    help="Size of the image relative to the original.",
-)
+@rendering_options
 def show(files: tuple[str, ...], realism: float | None, scale: str) -> None:
     """Show .sdc files in the image viewer of the desktop.
 
