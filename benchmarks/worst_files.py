@@ -146,7 +146,7 @@ def worst_files(codec: sdcodec.Codec, honest: bytes, side: int) -> dict[str, byt
         "noise": pack_alpha(noise),
         "zeros": png(side, side),
         "interlaced": png(side, side, interlaced=True),
-        "empty chunks": png(side, side, empty=most_alpha_bytes(side, side) - len(png(side, side))),
+        "empty chunks": png(side, side, empty=12 * (most_alpha_bytes(side, side) // 512 - 3)),
         "64 texts": png(side, side, extra=texts(64)),
     }
     files |= {f"alpha: {name}": replace(container, alpha=data).to_bytes() for name, data in alphas.items()}

@@ -13,9 +13,12 @@ END_MARK = 0  # where the letter of a chunk would be
 Latents = tuple[tuple[bytes, ...], frozenset[int]]  # blocks, and indices of damaged ones
 
 
-def check(data: bytes) -> bytes:
-    """Return the CRC-16/CCITT-FALSE, big-endian."""
-    return binascii.crc_hqx(data, 0xFFFF).to_bytes(CHECK_BYTES, "big")
+def check(*parts: bytes) -> bytes:
+    """Return the CRC-16/CCITT-FALSE of the parts together, big-endian."""
+    value = 0xFFFF
+    for part in parts:
+        value = binascii.crc_hqx(part, value)
+    return value.to_bytes(CHECK_BYTES, "big")
 
 
 def leb128(value: int) -> bytes:
@@ -62,7 +65,7 @@ class ChunkReader:
 
     def _end(self) -> None:
         """Compare the checksum of the whole file, and count the bytes behind it."""
-        checked = zlib.crc32(self._data[: self.position]).to_bytes(4, "big")
+        checked = zlib.crc32(memoryview(self._data)[: self.position]).to_bytes(4, "big")
         found = self._data[self.position : self.position + len(checked)]
         self.position += len(found)
         self.trailing = len(self._data) - self.position
@@ -82,7 +85,7 @@ class ChunkReader:
             self.lost.append(name)
             self.position = len(self._data)
             return None
-        if check(opening + payload) != found:
+        if check(opening, payload) != found:
             self.complain(f"chunk {name!r} does not match its checksum", name)
             return None
         return payload

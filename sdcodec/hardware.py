@@ -77,6 +77,20 @@ def undisturbed(method: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
+def without_denormals() -> Iterator[None]:
+    """Take numbers below 1e-38 for 0, in this thread.
+
+    A CPU's convolutions take seven times as long with them, and an attacker's latents can make many.
+    """
+    before = bool(torch.tensor(1e-40).mul_(1) == 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+@contextmanager
 def explained_memory(remedy: str) -> Iterator[None]:
     """Turn PyTorch's errors of exhausted memory into NotEnoughMemoryError."""
     try:

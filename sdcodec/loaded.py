@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdcodec import hardware
 from sdcodec.bundles import shared, store
-from sdcodec.container import Container
+from sdcodec.container import Container, latent_grid
 from sdcodec.denoisers import error_levels
 from sdcodec.denoisers.protocol import Denoiser
 from sdcodec.denoisers.sampler import denoise as denoised
@@ -23,6 +23,7 @@ from sdcodec.sources import SdcSource, naming, naming_source, sdc_bytes
 P = ParamSpec("P")
 R = TypeVar("R")
 DECODED_MAX_PIXELS = 2**26  # a header may claim any size, so less than for images that are there
+SMALL_PADDED_PIXELS = 2**20  # always decoded: thin pictures are padded up to 32-fold
 SMALLER = "take a smaller picture, precision bfloat16 or float16, or another device"  # if memory is exhausted
 
 
@@ -120,6 +121,12 @@ class LoadedBundle:
         if header.width * header.height > max_pixels:
             raise ImageError(
                 f"{header.width} x {header.height} pixels exceed the limit of {max_pixels}; raise --max-pixels (max_pixels)"
+            )
+        rows, columns = (header.factor * side for side in latent_grid(header.width, header.height, header.factor))
+        if rows * columns > max(2 * max_pixels, SMALL_PADDED_PIXELS):
+            raise ImageError(
+                f"{header.width} x {header.height} pixels are decoded as {columns} x {rows}, more than twice the limit of "
+                f"{max_pixels}; raise --max-pixels (max_pixels)"
             )
         return container
 

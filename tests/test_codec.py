@@ -14,7 +14,7 @@ import sdcodec
 from conftest import photograph
 from sdcodec import container, windowed
 from sdcodec.bundles import store
-from sdcodec.container import Container
+from sdcodec.container import Container, Header
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,13 @@ def test_too_large_a_picture_is_refused_on_both_ways(codec):
         codec.encode(photograph(64, 64), max_pixels=4000)
     with pytest.raises(sdcodec.ImageError, match="64 x 64"):
         codec.decode(data, max_pixels=4000)
+
+
+def test_the_limit_of_pixels_counts_the_padding_of_thin_pictures(codec):
+    """A row of 2**24 pixels is decoded as 2**29."""
+    thin = Container(Header(codec.fingerprint, 0, 1, 1 << 16), (b"",) * 128)
+    with pytest.raises(sdcodec.ImageError, match="1 x 65536 pixels are decoded as 32 x 65536"):
+        codec.decode(thin.to_bytes(), max_pixels=1 << 17)
 
 
 def test_a_file_finds_its_model_under_any_name(random_bundle, codec, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 
 import sdcodec
 from conftest import photograph
-from sdcodec import refinement
+from sdcodec import hardware, refinement
 
 PICTURE = photograph(56, 72)
 ENCODINGS: tuple[dict[str, Any], ...] = (
@@ -120,3 +120,18 @@ def test_a_forked_process_encodes_after_its_parent_has(random_bundle: Path) -> N
     )
     environment = os.environ | {"OMP_NUM_THREADS": "4"}
     subprocess.run([sys.executable, "-c", code, str(random_bundle)], check=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormal_numbers_are_flushed_while_pixels_are_made(before: bool) -> None:
+    """They make convolutions slow; the caller's arithmetic stays as it is."""
+    if not torch.set_flush_denormal(before):
+        pytest.skip("this processor cannot flush denormal numbers")
+    try:
+        with hardware.without_denormals():
+            assert torch.tensor(1e-40).mul_(1) == 0
+        codec = sdcodec.Codec("base", device="cpu")
+        codec.decode(codec.encode(PICTURE).data)
+        assert bool(torch.tensor(1e-40).mul_(1) == 0) is before
+    finally:
+        torch.set_flush_denormal(False)

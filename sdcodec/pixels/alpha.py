@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from PIL.PngImagePlugin import PngImageFile
 from sdcodec.errors import FormatError
 from sdcodec.pixels.picture import Pixels
 from sdcodec.pixels.png import SIGNATURE, chunk_bytes, chunks_of
+
+CHUNK_BYTES = 512  # of the largest PNG, for each chunk of it; encoders write a few kilobytes into one
 
 
 def pack_alpha(alpha: Pixels) -> bytes:
@@ -50,12 +53,16 @@ def most_alpha_bytes(width: int, height: int) -> int:
 def _pixels_alone(data: bytes, most_bytes: int) -> bytes:
     """Return a PNG with one chunk of pixels, and without texts and profiles.
 
-    Texts may unpack to hundreds of megabytes. Raises FormatError for more than `most_bytes` bytes: a chunk takes as
-    long as many pixels, however short it is.
+    Texts may unpack to hundreds of megabytes. Raises FormatError for more than `most_bytes` bytes, or a chunk for fewer
+    than CHUNK_BYTES of these: it takes as long as many pixels, however short it is.
     """
     if len(data) > most_bytes or not data.startswith(SIGNATURE):
         raise FormatError("no PNG of this size")
-    chunks = [chunk for chunk in chunks_of(data) if chunk.kind in (b"IHDR", b"IDAT")]
+    most_chunks = most_bytes // CHUNK_BYTES
+    chunks = list(islice(chunks_of(data), most_chunks + 1))
+    if len(chunks) > most_chunks:
+        raise FormatError("too many chunks")
+    chunks = [chunk for chunk in chunks if chunk.kind in (b"IHDR", b"IDAT")]
     if not all(chunk.intact for chunk in chunks):
         raise FormatError("a chunk does not match its checksum")
     joined = [b"".join(chunk.data for chunk in chunks if chunk.kind == kind) for kind in (b"IHDR", b"IDAT")]
