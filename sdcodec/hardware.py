@@ -82,7 +82,7 @@ def without_denormals() -> Iterator[None]:
 
     A CPU's convolutions take seven times as long with them, and an attacker's latents can make many.
     """
-    before = bool(torch.tensor(1e-40).mul_(1) == 0)
+    before = bool(torch.tensor(1e-40, dtype=torch.float32, device="cpu").mul_(1) == 0)
     torch.set_flush_denormal(True)
     try:
         yield
