@@ -246,8 +246,7 @@ class Codec(LoadedBundle):
     @hardware.explained_memory(SMALLER)
     def _pixels(self, latents: Tensor, header: Header, chosen: Rendering = WHOLE) -> NDArray[np.uint8]:
         """Return the pixels of latents `[B, C, h, w]`, uint8, cropped to the image."""
-        with hardware.without_denormals():
-            return rendering.render(self._model.autoencoder, latents, header, chosen)
+        return rendering.render(self._model.autoencoder, latents, header, chosen)
 
     def _padded(self, picture: Picture) -> NDArray[np.uint8]:
         """Return the visible pixels `[H, W, 3]`, padded to multiples of 4 latents.

@@ -13,6 +13,7 @@ from torch import Tensor
 from sdcodec import windowed
 from sdcodec.autoencoders.protocol import Autoencoder, RealismAutoencoder, ReducedAutoencoder
 from sdcodec.container import Container, Header
+from sdcodec.hardware import without_denormals
 from sdcodec.options import check_realism, check_scale
 from sdcodec.pixels import Picture, unpack_alpha
 
@@ -39,6 +40,7 @@ class Rendering:
 WHOLE = Rendering()
 
 
+@without_denormals()
 def render(autoencoder: Autoencoder, latents: Tensor, header: Header, rendering: Rendering) -> Pixels:
     """Decode latents `[B, C, h, w]` to uint8 `[B, H, W, 3]`, without padding.
 
