@@ -36,10 +36,14 @@ def decoder_inputs(batch: int = 2) -> tuple[Tensor, Tensor]:
 
 
 def test_weights_are_linear_between_two_decoders() -> None:
-    faithful, vivid = torch.randn(2, 3, 4)
-    assert torch.equal(between(faithful, vivid, 0.0), faithful)
-    assert torch.equal(between(faithful, vivid, 1.0), vivid)
-    assert torch.allclose(between(faithful, vivid, 0.25), 0.75 * faithful + 0.25 * vivid, atol=1e-6)
+    faithful, vivid = ConvDecoder(VIVID), ConvDecoder(SMALL)
+    expected, others = dict(faithful.named_parameters()), dict(vivid.named_parameters())
+    for realism in (0.0, 0.25, 1.0):
+        weights = between(faithful, vivid, realism)
+        assert weights.keys() == others.keys()
+        for name, weight in weights.items():
+            linear = (1 - realism) * expected[name] + realism * others[name]
+            assert torch.allclose(weight, linear, atol=1e-6)
 
 
 def test_a_realism_is_a_decoder_of_weights_between(vivid_bundle: Path) -> None:

@@ -172,12 +172,13 @@ class ConvDecoder(nn.Module):
             return F.conv2d(latents.to(weight.dtype), weight)
 
 
-def between(faithful: Tensor, vivid: Tensor, realism: float) -> Tensor:
-    """Return a weight of the decoder at a realism, 0..1.
+def between(faithful: ConvDecoder, vivid: ConvDecoder, realism: float) -> dict[str, Tensor]:
+    """Return a vivid decoder's weights, by name, at a realism, 0..1.
 
     Linear between two trained decoders, as Wang et al. (ESRGAN, 2018) do between a faithful and an adversarial network.
     """
-    return torch.lerp(faithful, vivid, realism)
+    weights = dict(faithful.named_parameters())  # and perhaps those of the reduced heads
+    return {name: torch.lerp(weights[name], other, realism) for name, other in vivid.named_parameters()}
 
 
 def receptive_margin(config: ConvConfig) -> int:

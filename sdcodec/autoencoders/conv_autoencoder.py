@@ -80,9 +80,7 @@ class ConvAutoencoder:
             other._shown = self.vivid if realism else self.decoder
             return other
         other._shown = copy.deepcopy(self.vivid)
-        faithful = dict(self.decoder.named_parameters())
-        for name, parameter in other._shown.named_parameters():
-            parameter.copy_(between(faithful[name], parameter, realism))
+        other._shown.load_state_dict(between(self.decoder, self.vivid, realism))
         return other
 
     @torch.no_grad()

@@ -70,9 +70,7 @@ class TrainingModel(nn.Module):
         if realism in (0, 1):
             images = (self.vivid if realism else self.decoder)(*told)
             return images
-        faithful = dict(self.decoder.named_parameters())
-        weights = {name: between(faithful[name], value, realism) for name, value in self.vivid.named_parameters()}
-        images = functional_call(self.vivid, weights, told)
+        images = functional_call(self.vivid, between(self.decoder, self.vivid, realism), told)
         return images
 
     def coded(self, images: Tensor, quality: Tensor) -> Coded:
