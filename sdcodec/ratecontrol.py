@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 
 from sdcodec.constants import QUALITY_LEVELS
 from sdcodec.container import Container, block_count
@@ -110,14 +111,23 @@ def largest_within(budget: int, pixels: int, estimate: Callable[[int], float], n
     return None if found < 0 else found
 
 
-def lowest_reaching(excess: Callable[[int], float], slope: float) -> int | None:
+def lowest_reaching(excess: Callable[[int], float], slope: float, wavers: int) -> int | None:
     """Return the lowest quality index at which a value reaches its target, or None.
 
     excess: of the value over the target at an index, expensive and about evenly growing, by about `slope` per index. It
-    has been called for the index that is returned, and for the highest if there is none.
+    has been called for the index that is returned, and for the highest if there is none. wavers: how many indices below
+    the search looks, since a value that does not grow everywhere may reach its target there too.
     """
-    found = 1 + _last_within(lambda index: excess(index) or ALMOST_NOTHING, TARGET_GUESS, slope, ends_early=False)
-    return found if found < QUALITY_LEVELS else None
+    seen = cache(excess)
+    found = 1 + _last_within(lambda index: seen(index) or ALMOST_NOTHING, TARGET_GUESS, slope, ends_early=False)
+    if found == QUALITY_LEVELS:
+        return None
+    lower = found
+    while lower > max(0, found - wavers):
+        lower -= 1
+        if seen(lower) >= 0:
+            found = lower
+    return found
 
 
 def _last_within(excess: Callable[[int], float], guess: int, typical: float, *, ends_early: bool) -> int:

@@ -15,22 +15,23 @@ from sdcodec.pixels import Picture, Pixels
 class Metric:
     """A metric that targets can be given for.
 
-    scaled: of a value, what grows about evenly with the quality, by `slope` per quality index. smallest: side of an
-    image, in pixels.
+    scaled: of a value, what grows about evenly with the quality, by `slope` per quality index. wavers: over how many
+    indices it may fall again, on small images (benchmarks/targets.py). smallest: side of an image, in pixels.
     """
 
     title: str
     measure: Callable[[Pixels, Pixels], float]
     scaled: Callable[[float], float]
     slope: float
+    wavers: int
     smallest: int = 1
     unit: str = ""
 
 
 METRICS = {
-    "lpips": Metric("LPIPS", measures.lpips, lambda value: -math.log(max(value, 1e-9)), 0.015, smallest=31),
-    "psnr": Metric("PSNR", measures.psnr, lambda value: min(value, 1000.0), 0.08, unit=" dB"),
-    "ssimulacra2": Metric("SSIMULACRA 2", measures.ssimulacra2, lambda value: value, 0.4, smallest=8),
+    "lpips": Metric("LPIPS", measures.lpips, lambda value: -math.log(max(value, 1e-9)), 0.015, 12, smallest=31),
+    "psnr": Metric("PSNR", measures.psnr, lambda value: min(value, 1000.0), 0.08, 2, unit=" dB"),
+    "ssimulacra2": Metric("SSIMULACRA 2", measures.ssimulacra2, lambda value: value, 0.4, 10, smallest=8),
 }
 
 
@@ -52,7 +53,7 @@ class Target:
             raise OptionError(
                 f"{self._metric.title} takes images of at least {side} x {side} pixels; give a quality or a size"
             )
-        self.slope = self._metric.slope
+        self.slope, self.wavers = self._metric.slope, self._metric.wavers
 
     def measure(self, decoded: Pixels) -> float:
         """Return the metric's value for decoded pixels, uint8 `[H, W, 3]`."""

@@ -120,9 +120,15 @@ def test_the_search_finds_every_index(slope: float, reached: int) -> None:
         tried.append(index)
         return slope * (index - reached)
 
-    assert lowest_reaching(excess, 0.1) == reached and reached in tried
-    assert lowest_reaching(lambda index: -1.0, 0.1) is None
-    assert len(tried) == len(set(tried)) <= 14
+    assert lowest_reaching(excess, 0.1, 2) == reached and reached in tried
+    assert lowest_reaching(lambda index: -1.0, 0.1, 2) is None
+    assert len(tried) == len(set(tried)) <= 15
+
+
+@pytest.mark.parametrize(("dips", "found"), [((), 70), ((69,), 69), ((62, 66), 62), ((61, 69), 61), ((61,), 70)])
+def test_the_search_looks_below_where_a_value_wavers(dips: tuple[int, ...], found: int) -> None:
+    """A value above its target at 70, and at a few indices below by chance."""
+    assert lowest_reaching(lambda index: 1.0 if index in dips else index - 69.5, 1.0, 8) == found
 
 
 def test_the_command_takes_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

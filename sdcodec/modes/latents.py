@@ -140,7 +140,7 @@ class _Encoding:
             values[quality_index] = target.measure(pixels)
             return target.excess(values[quality_index])
 
-        reached = ratecontrol.lowest_reaching(excess, target.slope)
+        reached = ratecontrol.lowest_reaching(excess, target.slope, target.wavers)
         if reached is None:
             raise target.missed(values[HIGHEST_QUALITY_INDEX])
         return Encoded.of(files[reached])
