@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from sdcodec.errors import SdcodecError
 from sdcodec.files import atomic_write
 from sdcodec.pixels import to_image_file
 from sdcodec_eval.codecs.registry import parse
@@ -25,7 +26,10 @@ def main() -> None:
     parser.add_argument("--bytes", type=int, default=5000, help="byte budget of each file (default: 5000)")
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="output folder (default: demo-output)")
     options = parser.parse_args()
-    comparison = compare(options.image, options.bytes, [parse(name) for name in CODECS])
+    try:
+        comparison = compare(options.image, options.bytes, [parse(name) for name in CODECS])
+    except SdcodecError as error:
+        parser.exit(1, f"Error: {error}\n")
     options.out.mkdir(parents=True, exist_ok=True)
     for label, reason in comparison.left_out.items():
         print(f"{label} is left out: {reason}")
