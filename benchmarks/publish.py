@@ -4,7 +4,7 @@
 
 It copies CSV, JSON and plots, none of the images. In each page the lines between `<!-- NAME -->` and `<!-- end NAME
 -->` become the table of means (NAME is the last part of the folder), so that no figure is typed by hand. Below it, on
-whole Kodak, are published figures of other codecs.
+whole Kodak, are published figures of other codecs. A page with the marks `NAME-bd` also has the BD-rates.
 """
 
 from __future__ import annotations
@@ -80,11 +80,29 @@ def _published(results: dict[str, Any], columns: Mapping[str, tuple[str, int]]) 
     return lines
 
 
-def insert(page: Path, name: str, table: str) -> None:
-    """Put the table between the page's marks; fail without marks."""
+def bd_markdown(results: dict[str, Any]) -> str:
+    """Return a row of BD-rates for each codec that has any, in percent, with the overlap of the curves' ranges."""
+    columns = [(metric["column"], COLUMNS[metric["column"]][0]) for metric in results["metrics"]]
+    lines = ["| codec | " + " | ".join(title for _, title in columns) + " |", "|" + "---|" * (1 + len(columns))]
+    for codec in results["codecs"]:
+        found = {entry["metric"]: entry for entry in results["bd_rate"] if entry["codec"] == codec["label"]}
+        cells = ["" if found[name]["refused"] else _bd_cell(found[name]) for name, _ in columns if name in found]
+        if any(cells):
+            lines.append(f"| {TITLES.get(codec['label'], codec['label'])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _bd_cell(entry: Mapping[str, Any]) -> str:
+    return f"{entry['percent']:+.0f}% ({100 * entry['overlap']:.0f}%)".replace("-", "\N{MINUS SIGN}")
+
+
+def insert(page: Path, name: str, table: str, *, needed: bool = True) -> None:
+    """Put the table between the page's marks; fail without marks if they are needed."""
     text = page.read_text(encoding="utf-8")
     marked = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
     if not marked.search(text):
+        if not needed:
+            return
         sys.exit(f"{page}: no lines <!-- {name} --> and <!-- end {name} --> in it")
     page.write_text(marked.sub(lambda found: f"{found[1]}{table}\n{found[2]}", text), encoding="utf-8")
 
@@ -103,6 +121,7 @@ def main() -> None:
     results = json.loads((options.results / "results.json").read_text(encoding="utf-8"))
     for page in options.pages:
         insert(page, options.destination.name, markdown(results))
+        insert(page, f"{options.destination.name}-bd", bd_markdown(results), needed=False)
 
 
 if __name__ == "__main__":
