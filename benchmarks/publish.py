@@ -81,7 +81,10 @@ def _published(results: dict[str, Any], columns: Mapping[str, tuple[str, int]]) 
 
 
 def bd_markdown(results: dict[str, Any]) -> str:
-    """Return a row of BD-rates for each codec that has any, in percent, with the overlap of the curves' ranges."""
+    """Return a row of BD-rates for each codec that has any.
+
+    In percent, with the overlap of the curves' ranges.
+    """
     columns = [(metric["column"], COLUMNS[metric["column"]][0]) for metric in results["metrics"]]
     lines = ["| codec | " + " | ".join(title for _, title in columns) + " |", "|" + "---|" * (1 + len(columns))]
     for codec in results["codecs"]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, distinguishable with any colour vision.
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = "osD^vPX*"
-OVERVIEW = ("lpips_alex", "psnr")  # side by side in curves.png
+OVERVIEW = ("lpips_alex", "dists", "ssimulacra2", "psnr")  # together in curves.png
 
 
 def draw(summary: Summary) -> dict[str, bytes]:
@@ -42,10 +42,12 @@ def _figure(summary: Summary, metrics: Sequence[Metric]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.6 * len(metrics), 4.2), dpi=110, layout="constrained")
+    columns = min(2, len(metrics))
+    rows = -(-len(metrics) // columns)
+    figure = Figure(figsize=(5.6 * columns, 4.2 * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        _draw_metric(axes, summary, metric)
+    for number, metric in enumerate(metrics, 1):
+        _draw_metric(figure.add_subplot(rows, columns, number), summary, metric)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
