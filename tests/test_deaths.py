@@ -66,40 +66,38 @@ def test_temporaries_of_a_killed_process_are_deleted_and_those_of_a_living_one_s
     assert list(tmp_path.iterdir()) == []
 
 
-@LINUX
-def test_a_temporary_that_another_process_deletes_before_its_lock_is_made_anew(tmp_path, monkeypatch):
-    lock = temporaries._lock
-    names = []
+@pytest.fixture
+def deleted_once(monkeypatch):
+    """Have another process delete what is locked first.
 
-    def deleted_once(path, *, wait):
+    Returns the paths that are locked.
+    """
+    lock = temporaries._lock
+    paths = []
+
+    def deleting(path, *, wait):
         descriptor = lock(path, wait=wait)
-        names.append(path)
-        if len(names) == 1:
-            os.unlink(path)
+        paths.append(path)
+        if len(paths) == 1:
+            (os.rmdir if os.path.isdir(path) else os.unlink)(path)
         return descriptor
 
-    monkeypatch.setattr(temporaries, "_lock", deleted_once)
+    monkeypatch.setattr(temporaries, "_lock", deleting)
+    return paths
+
+
+@LINUX
+def test_a_temporary_that_another_process_deletes_before_its_lock_is_made_anew(tmp_path, deleted_once):
     before = len(os.listdir("/proc/self/fd"))
     with temporary_file(tmp_path) as path:
-        assert path.exists() and str(path) == names[1] != names[0]
+        assert path.exists() and str(path) == deleted_once[1] != deleted_once[0]
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 @LINUX
-def test_a_claimed_folder_that_is_deleted_before_its_lock_is_made_anew(tmp_path, monkeypatch):
-    lock = temporaries._lock
-    calls = []
-
-    def deleted_once(path, *, wait):
-        descriptor = lock(path, wait=wait)
-        calls.append(path)
-        if len(calls) == 1:
-            os.rmdir(path)
-        return descriptor
-
-    monkeypatch.setattr(temporaries, "_lock", deleted_once)
+def test_a_claimed_folder_that_is_deleted_before_its_lock_is_made_anew(tmp_path, deleted_once):
     with claimed(tmp_path / "run"):
-        assert (tmp_path / "run").is_dir() and len(calls) == 2
+        assert (tmp_path / "run").is_dir() and len(deleted_once) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from sdcodec.errors import warn
-from sdcodec.files import STANDARD_STREAM, read_bytes
-from sdcodec_cli.inputs import expanded
+from sdcodec.files import STANDARD_STREAM
+from sdcodec_cli.inputs import expanded, parsed
 from sdcodec_cli.messages import display_name, for_each_file, printable
 
 
@@ -33,13 +32,9 @@ def info(files: tuple[str, ...], as_json: bool, symbols: bool) -> None:
 
 def _describe(name: str, symbols: bool) -> dict[str, Any]:
     from sdcodec.bundles.store import COMPLEXITY, by_fingerprint
-    from sdcodec.container import MAGIC, Container
 
-    data = read_bytes(name, MAGIC)
-    container = Container.from_bytes(data)
+    data, container = parsed(name)
     header = container.header
-    if container.trailing:
-        warn(f"{container.trailing} bytes behind the end of the file are ignored", name)
     model = by_fingerprint(header.fingerprint)
     values: dict[str, Any] = {
         "file": display_name(name, stream="standard input") if name == STANDARD_STREAM else name,

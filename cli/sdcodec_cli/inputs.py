@@ -7,10 +7,15 @@ import glob
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from sdcodec.files import STANDARD_STREAM
+from sdcodec.errors import warn
+from sdcodec.files import STANDARD_STREAM, read_bytes
+
+if TYPE_CHECKING:
+    from sdcodec.container import Container
 
 SHELL_EXPANDS = os.name != "nt"  # the shells of Windows leave wildcards to the program
 
@@ -39,6 +44,20 @@ def expanded(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -
         wild = ("*" in name or "?" in name) and not os.path.lexists(name)
         names += (sorted(glob.glob(name.replace("[", "[[]"))) if wild else []) or [name]
     return tuple(names)
+
+
+def parsed(name: str) -> tuple[bytes, Container]:
+    """Read a `.sdc` file, or standard input for `-`, and check it without its model.
+
+    Warns of bytes behind its end. Raises OSError and FormatError.
+    """
+    from sdcodec.container import MAGIC, Container
+
+    data = read_bytes(name, MAGIC)
+    container = Container.from_bytes(data)
+    if container.trailing:
+        warn(f"{container.trailing} bytes behind the end of the file are ignored", name)
+    return data, container
 
 
 def find(names: Sequence[str], extensions: Collection[str], *, recursive: bool, output: str | None) -> list[Found]:

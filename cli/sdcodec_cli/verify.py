@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import click
 
-from sdcodec.errors import warn
-from sdcodec.files import read_bytes
-from sdcodec_cli.inputs import expanded
+from sdcodec_cli.inputs import expanded, parsed
 from sdcodec_cli.messages import display_name, for_each_file
 
 
@@ -28,13 +26,9 @@ def verify(files: tuple[str, ...]) -> None:
 
 def _checked(name: str) -> str:
     from sdcodec.bundles.store import by_fingerprint
-    from sdcodec.container import MAGIC, Container
 
-    data = read_bytes(name, MAGIC)
-    container = Container.from_bytes(data)
+    data, container = parsed(name)
     header = container.header
-    if container.trailing:
-        warn(f"{container.trailing} bytes behind the end of the file are ignored", name)
     model = by_fingerprint(header.fingerprint)
     known = (
         f"model {model.name}" if model else f"its model (fingerprint {header.fingerprint.hex()}) is not installed here"
