@@ -38,9 +38,15 @@ TITLES = {
 }
 
 
+def _columns(results: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Return the titles and digits of the metrics that were measured."""
+    measured = {metric["column"] for metric in results["metrics"]}
+    return {name: how for name, how in COLUMNS.items() if name in measured}
+
+
 def markdown(results: dict[str, Any]) -> str:
     """Return a row for each point and codec, points first."""
-    columns = {name: how for name, how in COLUMNS.items() if name in {m["column"] for m in results["metrics"]}}
+    columns = _columns(results)
     first = "budget, bytes" if results["rate"] == "bytes" else "quality"
     lines = [
         f"| {first} | codec | files | mean bytes | bpp | " + " | ".join(title for title, _ in columns.values()) + " |",
@@ -60,7 +66,7 @@ def markdown(results: dict[str, Any]) -> str:
         if not point["pictures"]:
             lines.append(f"| {place} | {title} | none of {pictures} fits |" + " |" * (2 + len(columns)))
             continue
-        values = [f"{point[name]:.{digits}f}" for name, (_, digits) in columns.items()]
+        values = [_number(point[name], f".{digits}f") for name, (_, digits) in columns.items()]
         files = f"{point['pictures']} of {pictures}" + ("*" if point["unreachable"] and point["complete"] else "")
         lines.append(
             f"| {place} | {title} | {files} | {point['bytes']:,.0f} | {point['bpp']:.4f} | {' | '.join(values)} |"
@@ -85,18 +91,25 @@ def bd_markdown(results: dict[str, Any]) -> str:
 
     In percent, with the overlap of the curves' ranges.
     """
-    columns = [(metric["column"], COLUMNS[metric["column"]][0]) for metric in results["metrics"]]
-    lines = ["| codec | " + " | ".join(title for _, title in columns) + " |", "|" + "---|" * (1 + len(columns))]
+    columns = _columns(results)
+    lines = [
+        "| codec | " + " | ".join(title for title, _ in columns.values()) + " |",
+        "|" + "---|" * (1 + len(columns)),
+    ]
     for codec in results["codecs"]:
         found = {entry["metric"]: entry for entry in results["bd_rate"] if entry["codec"] == codec["label"]}
-        cells = ["" if found[name]["refused"] else _bd_cell(found[name]) for name, _ in columns if name in found]
+        cells = ["" if found[name]["refused"] else _bd_cell(found[name]) for name in columns if name in found]
         if any(cells):
             lines.append(f"| {TITLES.get(codec['label'], codec['label'])} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _bd_cell(entry: Mapping[str, Any]) -> str:
-    return f"{entry['percent']:+.0f}% ({100 * entry['overlap']:.0f}%)".replace("-", "\N{MINUS SIGN}")
+    return f"{_number(entry['percent'], '+.0f')}% ({100 * entry['overlap']:.0f}%)"
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form).replace("-", "\N{MINUS SIGN}")
 
 
 def insert(page: Path, name: str, table: str, *, needed: bool = True) -> None:
