@@ -3,7 +3,7 @@
     python benchmarks/training_profile.py recipes/base.toml --vgg vgg16-397923af.pth
 
 Steps of the codec stage with two sizes of crops run on the CPU, and every operation is recorded: multiplications, and
-bytes read and written. What grows with the pixels is scaled to the batch of the recipe; what belongs to the weights
+bytes read and written. The part that grows with the pixels is scaled to the batch of the recipe, that of the weights
 stays. An operation takes the longer of multiplications over the speed of the tensor cores, and bytes over the bandwidth
 of the memory; bytes are those of float32, halved for convolutions, which run in bfloat16. The last line is the time if
 all operations between two convolutions were one, which reads its inputs and writes its outputs once: the most that
@@ -73,7 +73,7 @@ class Recorder(TorchDispatchMode):
         return result
 
     def fused_bytes(self) -> int:
-        """Return the bytes of all but products, if those between two products were one operation."""
+        """Return the bytes of all but products, with those in between made one each."""
         last_read = {place: number for number, step in enumerate(self.steps) for place in step[1]}
         total, begin = 0, 0
         for number, (products, _, _) in enumerate([*self.steps, (True, {}, {})]):
@@ -90,7 +90,7 @@ class Recorder(TorchDispatchMode):
 
 
 def _sizes(values: Any) -> dict[int, int]:
-    """Return the bytes of all tensors in nested lists, by the address of their storage."""
+    """Return the bytes of tensors in nested lists, by address of their storage."""
     if isinstance(values, Tensor):
         return {values.untyped_storage().data_ptr(): values.numel() * values.element_size()}
     found: dict[int, int] = {}

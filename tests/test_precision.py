@@ -1,4 +1,4 @@
-"""Tests of precision in training, and of the self-check of compiled blocks."""
+"""Tests of precision in training, and of the self-check of compiled parts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from conftest import SMALL, SMALL_PRIOR
 from sdcodec.autoencoders.conv import ResidualBlock
 from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import read_vgg16
-from sdcodec.training.compiling import use_compiled_blocks
+from sdcodec.training.compiling import parts_of, use_compiled
+from sdcodec.training.config import TrainingConfig
 from sdcodec.training.model import TrainingModel
+from sdcodec.training.objective import RateDistortion
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
@@ -63,11 +66,17 @@ def test_perceptual_distances_compare_in_float32_under_autocast(vgg_file) -> Non
         assert low.dtype == torch.float32 and low.tolist() == pytest.approx(whole.tolist(), rel=0.03)
 
 
-def loss_of(model: TrainingModel) -> Callable[[], torch.Tensor]:
+@pytest.fixture
+def objective(vgg_file) -> RateDistortion:
+    settings = {"lpips_vgg_weight": 1.0, "dists_weight": 1.0, "structure_weight": 1.0, "vgg": str(vgg_file)}
+    config = TrainingConfig((), "", autoencoder=SMALL, prior=SMALL_PRIOR, **settings)
+    return RateDistortion(config, torch.device("cpu"))
+
+
+def loss_of(model: TrainingModel, objective: RateDistortion) -> Callable[[], torch.Tensor]:
     def loss() -> torch.Tensor:
         torch.manual_seed(5)
-        found = model(IMAGES, torch.tensor([20.0, 80.0]))
-        return (found.images - IMAGES).square().mean() + 1e-4 * found.coded.bits.mean()
+        return objective(model, IMAGES, torch.tensor([20.0, 80.0]))[0]
 
     return loss
 
@@ -80,7 +89,10 @@ def with_wrong_gradient(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> 
     """Compile to right values and to gradients that are 5% too large."""
 
     def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(1.05 * value - 0.05 * value.detach() for value in module.forward(*inputs))
+        return tuple(
+            1.05 * value - 0.05 * value.detach() if value.is_floating_point() else value
+            for value in module.forward(*inputs)
+        )
 
     return run
 
@@ -89,22 +101,31 @@ def that_fails(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[
     raise RuntimeError("no compiler here")
 
 
-def test_compiled_blocks_with_equal_gradients_are_used(model: TrainingModel) -> None:
+@pytest.mark.parametrize("quantise", [False, True])
+def test_compiled_parts_with_equal_gradients_are_used(
+    model: TrainingModel, objective: RateDistortion, quantise: bool
+) -> None:
+    model.prior.set_quantise(quantise)
     said: list[str] = []
-    assert use_compiled_blocks(model, loss_of(model), said.append, backend=plain)
-    assert "compiled" in said[0] and "forward" in vars(model.encoder.blocks_8[0])
+    parts = parts_of(model, objective)
+    counters.clear()
+    used = use_compiled(parts, list(model.parameters()), loss_of(model, objective), said.append, backend=plain)
+    assert not counters["graph_break"]
+    assert used == [part.name for part in parts] and said == [f"compiled, with the same gradients: {', '.join(used)}"]
+    assert "forward" in vars(model.encoder.blocks_8[0]) and "distance" in vars(objective.lpips)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(
     ("backend", "complaint"), [(with_wrong_gradient, "gradients"), (that_fails, "no compiler here")]
 )
-def test_blocks_stay_plain_after_a_wrong_gradient_or_an_error(
-    model: TrainingModel, backend: Callable[..., Any], complaint: str
+def test_parts_stay_plain_after_a_wrong_gradient_or_an_error(
+    model: TrainingModel, objective: RateDistortion, backend: Callable[..., Any], complaint: str
 ) -> None:
-    before = loss_of(model)()
+    before = loss_of(model, objective)()
     said: list[str] = []
-    assert not use_compiled_blocks(model, loss_of(model), said.append, backend=backend)
-    assert "stay uncompiled" in said[0] and complaint in said[0]
+    parts = parts_of(model, objective)
+    assert not use_compiled(parts, list(model.parameters()), loss_of(model, objective), said.append, backend=backend)
+    assert [complaint in line for line in said] == [True] * len(parts)
     assert "forward" not in vars(model.encoder.blocks_8[0])
-    assert torch.equal(loss_of(model)(), before)
+    assert torch.equal(loss_of(model, objective)(), before)

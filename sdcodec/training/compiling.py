@@ -1,66 +1,118 @@
-"""Compile residual blocks if their gradients equal those of the plain blocks."""
+"""Compile parts of a training step whose gradients equal those of the plain ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from sdcodec.autoencoders.conv import ResidualBlock
+from sdcodec.training.model import TrainingModel
+from sdcodec.training.objective import RateDistortion
+from sdcodec.training.prior_layers import IntegerReady
 
 SMALLEST_COSINE = 0.999  # of the gradients of all parameters
-SMALLEST_BLOCK_COSINE = 0.99  # of those of the blocks alone: small beside the others at the start
+SMALLEST_OWN_COSINE = 0.99  # of those of a part alone: its share is small at the start
 NORM_TOLERANCE = 0.01
 LOSS_TOLERANCE = 0.005
+SMALLEST_SHARE = 1e-4  # of the norm of all gradients; a part with less shows rounding errors only
 COMPILED_SHAPES = 64  # widths, batches and modes that one function may be compiled for
 
 
 @dataclass(frozen=True)
-class Gradients:
-    """Loss and gradients: of all parameters, and of those in residual blocks."""
+class Part:
+    """Methods that are compiled together or not at all: pairs of object and name."""
 
-    loss: float
-    all: Tensor
-    blocks: Tensor
+    name: str
+    methods: list[tuple[Any, str]]
+
+    def parameters(self) -> set[Tensor]:
+        """Return the parameters of its modules that are trained."""
+        modules = [owner for owner, _ in self.methods if isinstance(owner, nn.Module)]
+        return {parameter for module in modules for parameter in module.parameters() if parameter.requires_grad}
+
+    def compile(self, backend: str | Callable[..., Any]) -> None:
+        """Let objects of a class call one compiled function."""
+        # Different widths share the function.
+        torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, COMPILED_SHAPES)
+        compiled: dict[Callable[..., Any], Callable[..., Any]] = {}
+        for owner, name in self.methods:
+            plain = getattr(type(owner), name)
+            if plain not in compiled:
+                compiled[plain] = torch.compile(plain, dynamic=False, backend=backend)
+            setattr(owner, name, MethodType(compiled[plain], owner))
+
+    def silence(self) -> None:
+        """Let no gradients through."""
+        for owner, name in self.methods:
+            setattr(owner, name, partial(_detached, MethodType(getattr(type(owner), name), owner)))
+
+    def restore(self) -> None:
+        """Let all objects call their plain methods."""
+        for owner, name in self.methods:
+            del vars(owner)[name]
 
 
-def use_compiled_blocks(
-    model: nn.Module,
+def parts_of(model: TrainingModel, objective: RateDistortion) -> list[Part]:
+    """Return the parts of a step that compiling makes quicker."""
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
+    layers = [module for module in model.prior.modules() if isinstance(module, IntegerReady) and module != model.prior]
+    prior = [(layer, "forward") for layer in layers] + [(model.prior, "features"), (model.prior, "code_length")]
+    distances = {"lpips": objective.lpips} | {name: term for name, (_, term) in objective.vgg_terms.items()}
+    return [
+        Part("residual blocks", [(block, "forward") for block in blocks]),
+        Part("prior", prior),
+        *(Part(name, [(distance, "distance")]) for name, distance in distances.items()),
+        Part("errors of pixels", [(objective, "pixel_terms")]),
+    ]
+
+
+def use_compiled(
+    parts: list[Part],
+    parameters: list[Tensor],
     loss_of: Callable[[], Tensor],
     say: Callable[[str], None],
     backend: str | Callable[..., Any] = "inductor",
-) -> bool:
-    """Compile the residual blocks of `model`, or leave them plain and say why.
+) -> list[str]:
+    """Compile each part, or leave it plain and say why.
 
-    `loss_of` returns the same loss at each call, with its random numbers. The compiled blocks stay if the gradients
-    have a cosine above 0.999 with the plain ones, norms within 1% and the loss within 0.5%.
+    Returns the names of the compiled ones. `loss_of` returns the same loss at each call, with its random numbers. A part
+    stays compiled if, with it and those before it, the gradients of `parameters` have a cosine above 0.999 with the
+    plain ones, norms within 1% and the loss within 0.5%; and if those of its own parameters, or if it has none those
+    that flow through it, have a cosine above 0.99 and norms within 1%.
     """
-    plain = _gradients(model, loss_of)
-    _compile_blocks(model, backend)
-    try:
-        compiled = _gradients(model, loss_of)
-    except Exception as error:  # compilers raise errors of every kind
-        _restore_blocks(model)
-        say(f"residual blocks stay uncompiled: {' '.join(str(error).split())[:200]}")
-        return False
-    complaint = _difference(compiled, plain)
-    if complaint:
-        _restore_blocks(model)
-        say(f"residual blocks stay uncompiled: {complaint}")
-    else:
-        say("residual blocks compiled: their gradients equal the plain ones")
-    return not complaint
+    plain = before = _gradients(parameters, loss_of)
+    used = []
+    for part in parts:
+        share = _share_of(part, parameters, loss_of)
+        part.compile(backend)
+        try:
+            found = _gradients(parameters, loss_of)
+            complaint = _difference(found, plain) or _own_difference(share(found), share(before), found.vector())
+        except Exception as error:  # compilers raise errors of every kind
+            complaint = " ".join(str(error).split())[:200]
+        if complaint:
+            part.restore()
+            say(f"{part.name} not compiled: {complaint}")
+        else:
+            before = found
+            used.append(part.name)
+    if used:
+        say(f"compiled, with the same gradients: {', '.join(used)}")
+    return used
 
 
 @contextmanager
-def plain_blocks() -> Iterator[None]:
-    """Run compiled blocks uncompiled, for batches that differ from training."""
+def uncompiled() -> Iterator[None]:
+    """Run compiled parts uncompiled, for batches that differ from training."""
     if hasattr(torch.compiler, "set_stance"):  # PyTorch 2.6 and later
         with torch.compiler.set_stance("force_eager"):
             yield
@@ -68,49 +120,64 @@ def plain_blocks() -> Iterator[None]:
         yield
 
 
-def _compile_blocks(model: nn.Module, backend: str | Callable[..., Any]) -> None:
-    """Let each block call one compiled function."""
-    # Blocks of different widths share the function.
-    torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, COMPILED_SHAPES)
-    compiled = torch.compile(ResidualBlock.forward, dynamic=False, backend=backend)
-    for block in _blocks(model):
-        block.forward = MethodType(compiled, block)  # type: ignore[method-assign]
+@dataclass(frozen=True)
+class _Gradients:
+    loss: float
+    values: list[Tensor]  # one for each parameter
+
+    def vector(self, chosen: Sequence[int] | None = None) -> Tensor:
+        """Return all gradients, or those of chosen parameters, in one row, float64."""
+        own = [self.values[number].flatten() for number in (range(len(self.values)) if chosen is None else chosen)]
+        return torch.cat(own).double()
 
 
-def _restore_blocks(model: nn.Module) -> None:
-    for block in _blocks(model):
-        del block.forward
-
-
-def _blocks(model: nn.Module) -> list[ResidualBlock]:
-    return [module for module in model.modules() if isinstance(module, ResidualBlock)]
-
-
-def _gradients(model: nn.Module, loss_of: Callable[[], Tensor]) -> Gradients:
+def _gradients(parameters: list[Tensor], loss_of: Callable[[], Tensor]) -> _Gradients:
     """Return loss and gradients; gradients of parameters stay as they are."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     loss = loss_of()
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     values = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-    inner = {id(parameter) for block in _blocks(model) for parameter in block.parameters()}
-    chosen = [value for parameter, value in zip(parameters, values, strict=True) if id(parameter) in inner]
-    return Gradients(float(loss.detach()), _vector(values), _vector(chosen))
+    return _Gradients(float(loss.detach()), values)
 
 
-def _vector(values: list[Tensor]) -> Tensor:
-    return torch.cat([value.flatten() for value in values]).double() if values else torch.zeros(1).double()
+def _share_of(part: Part, parameters: list[Tensor], loss_of: Callable[[], Tensor]) -> Callable[[_Gradients], Tensor]:
+    """Return the function that takes the part's share from gradients: a row.
+
+    It is that of the part's own parameters, or what flows through a part that has none.
+    """
+    own = part.parameters()
+    if own:
+        chosen = [number for number, parameter in enumerate(parameters) if parameter in own]
+        return lambda found: found.vector(chosen)
+    part.silence()
+    try:
+        others = _gradients(parameters, loss_of).vector()
+    finally:
+        part.restore()
+    return lambda found: found.vector() - others
 
 
-def _difference(found: Gradients, plain: Gradients) -> str:
-    """Return the first difference that is too large, or an empty text."""
+def _detached(method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a method, and cut its results, or a dictionary of them, from the graph."""
+    return tree_map(lambda value: value.detach(), method(*args, **options))
+
+
+def _difference(found: _Gradients, plain: _Gradients) -> str:
+    """Return a difference that is too large, or an empty text."""
     if not abs(found.loss - plain.loss) <= LOSS_TOLERANCE * abs(plain.loss):
         return f"loss {found.loss:.6g}, {plain.loss:.6g} without compilation"
-    for name, smallest in (("all", SMALLEST_COSINE), ("blocks", SMALLEST_BLOCK_COSINE)):
-        ours, theirs = getattr(found, name), getattr(plain, name)
-        if float(theirs.norm()) == 0 and float(ours.norm()) == 0:
-            continue
-        cosine = float(F.cosine_similarity(ours, theirs, dim=0))
-        ratio = float(ours.norm() / theirs.norm())
-        if not (cosine > smallest and abs(ratio - 1) < NORM_TOLERANCE):
-            return f"gradients ({name}) with cosine {cosine:.5f} and norms in ratio {ratio:.4f} to the plain ones"
-    return ""
+    return _compared(found.vector(), plain.vector(), SMALLEST_COSINE)
+
+
+def _own_difference(ours: Tensor, theirs: Tensor, whole: Tensor) -> str:
+    """Return the difference of a part's share if it is too large, or ""."""
+    if max(float(ours.norm()), float(theirs.norm())) <= SMALLEST_SHARE * float(whole.norm()):
+        return ""
+    return _compared(ours, theirs, SMALLEST_OWN_COSINE)
+
+
+def _compared(ours: Tensor, theirs: Tensor, smallest: float) -> str:
+    cosine = float(F.cosine_similarity(ours, theirs, dim=0))
+    ratio = float(ours.norm() / theirs.norm())
+    if cosine > smallest and abs(ratio - 1) < NORM_TOLERANCE:
+        return ""
+    return f"gradients with cosine {cosine:.5f} and norms in ratio {ratio:.4f} to the plain ones"

@@ -64,7 +64,7 @@ class TrainingConfig:
     validate_every: int = 500  # steps; a run by the clock is validated at its end only
     validation_images: int = 32
     device: str = "auto"
-    compile: bool = True  # residual blocks, on CUDA, if their gradients equal the plain ones
+    compile: bool = True  # parts of a step, on CUDA, if their gradients equal the plain ones
     autocast: bool = True  # bfloat16 on hardware that is fast at it
     threads: int = 0
     autoencoder: ConvConfig = field(default_factory=ConvConfig)

@@ -70,17 +70,14 @@ class RateDistortion:
         pair = from_random_phase(reconstructed, images, ALEXNET[0].stride) if training else (reconstructed, images)
         with self.low_precision():
             perceptual = self.lpips.distance(*pair)
-        error = 255 * (reconstructed - images)
-        squared = losses.squared(error)
-        limited = error.clamp(-losses.LARGEST_ERROR, losses.LARGEST_ERROR)
-        parts = {"mse": squared, "lpips": perceptual, "cast": losses.cast(limited), "grid": losses.grid(limited)}
+        parts = self.pixel_terms(reconstructed, images) | {"lpips": perceptual}
+        squared = parts["mse"]
         if not training:
             parts["psnr"] = 10 * torch.log10(255**2 / squared.clamp(min=1e-6))
         towards_low = config.lpips_at_low ** (1 - quality / 100)
         distortion = config.lpips_weight * towards_low * perceptual
         distortion += (squared + config.cast_weight * parts["cast"] + config.grid_weight * parts["grid"]) / ERROR_UNIT
         if config.structure_weight:
-            parts["structure"] = losses.structure(reconstructed, images)
             distortion = distortion + config.structure_weight * towards_low * parts["structure"]
         seen = config.vgg_images if training else 0
         for number, (name, (weight, term)) in enumerate(self.vgg_terms.items()):
@@ -88,6 +85,15 @@ class RateDistortion:
                 parts[name] = on_some(term, reconstructed, images, seen, number * seen)
             distortion = distortion + weight * towards_low * further.get(name, 1.0) * parts[name]
         return distortion, parts
+
+    def pixel_terms(self, reconstructed: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """Return the parts that need no network, of each image, `[B]`."""
+        error = 255 * (reconstructed - images)
+        limited = error.clamp(-losses.LARGEST_ERROR, losses.LARGEST_ERROR)
+        parts = {"mse": losses.squared(error), "cast": losses.cast(limited), "grid": losses.grid(limited)}
+        if self.config.structure_weight:
+            parts["structure"] = losses.structure(reconstructed, images)
+        return parts
 
     def balance(self, quality: Tensor) -> Tensor:
         """Return the factor on the costs of qualities, `[B]`.

@@ -191,22 +191,21 @@ class PriorNetwork(IntegerReady):
         """Return the bits `[B]` of values under Gaussians, integrated over a step."""
         inverse = torch.exp(-SCALE_RATIO * index) / SCALE_MIN
         if self.training and self.latents_are_given:
-            bits = _code_length((decoded - means).detach(), inverse)
-            towards = _code_length(values - means, inverse.detach())
+            bits = self.code_length((decoded - means).detach(), inverse)
+            towards = self.code_length(values - means, inverse.detach())
             bits = bits + towards - towards.detach()
         else:
             noisy = values + torch.rand_like(values) - 0.5 if self.training else decoded
-            bits = _code_length(noisy - means, inverse)
+            bits = self.code_length(noisy - means, inverse)
         return bits.sum(dim=(1, 2, 3))
 
+    def code_length(self, residual: Tensor, inverse: Tensor) -> Tensor:
+        """Return the bits of each residual under a Gaussian, integrated over a step.
 
-def _code_length(residual: Tensor, inverse: Tensor) -> Tensor:
-    """Return the bits of each residual under a Gaussian, integrated over a step.
-
-    Its standard deviation is 1 / inverse.
-    """
-    # By symmetry, on the side of the lower tail: the difference of the two values keeps its digits there.
-    distance = -residual.abs()
-    upper = torch.special.ndtr((distance + 0.5) * inverse)
-    lower = torch.special.ndtr((distance - 0.5) * inverse)
-    return -torch.log2(lower_bound(upper - lower, 2.0**-18))
+        Its standard deviation is 1 / inverse.
+        """
+        # By symmetry, on the side of the lower tail: the difference of the two values keeps its digits there.
+        distance = -residual.abs()
+        upper = torch.special.ndtr((distance + 0.5) * inverse)
+        lower = torch.special.ndtr((distance - 0.5) * inverse)
+        return -torch.log2(lower_bound(upper - lower, 2.0**-18))

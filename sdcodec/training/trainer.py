@@ -17,7 +17,7 @@ from sdcodec.bundles.store import Bundle
 from sdcodec.errors import TrainingError
 from sdcodec.training.averages import Averages, save_averages
 from sdcodec.training.checkpoint import check_parts, check_same_run, read, save
-from sdcodec.training.compiling import use_compiled_blocks
+from sdcodec.training.compiling import parts_of, use_compiled
 from sdcodec.training.config import TrainingConfig
 from sdcodec.training.finishing import write_model
 from sdcodec.training.guard import SKIPPED_STEPS, NormLimit, Watch
@@ -101,7 +101,7 @@ class Trainer:
         self.output.mkdir(parents=True, exist_ok=True)
         # Shapes stay the same; four candidates for each convolution bound the time of the first step.
         torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4
-        self._choose_blocks()
+        self._compile()
         if not self.checkpoint.exists():
             self._save()
         with stop_on_signals() as stopped:
@@ -168,8 +168,8 @@ class Trainer:
         """Share of the run, 0..1, that has passed."""
         return self.schedule.progress(self.step, self.clock.seconds)
 
-    def _choose_blocks(self) -> None:
-        """Compile residual blocks on CUDA, if that leaves the gradients as they are."""
+    def _compile(self) -> None:
+        """Compile parts of a step on CUDA, if that leaves the gradients as they are."""
         config = self.config
         if self.device.type != "cuda" or not config.compile or not self.stage.trains_blocks:
             return
@@ -181,7 +181,9 @@ class Trainer:
             return self.stage.objective(self.model, images, quality, self.stage.realism)[0]
 
         self.model.train()
-        use_compiled_blocks(self.model, loss, lambda text: print(text, flush=True))
+        self.stage.begin(self.progress, 1.0)
+        parts = parts_of(self.model, self.stage.objective)
+        use_compiled(parts, self.trained, loss, lambda text: print(text, flush=True))
 
     def export(self) -> Bundle:
         """Write the averaged weights as a bundle, `bundle/` in the folder of the run."""

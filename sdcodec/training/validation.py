@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sdcodec.training.compiling import plain_blocks
+from sdcodec.training.compiling import uncompiled
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import RateDistortion
 
@@ -30,7 +30,7 @@ def validate(
     """
     result: dict[str, float] = {}
     total = 0.0
-    with plain_blocks():
+    with uncompiled():
         for level in VALIDATION_QUALITIES:
             rows: list[dict[str, float]] = []
             for start in range(0, len(images), VALIDATION_BATCH):
