@@ -34,6 +34,7 @@ SETTINGS = {
     "seed": 3,
     "learning_rate": 2e-3,
     "realism_rate": 1e-3,
+    "adversarial": 0.4,
     "lpips_weight": 5.0,
     "lpips_vgg_weight": 2.0,
     "dists_weight": 10.0,
@@ -258,6 +259,7 @@ def test_the_pixel_head_sees_fine_detail():
         ((30.0, 29.9, 29.8, 29.7, 29.6, 29.5), (0.20, 0.19, 0.18, 0.17, 0.16, 0.15), 1.0),
         ((30.0, 29.9, 29.5, 29.3, 29.2, 29.0), (0.20, 0.19, 0.18, 0.17, 0.16, 0.15), 0.5),
         ((30.0, 29.9, 29.8, 29.7, 29.6, 29.5), (0.20, 0.19, 0.1899, 0.17, 0.16, 0.15), 0.25),
+        ((30.0, 29.9, 29.8, 29.7, 29.6, 29.5), (0.20, 0.19, 0.18, 0.1794, 0.1788, 0.1785), 0.75),
         ((30.0, 30.0, 30.0, 30.0, 30.0, 30.0), (0.20, 0.21, 0.18, 0.17, 0.16, 0.15), 0.0),
     ],
 )
@@ -383,6 +385,8 @@ def test_a_cut_run_of_this_stage_leaves_a_model(run, folder, finished, random_bu
         ({"adversarial": -1.0}, "at least 0"),
         ({"lpips_vgg_weight": 0.0}, "adversarial to 0"),
         ({"stage": "all", "start_from": "", "lpips_vgg_weight": 0.0}, "adversarial to 0"),
+        ({"adversarial": 0.0, "dists_weight": 0.0}, "set dists_weight"),
+        ({"adversarial": 0.0, "realism_dists": 1.0}, "realism_dists above 1"),
     ],
 )
 def test_faulty_settings_are_refused(run, settings, complaint):

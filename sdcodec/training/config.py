@@ -52,9 +52,9 @@ class TrainingConfig:
     quantise_from: float = 0.0  # share of the run after which the prior's rounding is simulated; 1: never
     stage: str = "codec"  # one of STAGES, or all
     realism_share: float = 0.35  # of a run of all stages
-    realism_rate: float = 2e-4  # learning rate of the decoder in this stage
-    realism_dists: float = 5.0  # factor on the weight of DISTS at realism 1
-    adversarial: float = 0.4  # norm of the adversarial gradient over that of the distortion; 0: no discriminator
+    realism_rate: float = 5e-4  # learning rate of the decoder in this stage
+    realism_dists: float = 10.0  # factor on the weight of DISTS at realism 1
+    adversarial: float = 0.0  # norm of the adversarial gradient over that of the distortion; 0: no discriminator
     discriminator_rate: float = 4e-4
     previews_share: float = 0.03  # of a run of all stages
     train_only: str = ""  # one of PARTS: everything else stays as it is, and files stay valid; empty: train everything
@@ -119,6 +119,11 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     if has_realism and config.adversarial and not config.lpips_vgg_weight:
         raise TrainingError(
             f"{path}: the discriminator looks at VGG-16's features; set lpips_vgg_weight, or adversarial to 0"
+        )
+    if has_realism and not config.adversarial and not (config.dists_weight and config.realism_dists > 1):
+        raise TrainingError(
+            f"{path}: the realism stage trains for DISTS or against a discriminator; "
+            "set dists_weight with realism_dists above 1, adversarial, or realism_share to 0"
         )
     if config.train_only and config.train_only not in PARTS:
         raise TrainingError(f"{path}: train_only = {config.train_only!r}: choose {' or '.join(PARTS)}, or leave it out")

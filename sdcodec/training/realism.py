@@ -1,9 +1,9 @@
 """The realism stage: a second, vivid decoder for the same files.
 
-The decoder at realism 0 stays the codec's. A copy of it, at realism 1, is trained with DISTS weighing more, and against
-a discriminator; weights between the two (ESRGAN) give what lies between. The norm of the discriminator's gradient is a
-constant share of the distortion's norm, both at the decoded image (as EnCodec's balancer does it), so that its weight
-does not depend on the loss.
+The decoder at realism 0 stays the codec's. A copy of it, at realism 1, is trained with DISTS weighing more; weights
+between the two (ESRGAN) give what lies between. A discriminator can be added. The norm of its gradient is a constant
+share of the distortion's norm, both at the decoded image (as EnCodec's balancer does it), so that its weight does not
+depend on the loss.
 
 One decoder told its realism by biases (Agustsson et al., CVPR 2023) was tried first: both ends moved together, and
 DISTS at 1 stayed within 1% of that at 0 (docs/training.md).
@@ -36,11 +36,11 @@ NORM_DECAY = 0.99
 SHIFTS = 16  # pixels; VGG-16's coarsest level has this stride
 REALISMS = (0.0, 0.25, 0.5, 0.625, 0.75, 1.0)  # tried for the default
 LARGEST_LOSS = 0.6  # dB of PSNR that the default realism may cost
-LEAST_FALL = 0.005  # of DISTS from one to the next, relative, for the default to rise
+LEAST_FALL = 0.02  # of DISTS, relative, per unit of realism, for the default to rise
 
 
 class RealismStage(CodecStage):
-    """The vivid decoder, against a discriminator."""
+    """The vivid decoder, if wanted against a discriminator."""
 
     realism = 1.0
 
@@ -209,16 +209,18 @@ def choose_realism(stage: RealismStage, images: NDArray[np.uint8]) -> float:
     if not len(images) or "dists" not in stage.objective.vgg_terms:
         print("default realism 0: it takes validation images and VGG-16's weights to choose it", flush=True)
         return 0.0
-    chosen, falling, rows = 0.0, True, []
+    chosen, falling, rows = 0.0, True, list[tuple[float, float, float]]()
     for realism in REALISMS:
         means = validate(stage.model.eval(), stage.objective, images, stage.device, realism)
         psnr, dists = (
             float(np.mean([value for name, value in means.items() if name.endswith(f"_{figure}")]))
             for figure in ("psnr", "dists")
         )
-        rows.append((psnr, dists))
-        falling = falling and (realism == 0 or dists <= (1 - LEAST_FALL) * rows[-2][1])
-        if falling and psnr >= rows[0][0] - LARGEST_LOSS:
+        if rows:
+            before, _, dists_before = rows[-1]
+            falling = falling and dists <= (1 - LEAST_FALL * (realism - before)) * dists_before
+        rows.append((realism, psnr, dists))
+        if falling and psnr >= rows[0][1] - LARGEST_LOSS:
             chosen = realism
         print(f"realism {realism:g}: PSNR {psnr:.2f} dB, DISTS {dists:.4f}", flush=True)
     print(f"default realism {chosen:g}", flush=True)
