@@ -38,11 +38,14 @@ SETTINGS = {
     "lpips_weight": 5.0,
     "lpips_vgg_weight": 2.0,
     "dists_weight": 10.0,
-    "vgg_images": 2,
+    "vgg_images": 1,
     "crop_size": 64,
     "batch": 3,
     "validation_images": 0,
 }
+
+LENGTH = 6  # steps of most runs
+ALL = {"stage": "all", "start_from": "", "num_steps": 6, "realism_share": 0.4, "previews_share": 0.2}
 
 
 def table(name: str, values: dict[str, object]) -> str:
@@ -86,7 +89,22 @@ def overrides(output: str, bundle: Path, settings: dict[str, object]) -> dict[st
 
 @pytest.fixture(scope="module")
 def finished(run) -> Path:
-    return run("finished", num_steps=12)
+    return run("finished", num_steps=LENGTH)
+
+
+@pytest.fixture(scope="module")
+def loads(run) -> list[object]:
+    """Run all stages as `all`; return what it loaded, each time."""
+    calls, original = [], sdcodec.training.run.load_photographs
+
+    def load(*given):
+        calls.append(given)
+        return original(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sdcodec.training.run, "load_photographs", load)
+        run("all", **ALL)
+    return calls
 
 
 def logged(output: Path, name: str) -> list[float]:
@@ -150,15 +168,15 @@ def test_a_resumed_run_is_the_unbroken_run(run, folder, finished, monkeypatch):
     original = Trainer._train_step
 
     def step(self: Trainer) -> dict[str, torch.Tensor]:
-        if self.step == 4:
+        if self.step == 3:
             signal.raise_signal(signal.SIGTERM)
         return original(self)
 
     monkeypatch.setattr(Trainer, "_train_step", step)
-    output = run("stopped", num_steps=12)
+    output = run("stopped", num_steps=LENGTH)
     assert not (output / "bundle").exists()
     monkeypatch.setattr(Trainer, "_train_step", original)
-    run("stopped", num_steps=12, resume=True)
+    run("stopped", num_steps=LENGTH, resume=True)
     whole, parts = (torch.load(path / "last.pt", weights_only=True) for path in (finished, output))
     for kind in ("model", "average"):
         assert all(torch.equal(value, parts[kind][name]) for name, value in whole[kind].items())
@@ -185,7 +203,7 @@ def test_the_control_has_no_discriminator_and_weighs_dists_more(prepared, run):
 
 
 def test_the_adversarial_gradient_follows_the_weights(prepared):
-    stage = prepared("zero", num_steps=6).stage
+    stage = prepared("zero", num_steps=6, vgg_images=2).stage
     assert isinstance(stage, RealismStage)
     stage.begin(0.5, 1.0)
     stage.norms.fill_(1.0)
@@ -201,11 +219,11 @@ def test_the_adversarial_gradient_follows_the_weights(prepared):
 def test_a_discriminator_that_breaks_sends_the_run_back(prepared, monkeypatch, capsys):
     monkeypatch.setattr(trainer, "LOG_STEPS", 4)
     monkeypatch.setattr(trainer, "CHECKPOINT_SECONDS", 0.0)
-    owner = prepared("broken", num_steps=16)
+    owner = prepared("broken", num_steps=8)
     original, planted = owner._train_step, []
 
     def step() -> dict[str, torch.Tensor]:
-        if owner.step == 8 and not planted:
+        if owner.step == 4 and not planted:
             planted.append(True)
             with torch.no_grad():
                 owner.stage.heads[0].fill_(torch.nan)
@@ -213,8 +231,8 @@ def test_a_discriminator_that_breaks_sends_the_run_back(prepared, monkeypatch, c
 
     owner._train_step = step
     owner.run()
-    assert "back to step 8" in capsys.readouterr().out
-    assert owner.step == 16 and all(bool(value.isfinite().all()) for value in owner.stage.heads)
+    assert "back to step 4" in capsys.readouterr().out
+    assert owner.step == 8 and all(bool(value.isfinite().all()) for value in owner.stage.heads)
 
 
 def test_the_discriminator_learns_to_tell_blurred_from_sharp():
@@ -299,8 +317,12 @@ def test_previews_come_nearer_to_the_picture(prepared):
     assert after["whole_8"] == pytest.approx(before["whole_8"])
 
 
-def test_all_stages_make_one_model(run, folder):
-    output = run("all", stage="all", start_from="", num_steps=9, realism_share=0.4, previews_share=0.2)
+def test_photographs_are_loaded_once_for_all_stages(loads):
+    assert len(loads) == 1
+
+
+def test_all_stages_make_one_model(run, folder, loads):
+    output = folder / "all"
     assert [
         read_manifest(folder / name / "bundle").default_realism for name in ("all-codec", "all-realism", "all")
     ] == [
@@ -312,18 +334,8 @@ def test_all_stages_make_one_model(run, folder):
     assert bundle.configuration["realism"] == bundle.configuration["reduced"] == 1
     assert bundle.priors[0].fingerprint == read_manifest(folder / "all-codec" / "bundle").priors[0].fingerprint
     shutil.rmtree(output)  # as if the run had been cut before its last stage
-    assert (
-        run("all", stage="all", start_from="", num_steps=9, realism_share=0.4, previews_share=0.2, resume=True)
-        == output
-    )
+    assert run("all", resume=True, **ALL) == output
     assert read_manifest(output / "bundle").priors[0].fingerprint == bundle.priors[0].fingerprint
-
-
-def test_photographs_are_loaded_once_for_all_stages(run, monkeypatch):
-    calls, original = [], sdcodec.training.run.load_photographs
-    monkeypatch.setattr(sdcodec.training.run, "load_photographs", lambda *given: calls.append(1) or original(*given))
-    run("loaded", stage="all", start_from="", num_steps=3)
-    assert len(calls) == 1
 
 
 def test_all_stages_need_free_folders_before_the_first(run, folder):
@@ -334,17 +346,16 @@ def test_all_stages_need_free_folders_before_the_first(run, folder):
     assert not (folder / "occupied-codec").exists()
 
 
-def test_a_run_of_all_stages_that_was_cut_in_one_leaves_its_model(run, folder, random_bundle):
-    run("cut", stage="all", start_from="", num_steps=9, realism_share=0.4, previews_share=0.2)
+def test_a_run_of_all_stages_that_was_cut_in_one_leaves_its_model(folder, loads, random_bundle):
     for name in ("codec/bundle", "realism/averages"):  # copied to another machine
-        shutil.copytree(folder / f"cut-{name}", folder / f"moved-{name}")
+        shutil.copytree(folder / f"all-{name}", folder / f"moved-{name}")
     description = folder / "moved-realism" / "averages" / "run.json"
     stored = json.loads(description.read_text())
     stored["config"]["start_from"] = "/of/the/other/machine"
     description.write_text(json.dumps(stored))
     written = export_run(folder / "recipe.toml", overrides={"output": '"moved"', "stage": '"all"'})
     assert written == folder / "moved-realism" / "bundle"
-    found, expected = (read_manifest(path) for path in (written, folder / "cut-realism" / "bundle"))
+    found, expected = (read_manifest(path) for path in (written, folder / "all-realism" / "bundle"))
     assert [prior.fingerprint for prior in found.priors] == [prior.fingerprint for prior in expected.priors]
     values = restore(expected).weights
     assert all(torch.equal(value, values[name]) for name, value in restore(found).weights.items())
@@ -356,7 +367,7 @@ def test_a_run_of_all_stages_that_was_cut_in_one_leaves_its_model(run, folder, r
 )
 def test_a_run_is_not_resumed_as_another(run, finished, settings, complaint):
     with pytest.raises(TrainingError, match=complaint):
-        run("finished", resume=True, **({"num_steps": 12} | settings))
+        run("finished", resume=True, **({"num_steps": LENGTH} | settings))
 
 
 @pytest.mark.parametrize("stage", ["codec", "realism", "previews"])

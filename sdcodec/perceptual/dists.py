@@ -89,5 +89,6 @@ def _l2_pooled(x: Tensor) -> Tensor:
     Henaff and Simoncelli, 2016.
     """
     # Averages of two, twice: weights of 1/4, 1/2 and 1/4 along each side, by kernels that are quicker than convolutions.
+    # The pooling pads itself: compiling a padded tensor and its gradient fails in PyTorch 2.13.
     x = F.avg_pool2d(x.square(), 2, stride=1, padding=1)
     return (F.avg_pool2d(x, 2, stride=2) + 1e-12).sqrt()
