@@ -43,7 +43,7 @@ def test_the_lowest_quality_that_reaches_a_target_is_found(codec: Codec, name: s
     assert signs[0] >= 0 > signs[1]
 
 
-@pytest.mark.parametrize("effort", [2, 5])
+@pytest.mark.parametrize("effort", [2, 4])
 def test_targets_hold_with_effort(codec: Codec, effort: int) -> None:
     encoded = codec.encode(PICTURE, target_lpips=0.05, effort=effort)
     assert measured(codec, encoded.data, "lpips") <= 0.05
