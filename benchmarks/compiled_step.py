@@ -47,9 +47,10 @@ def main() -> None:
     images = F.interpolate(small, scale_factor=4, mode="bicubic").clamp(0, 1)
     quality = stage.inputs(options.batch)[0].to(device)
 
-    def loss() -> Tensor:
+    def loss(exact: bool = False) -> Tensor:
         torch.manual_seed(config.seed)
-        return stage.objective(model, images, quality)[0]
+        with stage.objective.exactly(exact):
+            return stage.objective(model, images, quality)[0]
 
     def seconds() -> float:
         model.zero_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,23 +67,35 @@ def test_perceptual_distances_compare_in_float32_under_autocast(vgg_file) -> Non
         assert low.dtype == torch.float32 and low.tolist() == pytest.approx(whole.tolist(), rel=0.03)
 
 
-@pytest.fixture
-def objective(vgg_file) -> RateDistortion:
-    settings = {"lpips_vgg_weight": 1.0, "dists_weight": 1.0, "structure_weight": 1.0, "vgg": str(vgg_file)}
-    config = TrainingConfig((), "", autoencoder=SMALL, prior=SMALL_PRIOR, **settings)
+def objective_of(**settings: Any) -> RateDistortion:
+    config = TrainingConfig((), "", structure_weight=1.0, autoencoder=SMALL, prior=SMALL_PRIOR, **settings)
     return RateDistortion(config, torch.device("cpu"))
 
 
-def loss_of(model: TrainingModel, objective: RateDistortion) -> Callable[[], torch.Tensor]:
-    def loss() -> torch.Tensor:
+@pytest.fixture
+def objective() -> RateDistortion:
+    return objective_of(autocast=False)
+
+
+def loss_of(model: TrainingModel, objective: RateDistortion) -> Callable[[bool], torch.Tensor]:
+    def loss(exact: bool = False) -> torch.Tensor:
         torch.manual_seed(5)
-        return objective(model, IMAGES, torch.tensor([20.0, 80.0]))[0]
+        with objective.exactly(exact):
+            return objective(model, IMAGES, torch.tensor([20.0, 80.0]))[0]
 
     return loss
 
 
 def plain(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
     return module.forward
+
+
+def in_float32(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+    def run(*inputs: torch.Tensor) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return module.forward(*inputs)
+
+    return run
 
 
 def with_wrong_gradient(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
@@ -101,19 +114,26 @@ def that_fails(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[
     raise RuntimeError("no compiler here")
 
 
-@pytest.mark.parametrize("quantise", [False, True])
-def test_compiled_parts_with_equal_gradients_are_used(
-    model: TrainingModel, objective: RateDistortion, quantise: bool
-) -> None:
-    model.prior.set_quantise(quantise)
+def test_compiled_parts_with_equal_gradients_are_used(model: TrainingModel, vgg_file: Path) -> None:
+    objective = objective_of(dists_weight=1.0, vgg_images=1, vgg=str(vgg_file))
+    model.prior.set_quantise(True)
     said: list[str] = []
     parts = parts_of(model, objective)
     counters.clear()
     used = use_compiled(parts, list(model.parameters()), loss_of(model, objective), said.append, backend=plain)
     assert not counters["graph_break"]
-    assert used == [part.name for part in parts] and said == [f"compiled, with the same gradients: {', '.join(used)}"]
+    assert used == ["residual blocks", "prior", "lpips", "dists", "errors of pixels"]
+    assert said == [f"compiled, with the same gradients: {', '.join(used)}"]
     assert "forward" in vars(model.encoder.blocks_8[0]) and "distance" in vars(objective.lpips)
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_parts_that_round_less_than_the_plain_ones_are_used(model: TrainingModel, objective: RateDistortion) -> None:
+    objective.autocast = True
+    parts = parts_of(model, objective)
+    loss, said = loss_of(model, objective), list[str]()
+    assert len(use_compiled(parts, list(model.parameters()), loss, said.append, in_float32)) == len(parts)
+    assert loss(True).item() == pytest.approx(loss(False).item(), rel=0.01) and objective.autocast
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -101,6 +103,16 @@ class RateDistortion:
         Rate and weighted distortion both grow about like the square root of beta: without it, high rates would rule.
         """
         return (beta_of(quality) / beta_of(torch.tensor(50.0))) ** -self.config.evening
+
+    @contextmanager
+    def exactly(self, exact: bool = True) -> Iterator[None]:
+        """Compute everything in float32, or if told False as usual."""
+        autocast = self.autocast
+        self.autocast = autocast and not exact
+        try:
+            yield
+        finally:
+            self.autocast = autocast
 
     def low_precision(self) -> torch.autocast:
         """Compute inner convolutions in bfloat16, if settings and hardware allow it."""

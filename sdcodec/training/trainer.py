@@ -176,9 +176,10 @@ class Trainer:
         images = self.photographs.crops(config.seed, CHECK_BATCH, config.batch, config.crop_size).float() / 255
         quality = self.stage.inputs(config.batch)[0].to(self.device)
 
-        def loss() -> Tensor:
+        def loss(exact: bool) -> Tensor:
             torch.manual_seed(config.seed)
-            return self.stage.objective(self.model, images, quality, self.stage.realism)[0]
+            with self.stage.objective.exactly(exact):
+                return self.stage.objective(self.model, images, quality, self.stage.realism)[0]
 
         self.model.train()
         self.stage.begin(self.progress, 1.0)
