@@ -98,16 +98,19 @@ def in_float32(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[
     return run
 
 
-def with_wrong_gradient(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
-    """Compile to right values and to gradients that are 5% too large."""
+def with_gradient(factor: float) -> Callable[..., Any]:
+    """Return a compiler whose results have right values and gradients times a factor."""
 
-    def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(
-            1.05 * value - 0.05 * value.detach() if value.is_floating_point() else value
-            for value in module.forward(*inputs)
-        )
+    def compiled(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        def run(*inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple(
+                factor * value - (factor - 1) * value.detach() if value.is_floating_point() else value
+                for value in module.forward(*inputs)
+            )
 
-    return run
+        return run
+
+    return compiled
 
 
 def that_fails(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
@@ -137,11 +140,18 @@ def test_parts_that_round_less_than_the_plain_ones_are_used(model: TrainingModel
 
 
 @pytest.mark.parametrize(
-    ("backend", "complaint"), [(with_wrong_gradient, "gradients"), (that_fails, "no compiler here")]
+    ("backend", "autocast", "complaint"),
+    [
+        (with_gradient(1.05), False, "gradients have a cosine of"),
+        (with_gradient(2.0), True, "gradients have a cosine of"),
+        (that_fails, False, "no compiler here"),
+    ],
+    ids=["5% too large", "twice as large", "no compiler"],
 )
 def test_parts_stay_plain_after_a_wrong_gradient_or_an_error(
-    model: TrainingModel, objective: RateDistortion, backend: Callable[..., Any], complaint: str
+    model: TrainingModel, objective: RateDistortion, backend: Callable[..., Any], autocast: bool, complaint: str
 ) -> None:
+    objective.autocast = autocast
     before = loss_of(model, objective)()
     said: list[str] = []
     parts = parts_of(model, objective)
