@@ -378,6 +378,16 @@ def test_blocks_are_compiled_only_if_gradients_reach_them(prepared, stage):
     assert loss.requires_grad == owner.stage.trains_blocks
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"), [({"compile": "on"}, 1), ({}, 0), ({"compile": "on", "stage": "previews"}, 0)]
+)
+def test_on_a_cpu_parts_are_compiled_if_told(prepared, monkeypatch, settings, expected):
+    checked = []
+    monkeypatch.setattr(trainer, "use_compiled", lambda parts, *given: checked.append([part.name for part in parts]))
+    prepared(f"compiled {settings}", num_steps=2, **settings)._compile()
+    assert len(checked) == expected and all("prior" in names for names in checked)
+
+
 def test_a_cut_run_of_this_stage_leaves_a_model(run, folder, finished, random_bundle, tmp_path):
     (tmp_path / "averages").mkdir()
     for path in (finished / "averages").iterdir():
@@ -391,6 +401,7 @@ def test_a_cut_run_of_this_stage_leaves_a_model(run, folder, finished, random_bu
     ("settings", "complaint"),
     [
         ({"stage": "realism", "start_from": ""}, "starts from a model"),
+        ({"compile": "yes"}, "choose auto, on or off"),
         ({"stage": "vivid"}, "choose codec, realism, previews or all"),
         ({"stage": "all", "realism_share": 0.99}, "together below 1"),
         ({"adversarial": -1.0}, "at least 0"),

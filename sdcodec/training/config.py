@@ -64,7 +64,7 @@ class TrainingConfig:
     validate_every: int = 500  # steps; a run by the clock is validated at its end only
     validation_images: int = 32
     device: str = "auto"
-    compile: bool = True  # parts of a step, on CUDA, if their gradients equal the plain ones
+    compile: str = "auto"  # parts of a step, if their gradients equal the plain ones: auto (on CUDA), on or off
     autocast: bool = True  # bfloat16 on hardware that is fast at it
     threads: int = 0
     autoencoder: ConvConfig = field(default_factory=ConvConfig)
@@ -106,6 +106,8 @@ def load_config(path: Path, overrides: dict[str, str] | None = None) -> Training
     config = _with_whole_paths(settings_of(TrainingConfig, values, path), path)
     if config.optimiser not in ("muon", "adamw"):
         raise TrainingError(f"{path}: optimiser = {config.optimiser!r}: choose muon or adamw")
+    if config.compile not in ("auto", "on", "off"):
+        raise TrainingError(f"{path}: compile = {config.compile!r}: choose auto, on or off")
     if config.stage not in (*STAGES, "all"):
         raise TrainingError(f"{path}: stage = {config.stage!r}: choose {', '.join(STAGES)} or all")
     if config.stage in STAGES[1:] and (not config.start_from or config.start_from.endswith(".pt")):

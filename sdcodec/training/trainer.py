@@ -169,9 +169,10 @@ class Trainer:
         return self.schedule.progress(self.step, self.clock.seconds)
 
     def _compile(self) -> None:
-        """Compile parts of a step on CUDA, if that leaves the gradients as they are."""
+        """Compile parts of a step, if wanted and if the gradients stay as they are."""
         config = self.config
-        if self.device.type != "cuda" or not config.compile or not self.stage.trains_blocks:
+        wanted = config.compile == "on" or (config.compile == "auto" and self.device.type == "cuda")
+        if not wanted or not self.stage.trains_blocks:
             return
         images = self.photographs.crops(config.seed, CHECK_BATCH, config.batch, config.crop_size).float() / 255
         quality = self.stage.inputs(config.batch)[0].to(self.device)
