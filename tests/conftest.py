@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from sdcodec_eval.pictures import Source
 from sdcodec_eval.plan import Plan
 from sdcodec_eval.run import evaluate
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so do jobs in the background of a script, and their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # several processes share the processors
 

@@ -58,7 +58,11 @@ def test_interruption_ends_everything_at_once(folder: Path) -> None:
         assert process.stdout and process.stdout.readline().startswith(b"new/a.sdc")  # the others are in work
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does it
         start = time.monotonic()
-        errors = process.communicate(timeout=60)[1]
+        try:
+            errors = process.communicate(timeout=60)[1]
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         assert time.monotonic() - start < 10  # two seconds, where nothing else runs
     assert process.returncode == 130 and errors.strip() == b"sdcodec: interrupted"
     assert os.listdir("new") == ["a.sdc"]
