@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from sdcodec import hardware
-from sdcodec.training.compiling import parts_of, uncompiled, use_compiled
+from sdcodec.training.compiling import parts_of, repeatable_loss, uncompiled, use_compiled
 from sdcodec.training.config import load_config
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.stages import CodecStage
@@ -46,16 +45,12 @@ def main() -> None:
     small = torch.rand(options.batch, 3, options.crop // 4, options.crop // 4, device=device)
     images = F.interpolate(small, scale_factor=4, mode="bicubic").clamp(0, 1)
     quality = stage.inputs(options.batch)[0].to(device)
-
-    def loss(exact: bool = False) -> Tensor:
-        torch.manual_seed(config.seed)
-        with stage.objective.exactly(exact):
-            return stage.objective(model, images, quality)[0]
+    loss = repeatable_loss(model, stage.objective, images, quality, config.seed)
 
     def seconds() -> float:
         model.zero_grad()
         begin = time.perf_counter()
-        loss().backward()
+        loss(False).backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter() - begin

@@ -119,13 +119,13 @@ def main() -> None:
             stage.backward(torch.rand(BATCH, 3, crop, crop), stage.inputs(BATCH))
         recorders.append(recorder)
     few, many = (BATCH * crop**2 for crop in CROPS)
-    share = (config.batch * config.crop_size**2 - few) / (many - few)
+    growth = (config.batch * config.crop_size**2 - few) / (many - few)
     first, second = (recorder.found for recorder in recorders)
     print(f"a step of {config.batch} crops of {config.crop_size}x{config.crop_size}, without the optimiser")
     print(f"{'operation':34} {'calls':>6} {'GMAC':>8} {'GB':>8} {'ms':>7}")
     rows = []
     for name, (calls, *_) in second.items():
-        products, size = (x + share * (y - x) for x, y in zip(first[name][1:], second[name][1:], strict=True))
+        products, size = (x + growth * (y - x) for x, y in zip(first[name][1:], second[name][1:], strict=True))
         size /= 2 if products else 1
         ms = 1e3 * max(2 * products / arguments.tflops / 1e12, size / arguments.bandwidth / 1e12)
         rows.append((ms, name, calls, products, size))
@@ -133,7 +133,7 @@ def main() -> None:
         print(f"{name:34} {calls:6} {products / 1e9:8.0f} {size / 1e9:8.2f} {ms:7.2f}")
     matrix = sum(row[0] for row in rows if row[3])
     low, high = (recorder.fused_bytes() for recorder in recorders)
-    fused = 1e3 * (low + share * (high - low)) / arguments.bandwidth / 1e12
+    fused = 1e3 * (low + growth * (high - low)) / arguments.bandwidth / 1e12
     for name, ms in (
         ("convolutions and products", matrix),
         ("everything", sum(row[0] for row in rows)),

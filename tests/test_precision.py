@@ -15,7 +15,7 @@ from sdcodec.autoencoders.conv import ResidualBlock
 from sdcodec.perceptual.dists import DISTS
 from sdcodec.perceptual.lpips import LPIPS
 from sdcodec.perceptual.vgg import read_vgg16
-from sdcodec.training.compiling import parts_of, use_compiled
+from sdcodec.training.compiling import parts_of, repeatable_loss, use_compiled
 from sdcodec.training.config import TrainingConfig
 from sdcodec.training.model import TrainingModel
 from sdcodec.training.objective import RateDistortion
@@ -78,12 +78,7 @@ def objective() -> RateDistortion:
 
 
 def loss_of(model: TrainingModel, objective: RateDistortion) -> Callable[[bool], torch.Tensor]:
-    def loss(exact: bool = False) -> torch.Tensor:
-        torch.manual_seed(5)
-        with objective.exactly(exact):
-            return objective(model, IMAGES, torch.tensor([20.0, 80.0]))[0]
-
-    return loss
+    return repeatable_loss(model, objective, IMAGES, torch.tensor([20.0, 80.0]), seed=5)
 
 
 def plain(module: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
@@ -152,10 +147,10 @@ def test_parts_stay_plain_after_a_wrong_gradient_or_an_error(
     model: TrainingModel, objective: RateDistortion, backend: Callable[..., Any], autocast: bool, complaint: str
 ) -> None:
     objective.autocast = autocast
-    before = loss_of(model, objective)()
+    before = loss_of(model, objective)(False)
     said: list[str] = []
     parts = parts_of(model, objective)
     assert not use_compiled(parts, list(model.parameters()), loss_of(model, objective), said.append, backend=backend)
     assert [complaint in line for line in said] == [True] * len(parts)
     assert "forward" not in vars(model.encoder.blocks_8[0])
-    assert torch.equal(loss_of(model, objective)(), before)
+    assert torch.equal(loss_of(model, objective)(False), before)

@@ -45,7 +45,7 @@ SETTINGS = {
 }
 
 LENGTH = 6  # steps of most runs
-ALL = {"stage": "all", "start_from": "", "num_steps": 6, "realism_share": 0.4, "previews_share": 0.2}
+ALL = {"stage": "all", "start_from": "", "num_steps": LENGTH, "realism_share": 0.4, "previews_share": 0.2}
 
 
 def table(name: str, values: dict[str, object]) -> str:
@@ -371,11 +371,11 @@ def test_a_run_is_not_resumed_as_another(run, finished, settings, complaint):
 
 
 @pytest.mark.parametrize("stage", ["codec", "realism", "previews"])
-def test_blocks_are_compiled_only_if_gradients_reach_them(prepared, stage):
+def test_parts_are_compiled_only_if_gradients_reach_them(prepared, stage):
     owner = prepared(f"blocks {stage}", stage=stage, num_steps=2)
     told = torch.rand(2, 3, 64, 64), torch.tensor([20.0, 80.0])
     loss, _ = owner.stage.objective(owner.model.train(), *told, owner.stage.realism)
-    assert loss.requires_grad == owner.stage.trains_blocks
+    assert loss.requires_grad == owner.stage.compiles
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,22 @@ def parts_of(model: TrainingModel, objective: RateDistortion) -> list[Part]:
     ]
 
 
+def repeatable_loss(
+    model: TrainingModel, objective: RateDistortion, images: Tensor, quality: Tensor, seed: int, realism: float = 0.0
+) -> Callable[[bool], Tensor]:
+    """Return the loss as a function that gives the same at each call.
+
+    Its argument tells whether to compute in float32. Inputs as for `RateDistortion`.
+    """
+
+    def loss(exact: bool) -> Tensor:
+        torch.manual_seed(seed)
+        with objective.exactly(exact):
+            return objective(model, images, quality, realism)[0]
+
+    return loss
+
+
 def use_compiled(
     parts: list[Part],
     parameters: list[Tensor],
@@ -85,11 +101,11 @@ def use_compiled(
 ) -> list[str]:
     """Compile each part, or leave it plain and say why.
 
-    Returns the names of the compiled ones. `loss_of` returns the same loss at each call, with its random numbers; if
-    told True, in float32. A part stays compiled if, with it and those before it, the loss is within 0.5% of the plain
-    one, and the gradients of `parameters` are those of float32 up to rounding: within 0.1%, or where the plain ones are
-    rounded to bfloat16, within twice their error and 4.5%. So has to be its share of them, within twice the error and
-    14%: those of its own parameters, or if it has none those that flow through it.
+    Returns the names of the compiled ones. `loss_of` is a `repeatable_loss`. A part stays compiled if, with it and
+    those before it, the loss is within 0.5% of the plain one, and the gradients of `parameters` are those of float32 up
+    to rounding: within 0.1%, or where the plain ones are rounded to bfloat16, within twice their error and 4.5%. So has
+    to be its share of them, within twice the error and 14%: those of its own parameters, or if it has none those that
+    flow through it.
     """
     exact = _gradients(parameters, partial(loss_of, True))
     before = plain = _gradients(parameters, partial(loss_of, False))

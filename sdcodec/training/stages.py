@@ -26,7 +26,7 @@ class CodecStage:
     """The whole model, or its decoder, by rate and distortion."""
 
     realism = 0.0  # of the decoder that is trained
-    trains_blocks = True  # whether gradients reach residual blocks, so that compiling them can be checked
+    compiles = True  # whether gradients of the objective reach what is trained, so that compiled parts can be checked
 
     def __init__(self, config: TrainingConfig, model: TrainingModel, device: torch.device) -> None:
         """Load the distances. Raises TrainingError as `RateDistortion`."""
@@ -86,7 +86,7 @@ class CodecStage:
 class PreviewStage(CodecStage):
     """The decoder's heads for reduced images, with all else frozen."""
 
-    trains_blocks = False
+    compiles = False
 
     def trains(self, name: str) -> bool:
         """See CodecStage."""

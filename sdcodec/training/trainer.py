@@ -17,7 +17,7 @@ from sdcodec.bundles.store import Bundle
 from sdcodec.errors import TrainingError
 from sdcodec.training.averages import Averages, save_averages
 from sdcodec.training.checkpoint import check_parts, check_same_run, read, save
-from sdcodec.training.compiling import parts_of, use_compiled
+from sdcodec.training.compiling import parts_of, repeatable_loss, use_compiled
 from sdcodec.training.config import TrainingConfig
 from sdcodec.training.finishing import write_model
 from sdcodec.training.guard import SKIPPED_STEPS, NormLimit, Watch
@@ -172,19 +172,15 @@ class Trainer:
         """Compile parts of a step, if wanted and if the gradients stay as they are."""
         config = self.config
         wanted = config.compile == "on" or (config.compile == "auto" and self.device.type == "cuda")
-        if not wanted or not self.stage.trains_blocks:
+        if not wanted or not self.stage.compiles:
             return
         images = self.photographs.crops(config.seed, CHECK_BATCH, config.batch, config.crop_size).float() / 255
         quality = self.stage.inputs(config.batch)[0].to(self.device)
-
-        def loss(exact: bool) -> Tensor:
-            torch.manual_seed(config.seed)
-            with self.stage.objective.exactly(exact):
-                return self.stage.objective(self.model, images, quality, self.stage.realism)[0]
-
+        objective = self.stage.objective
+        loss = repeatable_loss(self.model, objective, images, quality, config.seed, self.stage.realism)
         self.model.train()
         self.stage.begin(self.progress, 1.0)
-        parts = parts_of(self.model, self.stage.objective)
+        parts = parts_of(self.model, objective)
         use_compiled(parts, self.trained, loss, lambda text: print(text, flush=True))
 
     def export(self) -> Bundle:
